@@ -1,0 +1,85 @@
+"""Blocks to `MaskedBatch`: the one thing that the training half knows of the data half."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from data.blocks import TokenBlocks
+from data.config import DataConfig
+from data.masking import Vocabulary, choose_tokens, replacements, uniform
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """A micro-batch of B blocks of L tokens, M of which are to be predicted.
+
+    Attributes:
+        input_ids: ``[B, L]`` int64, after masking.
+        masked_positions: ``[M]`` int64, positions in the flattened ``[B * L]``,
+            so that no forward has to search for them.
+        labels: ``[M]`` int64, the tokens that were there.
+        attention_mask: ``[B, L]`` int64, or None where no block is padded: a mask
+            of ones costs a wait for the GPU and the fast attention path.
+        block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout.
+    """
+
+    input_ids: torch.Tensor
+    masked_positions: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor | None
+    block_ids: torch.Tensor
+
+    @property
+    def num_masked(self) -> int:
+        return self.labels.numel()
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.numel()
+
+    def pin_memory(self) -> "MaskedBatch":
+        """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> "MaskedBatch":
+        """On the device, without waiting for the copy; ``block_ids`` stay on the CPU."""
+        return replace(self._map(lambda tensor: tensor.to(device, non_blocking=True)), block_ids=self.block_ids)
+
+    def _map(self, function) -> "MaskedBatch":  # type: ignore[no-untyped-def]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return MaskedBatch(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+def collate(
+    blocks: TokenBlocks, block_ids: np.ndarray, vocabulary: Vocabulary, config: DataConfig, *, seed: int, epoch: int
+) -> MaskedBatch:
+    """The masked batch of some blocks in some epoch: the same whoever asks for it.
+
+    Args:
+        block_ids: ``[B]``; may be empty. Then the batch is the first block with
+            nothing to predict, so that a process without a share has a forward
+            and backward to take part with.
+    """
+    ids = block_ids if len(block_ids) else np.zeros(1, dtype=np.int64)
+    input_ids = blocks[ids].astype(np.int64)
+    draws = uniform(ids, blocks.block_size, seed, epoch)
+    probability = config.mlm_probability
+    positions = choose_tokens(input_ids, draws, vocabulary, probability)[: None if len(block_ids) else 0]
+    flat = input_ids.reshape(-1)
+    labels = flat[positions]
+    flat[positions] = replacements(
+        labels,
+        draws.reshape(-1)[positions] / probability,
+        vocabulary,
+        config.mask_replace_prob,
+        config.random_replace_prob,
+    )
+    attention_mask = blocks.attention_mask(ids)
+    return MaskedBatch(
+        input_ids=torch.from_numpy(input_ids),
+        masked_positions=torch.from_numpy(positions),
+        labels=torch.from_numpy(labels),
+        attention_mask=None if attention_mask is None else torch.from_numpy(attention_mask),
+        block_ids=torch.from_numpy(ids),
+    )

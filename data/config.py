@@ -1,0 +1,83 @@
+"""Settings of the data half: which text, which tokenizer, which blocks, which masks."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+PYTHON_DOCS = "python-docs"
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field whose documentation is what ``--help`` prints."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From a source of text to masked batches. Raises ValueError for a value that cannot work."""
+
+    dataset: str = setting(
+        PYTHON_DOCS,
+        "A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .parquet .arrow, "
+        "also .gz and .zst), or 'python-docs', the embedded corpus.",
+    )
+    dataset_config: str | None = setting(None, "Configuration name of a Hub dataset.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of a Hub dataset.")
+    dataset_split: str = setting("train", "Split to train on; slices such as 'train[:5000]' work.")
+    eval_dataset: str | None = setting(None, "Where evaluation text comes from. Default: the training dataset.")
+    eval_split: str | None = setting(
+        None, "Split to evaluate on. Default: 'validation' where the evaluation dataset has it, else a held-out part."
+    )
+    eval_fraction: float | None = setting(
+        None,
+        "Fraction of the training documents to hold out for evaluation, chosen by a hash of their text. "
+        "Default: 0.05 where there is no evaluation split.",
+    )
+    text_column: str | None = setting(
+        None,
+        "Column of the text; a dotted path for a nested one ('answers.text'); lists are joined by a space. "
+        "Default: 'text' or 'answers.text', whichever there is.",
+    )
+    tokenizer_name_or_path: str | None = setting(None, "Hub id or folder of the tokenizer. Default: the model's.")
+    train_tokenizer: bool = setting(False, "Train a byte-level BPE tokenizer on the training text.")
+    vocab_size: int = setting(8192, "Size of the trained tokenizer's vocabulary.")
+    block_size: int = setting(128, "Tokens in a block.")
+    last_block: Literal["drop", "pad"] = setting(
+        "drop", "The tokens after the last full block: drop them, or pad them to a block."
+    )
+    mlm_probability: float = setting(0.15, "Probability that a token is chosen to be predicted.")
+    eval_mlm_probability: float | None = setting(
+        None, "The same for evaluation, where it should not follow mlm_probability."
+    )
+    mask_replace_prob: float = setting(0.8, "Fraction of the chosen tokens that become the mask token.")
+    random_replace_prob: float = setting(
+        0.1, "Fraction of the chosen tokens that become a random token; the rest stay as they are."
+    )
+    dataloader_num_workers: int = setting(0, "Processes that prepare batches; 0 prepares them in the training process.")
+    cache_dir: str = setting("~/.cache/mlm-train-loop", "Where tokenized blocks and the embedded corpus are kept.")
+
+    def __post_init__(self) -> None:
+        for name in ("mlm_probability", "eval_mlm_probability", "eval_fraction"):
+            if (value := getattr(self, name)) is not None and not 0 < value < 1:
+                raise ValueError(f"{name}={value} must be between 0 and 1, both excluded")
+        for name in ("mask_replace_prob", "random_replace_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
+        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
+            raise ValueError(
+                f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
+                "add up to more than 1: lower one of them"
+            )
+        if self.block_size < 2:
+            raise ValueError(f"block_size={self.block_size} must be at least 2")
+        if self.dataloader_num_workers < 0:
+            raise ValueError(f"dataloader_num_workers={self.dataloader_num_workers} must be 0 or more")
+        if self.eval_fraction is not None and (self.eval_split or self.eval_dataset):
+            raise ValueError(
+                f"eval_fraction={self.eval_fraction} holds out training text, and eval_split or eval_dataset names "
+                "other text: give one of them"
+            )
+        if self.train_tokenizer and self.tokenizer_name_or_path:
+            raise ValueError(
+                f"train_tokenizer makes a tokenizer and tokenizer_name_or_path={self.tokenizer_name_or_path!r} "
+                "loads one: give one of them"
+            )

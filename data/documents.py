@@ -1,0 +1,274 @@
+"""Open any source of text as a stream of documents.
+
+One door for a Hub dataset, local files and the embedded corpus; reading is left
+to the `datasets` library, which memory-maps what it reads. What is added here:
+which files and split are meant, where in a row the text is, which documents are
+held out for evaluation, and errors that name the file, line or column.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.data_files import DataFilesDict, get_data_patterns
+
+from data import python_docs
+from data.config import PYTHON_DOCS, DataConfig
+
+# File ending -> (reader of `datasets`, its options). Endings may be followed by .gz or .zst.
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".txt": ("text", {}),
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".parquet": ("parquet", {}),
+    ".arrow": ("arrow", {}),
+}
+COMPRESSIONS = (".gz", ".zst")
+_TEXT_FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv")
+_DEFAULT_TEXT_COLUMNS = ("text", "answers.text")
+_DEFAULT_EVAL_FRACTION = 0.05
+_BATCH_OF_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts that can be read from the start any number of times.
+
+    Attributes:
+        rows: The memory-mapped table.
+        name: What the user called the source, for messages.
+        text_column: Dotted path of the text in a row.
+        held_out: Keep only the documents that the hash holds out (True), only
+            the others (False), or all (None).
+        eval_fraction: The fraction that the hash holds out.
+    """
+
+    rows: datasets.Dataset
+    name: str
+    text_column: str
+    held_out: bool | None = None
+    eval_fraction: float = 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the source, the split, the column or the held-out part does."""
+        parts = (self.rows._fingerprint, self.text_column, self.held_out, self.eval_fraction)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def texts(self) -> Iterator[list[str]]:
+        """Yield the texts in batches, in order, without the blank ones.
+
+        Raises:
+            ValueError: A row without a text, naming the row and the column.
+        """
+        column, *path = self.text_column.split(".")
+        row = 0
+        for batch in self.rows.select_columns([column]).iter(batch_size=_BATCH_OF_ROWS):
+            texts = []
+            for value in batch[column]:
+                text = _text_of(value, path)
+                if text is None:
+                    raise ValueError(
+                        f"dataset={self.name!r}, row {row}: text_column={self.text_column!r} holds no text: {value!r:.80}"
+                    )
+                row += 1
+                if text.strip() and (self.held_out is None or self._holds_out(text) == self.held_out):
+                    texts.append(text)
+            yield texts
+
+    def _holds_out(self, text: str) -> bool:
+        """By the text itself, so that a text met twice is never on both sides."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < self.eval_fraction * 2**64
+
+
+def open_documents(config: DataConfig) -> tuple[Documents, Documents]:
+    """The training and the evaluation documents that the settings name.
+
+    Raises:
+        ValueError: What is missing or wrong, and what would work.
+    """
+    rows = _load(config.dataset, config.dataset_split, config)
+    train = Documents(rows, config.dataset, _text_column(rows, config))
+    eval_name = config.eval_dataset or config.dataset
+    eval_split = config.eval_split
+    if eval_split is None and config.eval_fraction is None:
+        eval_split = _default_eval_split(eval_name, config)
+    if eval_split is not None:
+        rows = _load(eval_name, eval_split, config)
+        return train, Documents(rows, eval_name, _text_column(rows, config))
+    fraction = config.eval_fraction or _DEFAULT_EVAL_FRACTION
+    parts = [Documents(train.rows, train.name, train.text_column, side, fraction) for side in (False, True)]
+    return parts[0], parts[1]
+
+
+def _default_eval_split(name: str, config: DataConfig) -> str | None:
+    """The split to evaluate on where the settings name none; None means to hold some of the training text out."""
+    wanted = ("validation", "test", "train") if config.eval_dataset else ("validation",)
+    splits = _split_names(name, config)
+    return next((split for split in wanted if split in splits), None)
+
+
+def _split_names(name: str, config: DataConfig) -> list[str]:
+    if name == PYTHON_DOCS:
+        return ["train"]
+    if (files := local_files(name)) is not None:
+        return list(files)
+    try:
+        return datasets.get_dataset_split_names(name, config.dataset_config, revision=config.dataset_revision)
+    except Exception as error:
+        raise ValueError(_hub_message(name, error)) from error
+
+
+def _load(name: str, split: str, config: DataConfig) -> datasets.Dataset:
+    if name == PYTHON_DOCS:
+        files: dict[str, list[str]] | None = {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]}
+    else:
+        files = local_files(name)
+    if files is not None:
+        return _load_files(name, files, split)
+    try:
+        return datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
+    except Exception as error:
+        raise ValueError(_hub_message(name, error)) from error
+
+
+def local_files(name: str) -> dict[str, list[str]] | None:
+    """``{split: [file, ...]}`` for a local path, folder or glob; None if the name can only be a Hub id.
+
+    In a folder, file and folder names tell the splits as they do on the Hub
+    (``train.jsonl``, ``validation/part-0.parquet``); all else is 'train'.
+
+    Raises:
+        ValueError: The path does not exist, or holds no file of a known format.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return {"train": [str(path)]}
+    if path.is_dir():
+        with_data = [str(p) for p in sorted(path.rglob("*")) if p.is_file() and _format(p) and "/." not in str(p)]
+        if not with_data:
+            raise ValueError(f"dataset={name!r}: the folder holds no {_known_formats()} file")
+        patterns = get_data_patterns(str(path.resolve()))
+        found = DataFilesDict.from_patterns(patterns, base_path=str(path.resolve()))
+        return {str(split): sorted(f for f in files if _format(Path(f))) for split, files in found.items()}
+    if re.search(r"[*?\[]", name):
+        matches = sorted(p for p in glob(str(path), recursive=True) if os.path.isfile(p))
+        if not matches:
+            raise ValueError(f"dataset={name!r}: no file matches")
+        return {"train": matches}
+    if _format(path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise ValueError(f"dataset={name!r}: no such file or folder")
+    return None
+
+
+def _load_files(name: str, files: dict[str, list[str]], split: str) -> datasets.Dataset:
+    split_name = re.split(r"[\[+]", split)[0]
+    if split_name not in files:
+        raise ValueError(f"dataset={name!r} has no split {split_name!r}: it has {', '.join(files)}")
+    formats = {_format(Path(f)) for part in files.values() for f in part}
+    if len(formats) != 1 or None in formats:
+        found = ", ".join(sorted(f or "unknown" for f in formats))
+        raise ValueError(f"dataset={name!r} must be files of one format ({_known_formats()}), but holds: {found}")
+    reader, options = FORMATS[str(formats.pop())]
+    chosen = files[split_name]
+    if all(os.path.getsize(f) == 0 for f in chosen):
+        raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
+    try:
+        return datasets.load_dataset(reader, data_files={split_name: chosen}, split=split, **options)
+    except Exception as error:
+        for file in chosen:
+            _check_utf8(Path(file))
+        raise ValueError(f"dataset={name!r} cannot be read as {reader}: {_first_cause(error)}") from error
+
+
+def _check_utf8(path: Path) -> None:
+    """Raise ValueError that names the first line that is not UTF-8; used to explain a failed read."""
+    if _format(path) not in _TEXT_FORMATS:
+        return
+    with _open_binary(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}): "
+                    f"convert the file, for example with: iconv -f LATIN1 -t UTF-8"
+                ) from None
+
+
+def _open_binary(path: Path) -> io.BufferedIOBase | gzip.GzipFile:
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.open(path, "rb"))  # type: ignore[arg-type]
+    return path.open("rb")
+
+
+def _format(path: Path) -> str | None:
+    suffix = Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+    return suffix if suffix in FORMATS else None
+
+
+def _known_formats() -> str:
+    return " ".join(FORMATS)
+
+
+def _text_column(rows: datasets.Dataset, config: DataConfig) -> str:
+    """The dotted path of the text, checked against the columns there are."""
+    columns = sorted({*rows.column_names, *rows.features.flatten()})
+    wanted = (config.text_column,) if config.text_column else _DEFAULT_TEXT_COLUMNS
+    for column in wanted:
+        if column in columns or _has_path(rows.features, column):
+            return column
+    if config.text_column:
+        problem = f"text_column={config.text_column!r} is not a column of dataset={config.dataset!r}"
+    else:
+        problem = f"dataset={config.dataset!r} has no column 'text': name one with --text_column"
+    raise ValueError(f"{problem}; the columns are: {', '.join(columns)}")
+
+
+def _has_path(features: Any, path: str) -> bool:
+    """Whether a dotted path leads somewhere, through lists of structs too."""
+    for part in path.split("."):
+        while isinstance(features, datasets.List):
+            features = features.feature
+        if not isinstance(features, dict) or part not in features:
+            return False
+        features = features[part]
+    return True
+
+
+def _text_of(value: Any, path: list[str]) -> str | None:
+    """The text at a path inside a value; lists are joined by a space. None if there is anything but text."""
+    if isinstance(value, list):
+        parts = [_text_of(item, path) for item in value]
+        return None if None in parts else " ".join(part for part in parts if part is not None)
+    if not path:
+        return value if isinstance(value, str) else None
+    return _text_of(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
+
+
+def _hub_message(name: str, error: Exception) -> str:
+    return (
+        f"dataset={name!r} is neither a local file or folder, nor could the Hub be asked for it: {_first_cause(error)}"
+    )
+
+
+def _first_cause(error: BaseException) -> str:
+    """The message at the bottom of a chain of exceptions, on one line."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

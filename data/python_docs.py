@@ -1,0 +1,89 @@
+"""The embedded corpus: the documentation of the Python that is running.
+
+Real English text, on every machine, with no network: the language reference
+that ``help()`` shows (`pydoc_data.topics`) and the docstrings of the standard
+library. Rows have the nested shape of the ELI5 dataset of the Hugging Face
+guide: a ``title`` and ``answers.text``, a list of paragraphs.
+
+Nothing is imported or run to get at the docstrings of Python modules: their
+source is parsed. Built-in modules (`sys`, `math`, ...) have no source; they are
+imported.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+import os
+import platform
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydoc_data.topics import topics
+
+# Tests, generated tables and vendored packages are not documentation.
+_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "__pycache__"}
+_MIN_CHARACTERS = 40
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Yield ``{"title": str, "answers": {"text": [paragraph, ...]}}``, in a fixed order, without duplicates.
+
+    A docstring that an overriding method repeats word for word counts once.
+    Docstrings shorter than 40 characters are left out.
+    """
+    seen: set[str] = set()
+    for title, text in _texts():
+        paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+        paragraphs = [part for part in paragraphs if re.search(r"[A-Za-z]{2}", part)]
+        key = " ".join(paragraphs)
+        if len(key) >= _MIN_CHARACTERS and key not in seen:
+            seen.add(key)
+            yield {"title": title, "answers": {"text": paragraphs}}
+
+
+def _texts() -> Iterator[tuple[str, str]]:
+    for name in sorted(topics):
+        yield name, topics[name]
+    yield from _source_docstrings(Path(sysconfig.get_paths()["stdlib"]))
+    yield from _builtin_docstrings()
+
+
+def _source_docstrings(root: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(root.rglob("*.py")):
+        module = path.relative_to(root).with_suffix("")
+        if _SKIPPED_FOLDERS.intersection(module.parts):
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # templates and files kept broken on purpose
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
+                names = [part for part in module.parts if part != "__init__"]
+                yield ".".join(names if isinstance(node, ast.Module) else [*names, node.name]), text
+
+
+def _builtin_docstrings() -> Iterator[tuple[str, str]]:
+    for name in sorted(sys.builtin_module_names):
+        module = importlib.import_module(name)
+        for owner_name, owner in [(name, module), *sorted(inspect.getmembers(module, inspect.isclass))]:
+            for attribute, value in [("", owner), *sorted(vars(owner).items())]:
+                if isinstance(text := getattr(value, "__doc__", None), str) and not attribute.startswith("__"):
+                    yield f"{owner_name}.{attribute}".rstrip("."), inspect.cleandoc(text)
+
+
+def cached_rows(cache_dir: Path) -> Path:
+    """Write the rows as JSON lines, once for each Python version, and return the file."""
+    path = cache_dir / f"python-docs-{platform.python_version()}.jsonl"
+    if not path.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+        temporary.replace(path)
+    return path

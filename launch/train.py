@@ -1,0 +1,229 @@
+"""Train a masked language model.
+
+accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe quickstart
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from data import (
+    MaskedBatch,
+    MicroBatches,
+    TokenBlocks,
+    TrainLoader,
+    Vocabulary,
+    build_blocks,
+    eval_batches,
+    open_documents,
+    open_tokenizer,
+    vocab_size,
+    vocabulary,
+)
+from launch.cli import Settings, fail, parse_settings
+from launch.world import idle_gpus, local_processes, main_process_first, start_accelerator
+from train_loop import (
+    BatchPlan,
+    MaskedLMObjective,
+    ModelConfig,
+    NonFiniteError,
+    Run,
+    TrainState,
+    build_optimizers,
+    build_schedule,
+    open_model,
+    plan_batches,
+    train,
+    unigram_perplexity,
+)
+from train_loop.checkpoint import find_checkpoint, load_optimizers, load_state
+
+_RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the data half hands over."""
+
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    train: TokenBlocks
+    eval: TokenBlocks
+
+
+def main(arguments: list[str]) -> None:
+    """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
+    settings, options = parse_settings(arguments)
+    logging.basicConfig(format="%(message)s")
+    try:
+        accelerator = start_accelerator(settings.train.cpu_threads)
+        check_output_dir(settings)
+        corpus = main_process_first(accelerator, lambda: open_corpus(settings))
+        plan = plan_batches(settings.train, len(corpus.train), accelerator.num_processes)
+        if options.dry_run:
+            if accelerator.is_main_process:
+                print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
+                print_plan(corpus, plan, accelerator)
+            return
+        run = assemble(settings, accelerator, corpus, plan)
+    except (ValueError, OSError) as error:
+        fail(error)
+    say = accelerator.print
+    if accelerator.is_main_process:
+        print_plan(corpus, plan, accelerator)
+    unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
+    say(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+    try:
+        final = train(run)
+    except NonFiniteError as error:
+        sys.exit(f"stopped: {error}")
+    say(f"\nperplexity {final.eval_perplexity:.2f} on held-out text, 1/{unigram / final.eval_perplexity:.1f} of unigram's")
+    say(f"metrics    {run.output_dir / 'metrics.jsonl'}")
+    say(f"model      {run.output_dir / 'model'}")
+    mask = corpus.tokenizer.mask_token
+    say(f'fill masks python -m launch.fill_mask --model {run.output_dir / "model"} "The default {mask} is None."')
+    accelerator.end_training()
+
+
+def open_corpus(settings: Settings) -> Corpus:
+    """Documents, tokenizer and blocks; from the cache where they are there."""
+    config = replace(settings.data, cache_dir=str(Path(settings.data.cache_dir).expanduser()))
+    train_documents, eval_documents = open_documents(config)
+    tokenizer = open_tokenizer(config, train_documents, settings.model.model_name_or_path)
+    return Corpus(
+        tokenizer=tokenizer,
+        vocabulary=vocabulary(tokenizer),
+        train=build_blocks(train_documents, tokenizer, config),
+        eval=build_blocks(eval_documents, tokenizer, config),
+    )
+
+
+def assemble(settings: Settings, accelerator: Accelerator, corpus: Corpus, plan: BatchPlan) -> Run:
+    """Model, optimizers and loaders, from the start or from a checkpoint; then open the run's folder."""
+    config = settings.train
+    output_dir = Path(config.output_dir)
+    identity = run_identity(settings, corpus, plan)
+    checkpoint = None
+    if config.resume_from_checkpoint is not None:
+        checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
+    state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
+    model = open_model(
+        settings.model if checkpoint is None else ModelConfig(model_name_or_path=str(checkpoint)),
+        corpus.tokenizer,
+        vocab_size=vocab_size(corpus.tokenizer),
+        block_size=settings.data.block_size,
+        seed=config.seed,
+    )
+    lr_factor = build_schedule(config, plan.total_steps)
+    objective, *optimizers = accelerator.prepare(MaskedLMObjective(model), *build_optimizers(model, config))
+    if checkpoint is not None:
+        load_optimizers(checkpoint, model, optimizers)
+        if accelerator.scaler is not None and state.scaler is not None:
+            accelerator.scaler.load_state_dict(state.scaler)
+        accelerator.print(f"resumed  {checkpoint}, after step {state.step}")
+
+    dataset = MicroBatches(corpus.train, corpus.vocabulary, settings.data, config.seed)
+    rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    loader = TrainLoader(dataset, plan.global_batch_size, plan.micro_batch_size, rank, num_processes, device)
+    probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
+    eval_config = replace(settings.data, mlm_probability=probability)
+    eval_dataset = MicroBatches(corpus.eval, corpus.vocabulary, eval_config, config.eval_seed)
+
+    def evaluation() -> Iterator[MaskedBatch]:
+        return eval_batches(eval_dataset, config.per_device_eval_batch_size, rank, num_processes, device)
+
+    if accelerator.is_main_process:
+        open_output_dir(settings)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        objective=objective,
+        optimizers=optimizers,
+        lr_factor=lr_factor,
+        plan=plan,
+        train_steps=loader.steps,
+        eval_batches=evaluation,
+        tokenizer=corpus.tokenizer,
+        identity=identity,
+        state=state,
+    )
+
+
+def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
+    """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
+    data, train = settings.data, settings.train
+    return {
+        "block_size": data.block_size,
+        "mlm_probability": data.mlm_probability,
+        "mask_replace_prob": data.mask_replace_prob,
+        "random_replace_prob": data.random_replace_prob,
+        "seed": train.seed,
+        "global_batch_size": plan.global_batch_size,
+        "optimizer": train.optimizer,
+        "training tokens (SHA-256)": corpus.train.sha256,
+    }
+
+
+def unigram_weights(corpus: Corpus) -> torch.Tensor:
+    """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
+    weights = torch.from_numpy(corpus.train.token_counts() + 1)
+    weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
+    return weights
+
+
+def check_output_dir(settings: Settings) -> None:
+    """Raise ValueError if the output folder holds a run that is neither to go on nor to be deleted."""
+    config = settings.train
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={config.output_dir!r} is a file")
+    if config.overwrite_output_dir and config.resume_from_checkpoint:
+        raise ValueError("overwrite_output_dir deletes the run and resume_from_checkpoint goes on with it: give one")
+    held = any((folder / name).exists() for name in _RUN_CONTENTS)
+    if held and not (config.overwrite_output_dir or config.resume_from_checkpoint):
+        raise ValueError(
+            f"output_dir={config.output_dir!r} holds another run: go on with it by --resume_from_checkpoint latest, "
+            "delete it by --overwrite_output_dir, or choose another folder"
+        )
+
+
+def open_output_dir(settings: Settings) -> None:
+    """Make the run's folder and write the resolved settings; delete an old run, and nothing else, where asked to."""
+    folder = Path(settings.train.output_dir)
+    if settings.train.overwrite_output_dir:
+        for name in _RUN_CONTENTS:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
+    """Where the tokens went, and how a batch is spread."""
+    for name, blocks in (("train", corpus.train), ("eval", corpus.eval)):
+        counts = blocks.counts
+        print(
+            f"{name:<8} {counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
+            f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded"
+        )
+    print(
+        f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
+        f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
+        f"{plan.steps_per_epoch:,} updates an epoch, {plan.total_steps:,} in all"
+    )
+    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
+    print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")
+    if accelerator.device.type == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
+        print(f"         {idle}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

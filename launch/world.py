@@ -1,0 +1,111 @@
+"""The processes and devices of a run: check that they are those that were asked for.
+
+``accelerate launch`` can start fewer processes than it was told to, without a
+word: ``--cpu --num_processes 2`` starts one, and so does a config file with
+``num_processes: 8`` but without ``distributed_type: MULTI_GPU``. A run on the
+wrong world is refused.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import psutil
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType, gather_object
+
+T = TypeVar("T")
+
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+def start_accelerator(cpu_threads: int | None) -> Accelerator:
+    """Join the world that the launcher made, with the threads and precision that belong to it.
+
+    Raises:
+        ValueError: The world is not the one that was asked for, or is of a kind that this loop does not drive.
+    """
+    # The loop itself accumulates and scales: Accelerate must not divide the loss a second time.
+    if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
+        raise ValueError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} is set in the environment: unset it, "
+            "and use --gradient_accumulation_steps"
+        )
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
+    if accelerator.distributed_type not in _SUPPORTED:
+        raise ValueError(
+            f"distributed_type {accelerator.distributed_type.value} is not supported: use MULTI_GPU, or NO for one process"
+        )
+    asked = requested_processes()
+    if asked is not None and asked != accelerator.num_processes:
+        raise ValueError(
+            f"{asked} processes were asked for and {accelerator.num_processes} started; for {asked} processes: "
+            f"{_how_to_launch(asked)}"
+        )
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(cpu_threads or _threads_per_process())
+    return accelerator
+
+
+def requested_processes() -> int | None:
+    """What the ``accelerate launch`` that started this process was told, by flag or config file; None if none did.
+
+    The launcher does not pass the number on, so its own command line is read, with its own parser.
+    """
+    parent = psutil.Process().parent()
+    words = parent.cmdline() if parent is not None else []
+    if "launch" not in words or not any("accelerate" in Path(word).name for word in words[: words.index("launch")]):
+        return None
+    options, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 :])
+    if options.num_processes is not None:
+        return int(options.num_processes)
+    file = options.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
+    return int(load_config_from_file(file).num_processes) if file is not None else None
+
+
+def idle_gpus(available: int, used: int) -> str | None:
+    """A line that tells of GPUs of this machine that the run does not use, and how to use them; None if all are used."""
+    if available <= used:
+        return None
+    return f"{available - used} of {available} GPUs are idle; to use all: {_how_to_launch(available)}"
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def main_process_first(accelerator: Accelerator, build: Callable[[], T]) -> T:
+    """Call ``build`` on each machine's main process, then on the others, which find its caches.
+
+    Raises:
+        ValueError: It was raised on some process; all of them raise it, so that none waits for another.
+    """
+    result: T | None = None
+    for is_mains_turn in (True, False):
+        error = None
+        if accelerator.is_local_main_process is is_mains_turn:
+            try:
+                result = build()
+            except ValueError as raised:
+                error = str(raised)
+        if errors := [e for e in gather_object([error]) if e is not None]:
+            raise ValueError(errors[0])
+    return cast(T, result)
+
+
+def _how_to_launch(num_processes: int) -> str:
+    if num_processes == 1:
+        return "accelerate launch --num_processes 1 -m launch.train ..."
+    on_cpu = "" if torch.cuda.is_available() else "ACCELERATE_USE_CPU=true "
+    return f"{on_cpu}accelerate launch --multi_gpu --num_processes {num_processes} -m launch.train ..."
+
+
+def _threads_per_process() -> int:
+    """The cores this process may use, shared out; Accelerate's launcher sets one thread, which wastes the others."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_processes())

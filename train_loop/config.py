@@ -1,0 +1,190 @@
+"""Settings of the training half: which model, how it is trained, what is written."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field whose documentation is what ``--help`` prints."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model by name, or one from scratch by type."""
+
+    model_name_or_path: str | None = setting(None, "Hub id or folder of the model to go on training.")
+    model_revision: str | None = setting(None, "Branch, tag or commit of a Hub model.")
+    model_type: str | None = setting(
+        None, "Architecture of a model from scratch, by transformers' name: roberta, bert, modernbert, ..."
+    )
+    model_config: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Changes to the configuration of a model from scratch: hidden_size=256 num_hidden_layers=4."},
+    )
+    resize_token_embeddings: bool = setting(
+        False, "Add embeddings to a loaded model when the tokenizer has more tokens than it."
+    )
+
+    def __post_init__(self) -> None:
+        if (self.model_name_or_path is None) == (self.model_type is None):
+            raise ValueError(
+                "give one of model_name_or_path (a trained model) and model_type (a model from scratch), "
+                f"not {'both' if self.model_type else 'none'}"
+            )
+        if self.model_config and self.model_type is None:
+            raise ValueError("model_config changes a model from scratch: it needs model_type, not model_name_or_path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Masked batches to a trained model. Raises ValueError for a value that cannot work."""
+
+    output_dir: str = setting("runs/mlm", "The run's folder: settings, metrics, checkpoints and the final model.")
+    overwrite_output_dir: bool = setting(False, "Delete the run that output_dir holds, and start anew.")
+    resume_from_checkpoint: str | None = setting(
+        None, "A checkpoint folder, or 'latest': the newest valid one in output_dir (from the start if there is none)."
+    )
+    seed: int = setting(0, "Seed of initialisation, order, masks and dropout.")
+    eval_seed: int = setting(0, "Seed of the evaluation's masks, which are the same at every evaluation.")
+
+    num_train_epochs: float = setting(3.0, "Passes over the training blocks.")
+    max_steps: int | None = setting(None, "Number of updates; overrides num_train_epochs.")
+    global_batch_size: int | None = setting(
+        None, "Blocks per update, over all processes. Default: 32, unless gradient_accumulation_steps is given."
+    )
+    per_device_train_batch_size: int | None = setting(
+        None, "Blocks that a process takes at once. Default: its whole share of the global batch."
+    )
+    gradient_accumulation_steps: int | None = setting(
+        None, "Micro-batches per update; instead of global_batch_size, never beside it."
+    )
+    per_device_eval_batch_size: int = setting(64, "Blocks that a process evaluates at once; changes no result.")
+
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", "AdamW; or Muon on the hidden matrices and AdamW on all other parameters."
+    )
+    learning_rate: float = setting(5e-5, "Peak learning rate of AdamW.")
+    muon_learning_rate: float = setting(0.02, "Peak learning rate of Muon.")
+    weight_decay: float = setting(0.01, "Decoupled weight decay; none on norms and biases.")
+    adam_beta1: float = setting(0.9, "AdamW's decay rate of the first moment.")
+    adam_beta2: float = setting(0.999, "AdamW's decay rate of the second moment.")
+    adam_epsilon: float = setting(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = setting(1.0, "Clip the gradient to this norm; 0 does not clip.")
+    lr_scheduler_type: str = setting("linear", "Schedule by transformers' name: linear, cosine, constant, ...")
+    warmup_steps: float = setting(0, "Updates of warmup; a value below 1 is a fraction of all updates.")
+    lr_scheduler_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Options of the schedule: num_decay_steps=300 decay_type=linear."}
+    )
+
+    logging_steps: int = setting(10, "Updates between two training rows of metrics.jsonl.")
+    eval_steps: int | None = setting(None, "Updates between evaluations. Default: each epoch. The end is always evaluated.")
+    eval_on_start: bool = setting(False, "Evaluate once before the first update.")
+    save_steps: int | None = setting(None, "Updates between checkpoints. Default: at each evaluation.")
+    save_total_limit: int | None = setting(2, "Checkpoints to keep, the best one not counted. 'none' keeps all.")
+    load_best_model_at_end: bool = setting(False, "Make the model with the lowest evaluation loss the final one.")
+    early_stopping_patience: int | None = setting(
+        None, "Stop after this many evaluations without a lower loss; the final model is then the best one."
+    )
+    probe: tuple[str, ...] = setting((), "Sentences with <mask>, filled at each evaluation, to watch the model learn.")
+    cpu_threads: int | None = setting(None, "Threads of a process on CPU. Default: the cores, shared out.")
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} and gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} say the same thing twice: give one of them"
+            )
+        for name in (
+            "max_steps",
+            "global_batch_size",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "per_device_eval_batch_size",
+            "logging_steps",
+            "eval_steps",
+            "save_steps",
+            "save_total_limit",
+            "early_stopping_patience",
+            "cpu_threads",
+        ):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        for name in ("num_train_epochs", "learning_rate", "muon_learning_rate", "adam_epsilon"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name}={value} must be a positive number")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name}={value} must be 0 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} must be in [0, 1)")
+
+        for probe in self.probe:
+            if "<mask>" not in probe:
+                raise ValueError(f"probe {probe!r} has nothing to fill: write <mask> where a word is missing")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the final model is the best one rather than the last one."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
+
+
+_DEFAULT_GLOBAL_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is spread: the numbers that ``--dry_run`` prints.
+
+    Attributes:
+        global_batch_size: Blocks per update.
+        micro_batch_size: Blocks that a process takes at once.
+        micro_batches_per_step: Forwards and backwards of a process in an update (gradient accumulation).
+        steps_per_epoch: Updates in an epoch; the last may be smaller.
+        total_steps: Updates in the run.
+    """
+
+    global_batch_size: int
+    micro_batch_size: int
+    micro_batches_per_step: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+def plan_batches(config: TrainConfig, num_blocks: int, num_processes: int) -> BatchPlan:
+    """Work out the batch arithmetic.
+
+    Raises:
+        ValueError: The global batch cannot be shared out as the settings say.
+    """
+    per_device = config.per_device_train_batch_size
+    if config.gradient_accumulation_steps is not None:
+        global_batch_size = (per_device or 8) * config.gradient_accumulation_steps * num_processes
+    else:
+        global_batch_size = config.global_batch_size or _DEFAULT_GLOBAL_BATCH_SIZE
+    if global_batch_size < num_processes:
+        raise ValueError(
+            f"global_batch_size={global_batch_size} is less than one block for each of {num_processes} processes: "
+            f"use --global_batch_size {num_processes} or more, or fewer processes"
+        )
+    largest_share = -(-global_batch_size // num_processes)
+    if config.gradient_accumulation_steps is not None:
+        per_device = per_device or 8
+    micro_batch_size = per_device or largest_share
+    if micro_batch_size > largest_share:
+        raise ValueError(
+            f"per_device_train_batch_size={micro_batch_size} is larger than a process's share of the global batch, "
+            f"{largest_share} of {global_batch_size} blocks on {num_processes} processes: "
+            f"use --per_device_train_batch_size {largest_share} or --global_batch_size {micro_batch_size * num_processes}"
+        )
+    steps_per_epoch = -(-num_blocks // global_batch_size)
+    total_steps = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)
+    return BatchPlan(
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        micro_batches_per_step=-(-largest_share // micro_batch_size),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )

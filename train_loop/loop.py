@@ -1,0 +1,167 @@
+"""Cadence: when to step, log, evaluate, save and stop. What each of them means is elsewhere."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data import MaskedBatch
+from train_loop.checkpoint import TrainState, checkpoint_folder, remove_old, save_checkpoint, save_model
+from train_loop.config import BatchPlan, TrainConfig
+from train_loop.evaluate import EvalMetrics, evaluate
+from train_loop.fill_mask import FillMask
+from train_loop.metrics import MetricsFile, TrainWindow
+from train_loop.model import load_model
+from train_loop.objective import MaskedLMObjective
+from train_loop.progress import Progress
+from train_loop.step import train_step
+
+
+@dataclass
+class Run:
+    """All the parts of a run, put together.
+
+    Attributes:
+        objective: Prepared by Accelerate, so perhaps wrapped in DDP.
+        optimizers: Prepared too.
+        lr_factor: Step -> factor on the peak learning rates.
+        train_steps: (first step, end) -> this process's micro-batches, an update at a time.
+        eval_batches: This process's evaluation batches, from the start at each call.
+        identity: What a checkpoint and the run that goes on from it must share.
+        state: Where the run is.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    objective: nn.Module
+    optimizers: list[AcceleratedOptimizer]
+    lr_factor: Callable[[int], float]
+    plan: BatchPlan
+    train_steps: Callable[[int, int], Iterator[list[MaskedBatch]]]
+    eval_batches: Callable[[], Iterable[MaskedBatch]]
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, Any]
+    state: TrainState
+
+    def __post_init__(self) -> None:
+        self.output_dir = Path(self.config.output_dir)
+        self.bare_objective: MaskedLMObjective = self.accelerator.unwrap_model(self.objective)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The Hugging Face model inside."""
+        return self.bare_objective.model
+
+
+def train(run: Run) -> EvalMetrics:
+    """Train from ``run.state`` to the end, save the final model, and return its evaluation."""
+    config, state, is_main = run.config, run.state, run.accelerator.is_main_process
+    total_steps = run.plan.total_steps
+    progress = Progress(first_step=state.step, total_steps=total_steps, shows=is_main)
+    metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
+    window = TrainWindow(run.accelerator)
+    run.objective.train()
+
+    evaluation: EvalMetrics | None = None
+    if config.eval_on_start and state.step == 0:
+        _evaluate(run, progress, metrics_file)
+        if config.keeps_best:  # it may stay the best
+            _save_checkpoint(run)
+        window.reset()
+    for batches in run.train_steps(state.step, total_steps):
+        metrics = train_step(
+            run.accelerator,
+            run.objective,
+            run.optimizers,
+            batches,
+            step=state.step,
+            lr_factor=run.lr_factor(state.step),
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+        )
+        state.step += 1
+        window.add(metrics)
+        progress.step()
+        at_end = state.step == total_steps
+
+        if state.step % config.logging_steps == 0 or at_end:
+            row = {"step": state.step, "epoch": _epoch(run), **window.read()}
+            row["learning_rate"] = config.learning_rate * run.lr_factor(state.step - 1)
+            metrics_file.write(row)
+            progress.train_row(row)
+
+        evaluates = at_end or state.step % (config.eval_steps or run.plan.steps_per_epoch) == 0
+        if evaluates:
+            evaluation = _evaluate(run, progress, metrics_file)
+        is_best = config.keeps_best and evaluates and state.best_step == state.step
+        if at_end or is_best or (state.step % config.save_steps == 0 if config.save_steps else evaluates):
+            _save_checkpoint(run)
+        if evaluates:
+            window.reset()
+        patience = config.early_stopping_patience
+        if evaluates and patience is not None and state.evaluations_without_improvement >= patience:
+            progress.line(f"stopped early: {patience} evaluations without a lower loss")
+            break
+    progress.close()
+
+    if config.keeps_best and state.best_step not in (None, state.step):
+        best = load_model(str(checkpoint_folder(run.output_dir, state.best_step)))
+        run.model.load_state_dict(best.state_dict())
+        evaluation = None
+    if is_main:
+        save_model(run.output_dir / "model", run.model, run.tokenizer)
+    run.accelerator.wait_for_everyone()
+    return evaluation or evaluate(run.accelerator, run.bare_objective, run.eval_batches())
+
+
+def _epoch(run: Run) -> float:
+    return round(run.state.step / run.plan.steps_per_epoch, 4)
+
+
+def _evaluate(run: Run, progress: Progress, metrics_file: MetricsFile) -> EvalMetrics:
+    """Evaluate, keep the record of the best, and show and write what came out."""
+    state = run.state
+    metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
+    is_best = state.best_loss is None or metrics.eval_loss < state.best_loss
+    if is_best:
+        state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
+    else:
+        state.evaluations_without_improvement += 1
+    metrics_file.write({"step": state.step, "epoch": _epoch(run), **asdict(metrics)})
+    progress.evaluation(state.step, _epoch(run), metrics, is_best=is_best)
+    if run.config.probe and run.accelerator.is_main_process:
+        probes = _fill_probes(run)
+        metrics_file.write({"step": state.step, "epoch": _epoch(run), "probes": probes})
+        progress.probes(probes)
+    return metrics
+
+
+def _fill_probes(run: Run) -> list[dict[str, Any]]:
+    """Top 3 of each probe sentence; ``<mask>`` stands for whatever the tokenizer's mask token is."""
+    texts = [probe.replace("<mask>", str(run.tokenizer.mask_token)) for probe in run.config.probe]
+    run.model.eval()
+    with run.accelerator.autocast():
+        fills = FillMask(run.model, run.tokenizer)(texts, top_k=3)
+    run.model.train()
+    keys = ("token_str", "score")
+    return [
+        {"text": text, "fills": [{key: fill[key] for key in keys} for fill in row]}
+        for text, row in zip(run.config.probe, fills, strict=True)
+    ]
+
+
+def _save_checkpoint(run: Run) -> None:
+    state = run.state
+    scaler = run.accelerator.scaler
+    state.scaler = None if scaler is None else scaler.state_dict()
+    if run.accelerator.is_main_process:
+        folder = checkpoint_folder(run.output_dir, state.step)
+        save_checkpoint(folder, run.model, run.tokenizer, run.optimizers, state, run.identity)
+        best_step = state.best_step if run.config.keeps_best else None
+        remove_old(run.output_dir, run.config.save_total_limit, best_step)
+    run.accelerator.wait_for_everyone()

@@ -1,0 +1,78 @@
+"""Numbers of a run: summed on the device, read when they are logged, always in ``metrics.jsonl``."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from train_loop.step import StepMetrics
+
+
+class TrainWindow:
+    """The updates since the last training row.
+
+    Adding an update waits for nothing; `read` does, and lets all processes' sums meet.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new window now; evaluations and saving are so kept out of the throughput."""
+        self._start = time.perf_counter()
+        self._num_tokens = 0
+        self._loss_sums: list[Tensor] = []
+        self._num_masked: list[Tensor] = []
+        self._grad_norm: Tensor | None = None
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Count one update in."""
+        self._num_tokens += metrics.num_tokens
+        self._loss_sums.append(metrics.loss_sum)
+        self._num_masked.append(metrics.num_masked)
+        self._grad_norm = metrics.grad_norm
+
+    def read(self) -> dict[str, float]:
+        """``loss`` (mean over the window's masked tokens), ``grad_norm`` (of the last update),
+        ``num_masked_tokens`` and ``tokens_per_second`` (all tokens, all processes); then begin anew."""
+        local = torch.stack(self._loss_sums).sum()
+        num_tokens = torch.full_like(local, self._num_tokens)
+        loss_sum, num_tokens = self._accelerator.reduce(torch.stack([local, num_tokens]), "sum").unbind()
+        num_masked = int(torch.stack(self._num_masked).sum())
+        assert self._grad_norm is not None
+        row = {
+            "loss": float(loss_sum) / num_masked,
+            "grad_norm": float(self._grad_norm),
+            "num_masked_tokens": num_masked,
+            "tokens_per_second": float(num_tokens) / (time.perf_counter() - self._start),
+        }
+        self.reset()
+        return row
+
+
+class MetricsFile:
+    """``metrics.jsonl``, one row a line; only the main process has one that writes."""
+
+    def __init__(self, path: Path, *, keep_through_step: int, writes: bool) -> None:
+        """Open for appending, without the rows past ``keep_through_step``: the resumed run writes those again."""
+        self._file = None
+        if writes:
+            kept = []
+            if path.exists() and keep_through_step > 0:
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_through_step]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row; it is in the file when this returns."""
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()

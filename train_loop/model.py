@@ -1,0 +1,113 @@
+"""Load a masked language model or build one, and check that it fits the tokenizer and the blocks."""
+
+import difflib
+import logging
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from train_loop.config import ModelConfig
+
+logger = logging.getLogger(__name__)
+
+
+def open_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, block_size: int, seed: int
+) -> PreTrainedModel:
+    """The model that the settings name, in fp32, checked against the tokenizer and the blocks.
+
+    Args:
+        vocab_size: One more than the tokenizer's largest id.
+        seed: Of the initialisation.
+
+    Raises:
+        ValueError: It cannot be loaded or built, or does not fit.
+    """
+    torch.manual_seed(seed)
+    if config.model_name_or_path is not None:
+        model = load_model(config.model_name_or_path, config.model_revision)
+    else:
+        model = _from_scratch(config, tokenizer, vocab_size)
+    check_fit(model, config, vocab_size=vocab_size, block_size=block_size)
+    return model
+
+
+def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
+    """An ``AutoModelForMaskedLM`` from safetensors, in fp32.
+
+    Raises:
+        ValueError: There is no such model, or it is no masked language model.
+    """
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            name, revision=revision or "main", dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model {name!r} cannot be loaded for masked language modeling: {_short(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
+    return model  # type: ignore[no-any-return]
+
+
+def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedModel:
+    name = str(config.model_type)
+    if name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        near = difflib.get_close_matches(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "for example: bert, roberta, modernbert"
+        raise ValueError(f"model_type={name!r} is no masked language model of transformers; {hint}")
+    try:
+        known = AutoConfig.for_model(name)
+        _check_names(config.model_config, known)
+        ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos", "cls", "sep")}
+        ids = {key: value for key, value in ids.items() if hasattr(known, key)}
+        model_config = AutoConfig.for_model(name, **{"vocab_size": vocab_size, **ids, **config.model_config})
+        return AutoModelForMaskedLM.from_config(model_config)  # type: ignore[no-any-return]
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
+
+
+def _check_names(overrides: dict[str, object], known: PreTrainedConfig) -> None:
+    """transformers takes any name without a word."""
+    names = {*known.to_dict(), *known.attribute_map}
+    for name in overrides:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise ValueError(f"there is no {name!r} in its configuration" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def check_fit(model: PreTrainedModel, config: ModelConfig, *, vocab_size: int, block_size: int) -> None:
+    """Raise ValueError if the tokenizer's ids or the blocks' positions go beyond the model; resize if asked to."""
+    num_embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    if vocab_size > num_embeddings:
+        if not config.resize_token_embeddings:
+            raise ValueError(
+                f"the tokenizer has {vocab_size} tokens and the model embeddings for {num_embeddings}: "
+                "use the model's own tokenizer, or --resize_token_embeddings"
+            )
+        model.resize_token_embeddings(vocab_size)
+    longest = max_positions(model)
+    if block_size > longest:
+        hint = f"use --block_size {longest} or less"
+        if config.model_type is not None:
+            needed = model.config.max_position_embeddings + block_size - longest
+            hint += f", or --model_config max_position_embeddings={needed}"
+        raise ValueError(f"block_size={block_size} is longer than the model's {longest} positions: {hint}")
+
+
+def max_positions(model: PreTrainedModel) -> int:
+    """The longest block that the model has positions for.
+
+    RoBERTa's kin count positions from ``padding_idx + 1``, so 514 embeddings are 512 positions.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            used = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - used
+    return getattr(model.config, "max_position_embeddings", None) or 2**31  # relative positions have no end
+
+
+def _short(error: Exception) -> str:
+    """The first sentence of a message on one line: transformers' go on with lists of all models."""
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,79 @@
+"""Parameter groups, optimizers, and the schedule as a pure function of the step."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+from transformers import get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+from train_loop.config import TrainConfig
+
+
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """AdamW on all parameters, or Muon on the hidden matrices and AdamW on the rest.
+
+    Weight decay is decoupled and applies to matrices and embeddings, not to
+    norms and biases (all that has one dimension).
+    """
+    hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
+    hidden_ids = {id(p) for p in hidden}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden_ids]
+    adamw = AdamW(
+        [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
+    if not hidden:
+        return [adamw]
+    return [Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay), adamw]
+
+
+def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of linear layers, but not embeddings and the output layer, even where it is not tied to them.
+
+    Muon makes all singular values of an update alike, which suits a map between
+    hidden states and not a table of vectors (Jordan et al. 2024).
+    """
+    tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}  # type: ignore[operator]
+    matrices = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear)}
+    return [p for key, p in matrices.items() if key not in tables and p.requires_grad]
+
+
+def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
+    """The factor on every peak learning rate at an update (from 0), by transformers' schedules.
+
+    Raises:
+        ValueError: An unknown schedule, or options that it does not take.
+    """
+    name = config.lr_scheduler_type
+    warmup = config.warmup_steps
+    num_warmup_steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
+    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        scheduler = get_scheduler(name, probe, num_warmup_steps, total_steps, config.lr_scheduler_kwargs)
+        factor: Callable[[int], float] = scheduler.lr_lambdas[0]
+    except (ValueError, TypeError, AttributeError) as error:
+        # Schedules that are not a function of the step (on a plateau, greedy) have no lambda.
+        known = ", ".join(kind.value for kind in TYPE_TO_SCHEDULER_FUNCTION if kind.value not in _NOT_OF_THE_STEP)
+        raise ValueError(
+            f"lr_scheduler_type={name!r} with lr_scheduler_kwargs={config.lr_scheduler_kwargs}: {error}; "
+            f"the schedules are: {known}"
+        ) from error
+    return factor
+
+
+_NOT_OF_THE_STEP = ("reduce_lr_on_plateau", "greedy")
+
+
+def set_learning_rates(optimizers: Sequence[Optimizer], factor: float) -> None:
+    """Set each group's learning rate to its peak times the schedule's factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
