@@ -64,6 +64,7 @@ class TokenBlocks:
 
     @property
     def block_size(self) -> int:
+        """L."""
         return self._tokens.shape[1]
 
     def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
@@ -138,8 +139,9 @@ def _write(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerBas
             digest.update(content)
             num_blocks += len(blocks)
 
-        for blocks, remainder in group(token_batches(), config.block_size):
+        for blocks, rest in group(token_batches(), config.block_size):
             append(blocks)
+            remainder = rest
         if config.last_block == "pad" and len(remainder):
             padded = config.block_size - len(remainder)
             append(np.pad(remainder, (0, padded), constant_values=tokenizer.pad_token_id)[None])

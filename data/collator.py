@@ -1,6 +1,7 @@
 """Blocks to `MaskedBatch`: the one thing that the training half knows of the data half."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,23 +33,30 @@ class MaskedBatch:
 
     @property
     def num_masked(self) -> int:
+        """M."""
         return self.labels.numel()
 
     @property
     def num_tokens(self) -> int:
+        """B * L."""
         return self.input_ids.numel()
 
     def pin_memory(self) -> "MaskedBatch":
         """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "MaskedBatch":
         """On the device, without waiting for the copy; ``block_ids`` stay on the CPU."""
-        return replace(self._map(lambda tensor: tensor.to(device, non_blocking=True)), block_ids=self.block_ids)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _map(self, function) -> "MaskedBatch":  # type: ignore[no-untyped-def]
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return MaskedBatch(**{name: None if value is None else function(value) for name, value in values.items()})
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MaskedBatch":
+        return MaskedBatch(
+            input_ids=function(self.input_ids),
+            masked_positions=function(self.masked_positions),
+            labels=function(self.labels),
+            attention_mask=None if self.attention_mask is None else function(self.attention_mask),
+            block_ids=self.block_ids,
+        )
 
 
 def collate(

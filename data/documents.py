@@ -9,15 +9,15 @@ held out for evaluation, and errors that name the file, line or column.
 import gzip
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import datasets
+import zstandard
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from data import python_docs
@@ -48,6 +48,7 @@ class Documents:
         rows: The memory-mapped table.
         name: What the user called the source, for messages.
         text_column: Dotted path of the text in a row.
+        files: Where the rows were read from, if from local files.
         held_out: Keep only the documents that the hash holds out (True), only
             the others (False), or all (None).
         eval_fraction: The fraction that the hash holds out.
@@ -56,6 +57,7 @@ class Documents:
     rows: datasets.Dataset
     name: str
     text_column: str
+    files: tuple[str, ...] = ()
     held_out: bool | None = None
     eval_fraction: float = 0.0
 
@@ -73,18 +75,28 @@ class Documents:
         """
         column, *path = self.text_column.split(".")
         row = 0
-        for batch in self.rows.select_columns([column]).iter(batch_size=_BATCH_OF_ROWS):
+        for values in self._columns(column):
             texts = []
-            for value in batch[column]:
+            for value in values:
                 text = _text_of(value, path)
                 if text is None:
                     raise ValueError(
-                        f"dataset={self.name!r}, row {row}: text_column={self.text_column!r} holds no text: {value!r:.80}"
+                        f"dataset={self.name!r}, row {row}: text_column={self.text_column!r} holds no text: "
+                        f"{value!r:.80}"
                     )
                 row += 1
                 if text.strip() and (self.held_out is None or self._holds_out(text) == self.held_out):
                     texts.append(text)
             yield texts
+
+    def _columns(self, column: str) -> Iterator[list[Any]]:
+        try:
+            for batch in self.rows.select_columns([column]).iter(batch_size=_BATCH_OF_ROWS):
+                yield batch[column]
+        except UnicodeDecodeError as error:  # JSON and Parquet are read without a look at the bytes
+            for file in self.files:
+                _check_utf8(Path(file))
+            raise ValueError(f"dataset={self.name!r}: text_column={column!r} is not UTF-8: {error}") from error
 
     def _holds_out(self, text: str) -> bool:
         """By the text itself, so that a text met twice is never on both sides."""
@@ -98,18 +110,15 @@ def open_documents(config: DataConfig) -> tuple[Documents, Documents]:
     Raises:
         ValueError: What is missing or wrong, and what would work.
     """
-    rows = _load(config.dataset, config.dataset_split, config)
-    train = Documents(rows, config.dataset, _text_column(rows, config))
+    train = _open(config.dataset, config.dataset_split, config)
     eval_name = config.eval_dataset or config.dataset
     eval_split = config.eval_split
     if eval_split is None and config.eval_fraction is None:
         eval_split = _default_eval_split(eval_name, config)
     if eval_split is not None:
-        rows = _load(eval_name, eval_split, config)
-        return train, Documents(rows, eval_name, _text_column(rows, config))
+        return train, _open(eval_name, eval_split, config)
     fraction = config.eval_fraction or _DEFAULT_EVAL_FRACTION
-    parts = [Documents(train.rows, train.name, train.text_column, side, fraction) for side in (False, True)]
-    return parts[0], parts[1]
+    return replace(train, held_out=False, eval_fraction=fraction), replace(train, held_out=True, eval_fraction=fraction)
 
 
 def _default_eval_split(name: str, config: DataConfig) -> str | None:
@@ -120,9 +129,7 @@ def _default_eval_split(name: str, config: DataConfig) -> str | None:
 
 
 def _split_names(name: str, config: DataConfig) -> list[str]:
-    if name == PYTHON_DOCS:
-        return ["train"]
-    if (files := local_files(name)) is not None:
+    if (files := _files(name, config)) is not None:
         return list(files)
     try:
         return datasets.get_dataset_split_names(name, config.dataset_config, revision=config.dataset_revision)
@@ -130,17 +137,24 @@ def _split_names(name: str, config: DataConfig) -> list[str]:
         raise ValueError(_hub_message(name, error)) from error
 
 
-def _load(name: str, split: str, config: DataConfig) -> datasets.Dataset:
-    if name == PYTHON_DOCS:
-        files: dict[str, list[str]] | None = {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]}
-    else:
-        files = local_files(name)
+def _open(name: str, split: str, config: DataConfig) -> Documents:
+    files = _files(name, config)
     if files is not None:
-        return _load_files(name, files, split)
-    try:
-        return datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
-    except Exception as error:
-        raise ValueError(_hub_message(name, error)) from error
+        chosen, rows = _load_files(name, files, split)
+    else:
+        chosen = ()
+        try:
+            rows = datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
+        except Exception as error:
+            raise ValueError(_hub_message(name, error)) from error
+    return Documents(rows, name, _text_column(rows, name, config.text_column), chosen)
+
+
+def _files(name: str, config: DataConfig) -> dict[str, list[str]] | None:
+    """``{split: [file, ...]}``, or None for a Hub dataset."""
+    if name == PYTHON_DOCS:
+        return {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]}
+    return local_files(name)
 
 
 def local_files(name: str) -> dict[str, list[str]] | None:
@@ -163,7 +177,7 @@ def local_files(name: str) -> dict[str, list[str]] | None:
         found = DataFilesDict.from_patterns(patterns, base_path=str(path.resolve()))
         return {str(split): sorted(f for f in files if _format(Path(f))) for split, files in found.items()}
     if re.search(r"[*?\[]", name):
-        matches = sorted(p for p in glob(str(path), recursive=True) if os.path.isfile(p))
+        matches = sorted(match for match in glob(str(path), recursive=True) if Path(match).is_file())
         if not matches:
             raise ValueError(f"dataset={name!r}: no file matches")
         return {"train": matches}
@@ -172,7 +186,7 @@ def local_files(name: str) -> dict[str, list[str]] | None:
     return None
 
 
-def _load_files(name: str, files: dict[str, list[str]], split: str) -> datasets.Dataset:
+def _load_files(name: str, files: dict[str, list[str]], split: str) -> tuple[tuple[str, ...], datasets.Dataset]:
     split_name = re.split(r"[\[+]", split)[0]
     if split_name not in files:
         raise ValueError(f"dataset={name!r} has no split {split_name!r}: it has {', '.join(files)}")
@@ -182,14 +196,15 @@ def _load_files(name: str, files: dict[str, list[str]], split: str) -> datasets.
         raise ValueError(f"dataset={name!r} must be files of one format ({_known_formats()}), but holds: {found}")
     reader, options = FORMATS[str(formats.pop())]
     chosen = files[split_name]
-    if all(os.path.getsize(f) == 0 for f in chosen):
+    if all(Path(f).stat().st_size == 0 for f in chosen):
         raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
     try:
-        return datasets.load_dataset(reader, data_files={split_name: chosen}, split=split, **options)
+        rows = datasets.load_dataset(reader, data_files={split_name: chosen}, split=split, **options)
     except Exception as error:
         for file in chosen:
             _check_utf8(Path(file))
         raise ValueError(f"dataset={name!r} cannot be read as {reader}: {_first_cause(error)}") from error
+    return tuple(chosen), rows
 
 
 def _check_utf8(path: Path) -> None:
@@ -211,9 +226,7 @@ def _open_binary(path: Path) -> io.BufferedIOBase | gzip.GzipFile:
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path, "rb"))  # type: ignore[arg-type]
+        return io.BufferedReader(zstandard.open(path, "rb"))
     return path.open("rb")
 
 
@@ -226,18 +239,14 @@ def _known_formats() -> str:
     return " ".join(FORMATS)
 
 
-def _text_column(rows: datasets.Dataset, config: DataConfig) -> str:
+def _text_column(rows: datasets.Dataset, name: str, wanted: str | None) -> str:
     """The dotted path of the text, checked against the columns there are."""
-    columns = sorted({*rows.column_names, *rows.features.flatten()})
-    wanted = (config.text_column,) if config.text_column else _DEFAULT_TEXT_COLUMNS
-    for column in wanted:
-        if column in columns or _has_path(rows.features, column):
+    for column in (wanted,) if wanted else _DEFAULT_TEXT_COLUMNS:
+        if _has_path(rows.features, column):
             return column
-    if config.text_column:
-        problem = f"text_column={config.text_column!r} is not a column of dataset={config.dataset!r}"
-    else:
-        problem = f"dataset={config.dataset!r} has no column 'text': name one with --text_column"
-    raise ValueError(f"{problem}; the columns are: {', '.join(columns)}")
+    columns = sorted({*rows.column_names, *rows.features.flatten()})
+    problem = f"has no column {wanted!r}" if wanted else "has no column 'text': name one with --text_column"
+    raise ValueError(f"dataset={name!r} {problem}; the columns are: {', '.join(columns)}")
 
 
 def _has_path(features: Any, path: str) -> bool:

@@ -29,9 +29,8 @@ def group(
         blocks: ``[N, L]``, N may be 0.
         remainder: ``[R]``, R < L: the state from which a later call goes on.
     """
-    for tokens in batches:
-        if remainder is not None and len(remainder):
-            tokens = np.concatenate([remainder, tokens])
+    for batch in batches:
+        tokens = batch if remainder is None else np.concatenate([remainder, batch])
         num_blocks = len(tokens) // block_size
         blocks, remainder = np.split(tokens, [num_blocks * block_size])
         yield blocks.reshape(num_blocks, block_size), remainder

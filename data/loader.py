@@ -5,6 +5,7 @@ any step at once. torch's DataLoader is used for its workers, prefetching and
 pinning; each of its items is a whole micro-batch.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,10 +62,18 @@ class TrainLoader:
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
-        plans = (plan for step in range(start, stop) for plan in self.plan(step))
-        batches = load(self.dataset, plans, self.device)
-        for step in range(start, stop):
-            yield [next(batches) for _ in self.plan(step)]
+        counts: deque[int] = deque()
+
+        def plans() -> Iterator[_Plan]:
+            for step in range(start, stop):
+                plan = self.plan(step)
+                counts.append(len(plan))
+                yield from plan
+
+        # Workers ask for plans ahead of time, so a step's count is always there before its last batch.
+        batches = load(self.dataset, plans(), self.device)
+        for first in batches:
+            yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
 
 
 def eval_batches(
@@ -80,7 +89,7 @@ def load(dataset: MicroBatches, plans: Iterator[_Plan], device: torch.device) ->
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a micro-batch already
-        sampler=plans,  # type: ignore[arg-type]
+        sampler=plans,
         num_workers=dataset.config.dataloader_num_workers,
         pin_memory=device.type == "cuda",
     )

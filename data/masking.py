@@ -41,7 +41,9 @@ def uniform(block_ids: np.ndarray, length: int, seed: int, epoch: int) -> np.nda
     return (draws >> np.uint64(11)) * 2.0**-53
 
 
-def choose_tokens(input_ids: np.ndarray, draws: np.ndarray, vocabulary: Vocabulary, mlm_probability: float) -> np.ndarray:
+def choose_tokens(
+    input_ids: np.ndarray, draws: np.ndarray, vocabulary: Vocabulary, mlm_probability: float
+) -> np.ndarray:
     """Choose each token that is not special, independently, with ``mlm_probability``.
 
     Args:

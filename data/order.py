@@ -31,12 +31,12 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     half_bits = max(1, ((num_blocks - 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half_bits) - 1)
     shift = np.uint64(half_bits)
-    round_keys = [key64(key, i) for i in range(_FEISTEL_ROUNDS)]
+    round_keys = hash64(np.arange(_FEISTEL_ROUNDS, dtype=np.uint64) ^ np.uint64(key))
 
     def encrypt(x: np.ndarray) -> np.ndarray:
         left, right = x >> shift, x & low
         for round_key in round_keys:
-            left, right = right, left ^ (hash64(right ^ np.uint64(round_key)) & low)
+            left, right = right, left ^ (hash64(right ^ round_key) & low)
         return (left << shift) | right
 
     out = encrypt(np.asarray(positions, dtype=np.uint64))

@@ -49,7 +49,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> N
             "or --train_tokenizer"
         )
     if config.last_block == "pad" and tokenizer.pad_token_id is None:
-        raise ValueError(f"last_block=pad: tokenizer {tokenizer.name_or_path!r} has no pad token: use --last_block drop")
+        raise ValueError(
+            f"last_block=pad: tokenizer {tokenizer.name_or_path!r} has no pad token: use --last_block drop"
+        )
 
 
 def _trained(config: DataConfig, documents: Documents) -> PreTrainedTokenizerBase:
@@ -106,7 +108,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
     if not tokenizer.is_fast:
         ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
         return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-    backend = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+    backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # some tokenizer.json files carry a truncation and a padding of their own
     backend.no_padding()
     # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
@@ -128,7 +130,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Changes when any text could be tokenized differently."""
     if tokenizer.is_fast:
-        content = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+        content = tokenizer.backend_tokenizer.to_str()
     else:
         content = repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map))
     return hashlib.sha256(content.encode()).hexdigest()

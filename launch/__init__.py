@@ -1,1 +1,1 @@
-"""Entry points: ``python -m launch.train``, ``python -m launch.fill_mask``. Thin; the work is in `data` and `train_loop`."""
+"""Entry points, as in ``python -m launch.train``. Thin: the work is in `data` and `train_loop`."""

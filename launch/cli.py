@@ -42,10 +42,11 @@ class Settings:
         }
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """An error is one line, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
+        """Print the message and exit."""
         fail(message)
 
 
@@ -80,7 +81,7 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, argparse.Namespa
 
 
 def _settings_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m launch.train",
         description="Train a masked language model. A recipe gives the settings, options override them.",
         allow_abbrev=False,
@@ -146,7 +147,9 @@ def convert(name: str, value: Any) -> Any:
         if value in choices:
             return value
         near = difflib.get_close_matches(str(value), choices, n=1)
-        fail(f"{name}={value!r} must be one of: {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        fail(
+            f"{name}={value!r} must be one of: {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     elif kind is dict and isinstance(value, list) and all("=" in item for item in value):
         return {key: _number_or_same(yaml.safe_load(item)) for key, _, item in (pair.partition("=") for pair in value)}
     elif kind is dict and isinstance(value, dict):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import transformers
 import yaml
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
@@ -63,6 +64,7 @@ def main(arguments: list[str]) -> None:
     """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
     settings, options = parse_settings(arguments)
     logging.basicConfig(format="%(message)s")
+    transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
     try:
         accelerator = start_accelerator(settings.train.cpu_threads)
         check_output_dir(settings)
@@ -76,20 +78,22 @@ def main(arguments: list[str]) -> None:
         run = assemble(settings, accelerator, corpus, plan)
     except (ValueError, OSError) as error:
         fail(error)
-    say = accelerator.print
     if accelerator.is_main_process:
         print_plan(corpus, plan, accelerator)
     unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
-    say(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+    accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     try:
         final = train(run)
     except NonFiniteError as error:
         sys.exit(f"stopped: {error}")
-    say(f"\nperplexity {final.eval_perplexity:.2f} on held-out text, 1/{unigram / final.eval_perplexity:.1f} of unigram's")
-    say(f"metrics    {run.output_dir / 'metrics.jsonl'}")
-    say(f"model      {run.output_dir / 'model'}")
-    mask = corpus.tokenizer.mask_token
-    say(f'fill masks python -m launch.fill_mask --model {run.output_dir / "model"} "The default {mask} is None."')
+    model = run.output_dir / "model"
+    ratio = unigram / final.eval_perplexity
+    accelerator.print(
+        f"\nperplexity {final.eval_perplexity:.2f} on held-out text, 1/{ratio:.1f} of the unigram model's\n"
+        f"metrics    {run.output_dir / 'metrics.jsonl'}\n"
+        f"model      {model}\n"
+        f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
+    )
     accelerator.end_training()
 
 

@@ -38,7 +38,7 @@ def start_accelerator(cpu_threads: int | None) -> Accelerator:
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
     if accelerator.distributed_type not in _SUPPORTED:
         raise ValueError(
-            f"distributed_type {accelerator.distributed_type.value} is not supported: use MULTI_GPU, or NO for one process"
+            f"distributed_type {accelerator.distributed_type.value} is not supported: use MULTI_GPU, or NO"
         )
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:
@@ -63,12 +63,12 @@ def requested_processes() -> int | None:
     options, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 :])
     if options.num_processes is not None:
         return int(options.num_processes)
-    file = options.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
+    file = options.config_file or (default_config_file if Path(default_config_file).is_file() else None)
     return int(load_config_from_file(file).num_processes) if file is not None else None
 
 
 def idle_gpus(available: int, used: int) -> str | None:
-    """A line that tells of GPUs of this machine that the run does not use, and how to use them; None if all are used."""
+    """A line that tells of GPUs that the run leaves idle, and how to use them; None if there are none."""
     if available <= used:
         return None
     return f"{available - used} of {available} GPUs are idle; to use all: {_how_to_launch(available)}"
@@ -76,7 +76,7 @@ def idle_gpus(available: int, used: int) -> str | None:
 
 def local_processes() -> int:
     """Processes of this run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def main_process_first(accelerator: Accelerator, build: Callable[[], T]) -> T:

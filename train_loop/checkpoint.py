@@ -65,6 +65,7 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     optimizers: Sequence[Optimizer],
+    *,
     state: TrainState,
     identity: dict[str, Any],
 ) -> None:

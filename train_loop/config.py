@@ -79,7 +79,9 @@ class TrainConfig:
     )
 
     logging_steps: int = setting(10, "Updates between two training rows of metrics.jsonl.")
-    eval_steps: int | None = setting(None, "Updates between evaluations. Default: each epoch. The end is always evaluated.")
+    eval_steps: int | None = setting(
+        None, "Updates between evaluations. Default: each epoch. The end is always evaluated."
+    )
     eval_on_start: bool = setting(False, "Evaluate once before the first update.")
     save_steps: int | None = setting(None, "Updates between checkpoints. Default: at each evaluation.")
     save_total_limit: int | None = setting(2, "Checkpoints to keep, the best one not counted. 'none' keeps all.")
@@ -177,7 +179,8 @@ def plan_batches(config: TrainConfig, num_blocks: int, num_processes: int) -> Ba
         raise ValueError(
             f"per_device_train_batch_size={micro_batch_size} is larger than a process's share of the global batch, "
             f"{largest_share} of {global_batch_size} blocks on {num_processes} processes: "
-            f"use --per_device_train_batch_size {largest_share} or --global_batch_size {micro_batch_size * num_processes}"
+            f"use --per_device_train_batch_size {largest_share}, "
+            f"or --global_batch_size {micro_batch_size * num_processes}"
         )
     steps_per_epoch = -(-num_blocks // global_batch_size)
     total_steps = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)

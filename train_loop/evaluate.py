@@ -42,9 +42,9 @@ def evaluate(accelerator: Accelerator, objective: MaskedLMObjective, batches: It
     for batch in batches:
         with accelerator.autocast():
             logits = objective.masked_logits(batch.input_ids, batch.masked_positions, batch.attention_mask).float()
-        loss_sum = F.cross_entropy(logits, batch.labels, reduction="sum")
-        num_correct = (logits.argmax(-1) == batch.labels).sum()
-        sums.append(torch.stack([loss_sum, num_correct.float(), torch.full_like(loss_sum, batch.num_masked)]))
+        batch_loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        batch_correct = (logits.argmax(-1) == batch.labels).sum()
+        sums.append(torch.stack([batch_loss, batch_correct.float(), torch.full_like(batch_loss, batch.num_masked)]))
     objective.train(was_training)
     loss_sum, num_correct, num_masked = _sum_over_processes(accelerator, sums)
     loss = loss_sum / max(num_masked, 1)
@@ -75,4 +75,4 @@ def _sum_over_processes(accelerator: Accelerator, sums: list[Tensor]) -> list[fl
     total = torch.stack(sums).cpu().double().sum(0)
     if accelerator.num_processes > 1:
         total = accelerator.reduce(total.to(accelerator.device), "sum")
-    return total.tolist()  # type: ignore[no-any-return]
+    return total.tolist()

@@ -20,8 +20,8 @@ Fill = dict[str, Any]  # score, token, token_str, sequence: the pipeline's field
 class FillMask:
     """Fills masks with a model and its tokenizer.
 
-        >>> fill = FillMask.from_pretrained("runs/quickstart/model")
-        >>> fill("The default <mask> is None.", top_k=3)
+    >>> fill = FillMask.from_pretrained("runs/quickstart/model")
+    >>> fill("The default <mask> is None.", top_k=3)
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -43,7 +43,7 @@ class FillMask:
         except (OSError, ValueError) as error:
             raise ValueError(f"{name!r} has no tokenizer: {' '.join(str(error).split())}") from error
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device).eval(), tokenizer)  # type: ignore[arg-type]
+        return cls(model.to(device).eval(), tokenizer)
 
     def __call__(self, texts: str | Sequence[str], top_k: int = 5, batch_size: int = 32) -> list[Any]:
         """The most probable fills of every mask.
@@ -73,9 +73,13 @@ class FillMask:
         rows = tokenizer(list(texts))["input_ids"]
         for text, row in zip(texts, rows, strict=True):
             if tokenizer.mask_token_id not in row:
-                raise ValueError(f"no mask token in {text!r}: write {tokenizer.mask_token} where a word is to be filled in")
+                raise ValueError(
+                    f"no mask token in {text!r}: write {tokenizer.mask_token} where a word is to be filled in"
+                )
             if len(row) > (longest := max_positions(model)):
-                raise ValueError(f"a text of {len(row)} tokens is longer than the model's {longest} positions: {text!r:.60}")
+                raise ValueError(
+                    f"a text of {len(row)} tokens is longer than the model's {longest} positions: {text!r:.60}"
+                )
         inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
         # Without padding no attention mask is needed.
         attention_mask = inputs["attention_mask"] if len({len(row) for row in rows}) > 1 else None

@@ -127,16 +127,16 @@ def _evaluate(run: Run, progress: Progress, metrics_file: MetricsFile) -> EvalMe
     """Evaluate, keep the record of the best, and show and write what came out."""
     state = run.state
     metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
-    is_best = state.best_loss is None or metrics.eval_loss < state.best_loss
-    if is_best:
+    if state.best_loss is None or metrics.eval_loss < state.best_loss:
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
-    metrics_file.write({"step": state.step, "epoch": _epoch(run), **asdict(metrics)})
-    progress.evaluation(state.step, _epoch(run), metrics, is_best=is_best)
+    at = {"step": state.step, "epoch": _epoch(run)}
+    metrics_file.write(at | asdict(metrics))
+    progress.evaluation(at | asdict(metrics))
     if run.config.probe and run.accelerator.is_main_process:
         probes = _fill_probes(run)
-        metrics_file.write({"step": state.step, "epoch": _epoch(run), "probes": probes})
+        metrics_file.write(at | {"probes": probes})
         progress.probes(probes)
     return metrics
 
@@ -161,7 +161,7 @@ def _save_checkpoint(run: Run) -> None:
     state.scaler = None if scaler is None else scaler.state_dict()
     if run.accelerator.is_main_process:
         folder = checkpoint_folder(run.output_dir, state.step)
-        save_checkpoint(folder, run.model, run.tokenizer, run.optimizers, state, run.identity)
+        save_checkpoint(folder, run.model, run.tokenizer, run.optimizers, state=state, identity=run.identity)
         best_step = state.best_step if run.config.keeps_best else None
         remove_old(run.output_dir, run.config.save_total_limit, best_step)
     run.accelerator.wait_for_everyone()

@@ -48,7 +48,7 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
         raise ValueError(f"model {name!r} cannot be loaded for masked language modeling: {_short(error)}") from error
     if missing := sorted(info["missing_keys"]):
         logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedModel:
@@ -60,10 +60,12 @@ def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab
     try:
         known = AutoConfig.for_model(name)
         _check_names(config.model_config, known)
-        ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos", "cls", "sep")}
+        ids = {
+            f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos", "cls", "sep")
+        }
         ids = {key: value for key, value in ids.items() if hasattr(known, key)}
         model_config = AutoConfig.for_model(name, **{"vocab_size": vocab_size, **ids, **config.model_config})
-        return AutoModelForMaskedLM.from_config(model_config)  # type: ignore[no-any-return]
+        return AutoModelForMaskedLM.from_config(model_config)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
 
@@ -74,12 +76,14 @@ def _check_names(overrides: dict[str, object], known: PreTrainedConfig) -> None:
     for name in overrides:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            raise ValueError(f"there is no {name!r} in its configuration" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(
+                f"there is no {name!r} in its configuration" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
 def check_fit(model: PreTrainedModel, config: ModelConfig, *, vocab_size: int, block_size: int) -> None:
     """Raise ValueError if the tokenizer's ids or the blocks' positions go beyond the model; resize if asked to."""
-    num_embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    num_embeddings = model.get_input_embeddings().num_embeddings
     if vocab_size > num_embeddings:
         if not config.resize_token_embeddings:
             raise ValueError(

@@ -8,7 +8,6 @@ length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -40,7 +39,9 @@ class MaskedLMObjective(nn.Module):
         logits = self.masked_logits(input_ids, masked_positions, attention_mask)
         return F.cross_entropy(logits.float(), labels, reduction="sum")
 
-    def masked_logits(self, input_ids: Tensor, masked_positions: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def masked_logits(
+        self, input_ids: Tensor, masked_positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """``[M, V]``: the logits at the masked positions, and nowhere else."""
 
         def gather(module: nn.Module, args: Any, output: Any) -> Any:

@@ -42,8 +42,8 @@ def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     hidden states and not a table of vectors (Jordan et al. 2024).
     """
     tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}  # type: ignore[operator]
-    matrices = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear)}
-    return [p for key, p in matrices.items() if key not in tables and p.requires_grad]
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)} - tables
+    return [p for p in model.parameters() if id(p) in matrices and p.requires_grad]
 
 
 def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:

@@ -1,26 +1,34 @@
 """What a person watches: one bar, a line per evaluation, and the probe sentences."""
 
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from train_loop.evaluate import EvalMetrics, perplexity
+from train_loop.evaluate import perplexity
+
+_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar in
 
 
 class Progress:
-    """Shows on the main process, and is silent on the others."""
+    """Shows on the main process, and is silent on the others.
+
+    In a terminal the training rows stand beside a bar; in a log file they are
+    lines, one every ten seconds at most.
+    """
 
     def __init__(self, *, first_step: int, total_steps: int, shows: bool) -> None:
         self._shows = shows
+        self._total_steps = total_steps
+        self._last_line = time.monotonic()
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
-            disable=not shows,
-            unit="step",
+            disable=not (shows and sys.stderr.isatty()),
             dynamic_ncols=True,
-            smoothing=0.1,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
 
     def step(self) -> None:
@@ -28,30 +36,31 @@ class Progress:
         self._bar.update()
 
     def train_row(self, row: dict[str, Any]) -> None:
-        """Show loss, perplexity and rate beside the bar."""
-        self._bar.set_postfix_str(
-            f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, {_rate(row['tokens_per_second'])}",
-            refresh=False,
-        )
+        """Show the loss, perplexity and rate of a training row."""
+        text = f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, {_rate(row['tokens_per_second'])}"
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(f"step {row['step']:>6} of {self._total_steps} | {text}")
 
-    def line(self, text: str) -> None:
-        """Print a line above the bar."""
-        if self._shows:
-            self._bar.write(text)
-
-    def evaluation(self, step: int, epoch: float, metrics: EvalMetrics, *, is_best: bool) -> None:
-        """Print an evaluation."""
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """Print the row of an evaluation."""
         self.line(
-            f"step {step:>6} | epoch {epoch:6.2f} | eval loss {metrics.eval_loss:.4f} | "
-            f"perplexity {metrics.eval_perplexity:8.2f} | accuracy {metrics.eval_accuracy:6.1%}"
-            + (" | best so far" if is_best else "")
+            f"step {row['step']:>6} | epoch {row['epoch']:6.2f} | eval loss {row['eval_loss']:.4f} | "
+            f"perplexity {row['eval_perplexity']:8.2f} | accuracy {row['eval_accuracy']:6.1%}"
         )
 
     def probes(self, probes: Sequence[dict[str, Any]]) -> None:
         """Print the top fills of each probe sentence."""
         for probe in probes:
-            fills = "   ".join(f"{fill['token_str'].strip() or repr(fill['token_str'])} {fill['score']:.0%}" for fill in probe["fills"])
-            self.line(f"    {probe['text']}   ->   {fills}")
+            fills = "  ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
+            self.line(f"       {probe['text']:<55} {fills}")
+
+    def line(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._shows:
+            self._bar.write(text)
 
     def close(self) -> None:
         """Leave the bar as it is and release the terminal."""

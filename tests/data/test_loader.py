@@ -1,0 +1,122 @@
+"""P2: a batch is a pure function of (seed, epoch, step), for any number of processes and workers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data import (
+    DataConfig,
+    Documents,
+    MaskedBatch,
+    MicroBatches,
+    TrainLoader,
+    build_blocks,
+    collate,
+    eval_batches,
+    vocabulary,
+)
+
+CPU = torch.device("cpu")
+GLOBAL_BATCH = 10
+Row = tuple[int, bytes, bytes, bytes]  # block id, input ids, positions within the block, labels
+
+
+@pytest.fixture(scope="module")
+def dataset(
+    documents: tuple[Documents, Documents], tokenizer: PreTrainedTokenizerBase, data_config: DataConfig
+) -> MicroBatches:
+    blocks = build_blocks(documents[0], tokenizer, data_config)
+    return MicroBatches(blocks, vocabulary(tokenizer), data_config, seed=7)
+
+
+def _rows(batch: MaskedBatch) -> list[Row]:
+    """A batch cut into its blocks, so that batches of other sizes can be compared."""
+    length = batch.input_ids.shape[1]
+    owner = batch.masked_positions // length
+    return [
+        (
+            int(block_id),
+            batch.input_ids[i].numpy().tobytes(),
+            (batch.masked_positions[owner == i] - i * length).numpy().tobytes(),
+            batch.labels[owner == i].numpy().tobytes(),
+        )
+        for i, block_id in enumerate(batch.block_ids)
+    ]
+
+
+def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start: int, stop: int) -> list[list[Row]]:
+    """The global batches of some steps, put together from all processes."""
+    config = dataclasses.replace(dataset.config, dataloader_num_workers=workers)
+    dataset = dataclasses.replace(dataset, config=config)
+    loaders = [TrainLoader(dataset, GLOBAL_BATCH, micro, rank, processes, CPU) for rank in range(processes)]
+    steps: list[list[Row]] = [[] for _ in range(start, stop)]
+    for loader in loaders:
+        for rows, batches, step in zip(steps, loader.steps(start, stop), range(start, stop), strict=True):
+            has_share = len(loader.plan(step)[0][1]) > 0
+            rows += [row for batch in batches for row in _rows(batch)] if has_share else []
+    return steps
+
+
+@pytest.fixture(scope="module")
+def reference(dataset: MicroBatches) -> list[list[Row]]:
+    return _run(dataset, processes=1, workers=0, micro=GLOBAL_BATCH, start=0, stop=60)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_global_batches_do_not_depend_on_processes_and_workers(
+    dataset: MicroBatches, reference: list[list[Row]], processes: int, workers: int
+) -> None:
+    assert _run(dataset, processes, workers, micro=2, start=10, stop=16) == reference[10:16]
+
+
+@pytest.mark.parametrize("start", [0, 1, 29, 45])
+def test_a_loader_starts_at_any_step(dataset: MicroBatches, reference: list[list[Row]], start: int) -> None:
+    assert _run(dataset, processes=2, workers=0, micro=3, start=start, stop=start + 5) == reference[start : start + 5]
+
+
+def test_masks_differ_between_epochs(dataset: MicroBatches) -> None:
+    steps = -(-len(dataset.blocks) // GLOBAL_BATCH)
+    epochs = [
+        {row[0]: row[1:] for step in _run(dataset, 1, 0, 5, epoch * steps, (epoch + 1) * steps) for row in step}
+        for epoch in range(2)
+    ]
+    assert set(epochs[0]) == set(epochs[1]) == set(range(len(dataset.blocks)))
+    same = sum(epochs[0][block] == epochs[1][block] for block in epochs[0])
+    assert same < len(epochs[0]) / 10  # blocks of 16 tokens may by chance be masked alike
+
+
+def test_a_process_without_a_share_gets_a_batch_with_nothing_to_predict(dataset: MicroBatches) -> None:
+    loader = TrainLoader(dataset, global_batch_size=2, micro_batch_size=1, rank=2, num_processes=3, device=CPU)
+    ((batch,),) = loader.steps(0, 1)
+    assert batch.num_masked == 0
+    assert batch.input_ids.shape == (1, 16)
+
+
+def test_labels_are_the_tokens_at_the_masked_positions(dataset: MicroBatches) -> None:
+    ids = np.array([3, 1, 4])
+    batch = collate(dataset.blocks, ids, dataset.vocabulary, dataset.config, seed=0, epoch=0)
+    original = torch.from_numpy(dataset.blocks[ids].astype(np.int64)).flatten()
+    assert torch.equal(batch.labels, original[batch.masked_positions])
+    untouched = torch.ones(original.numel(), dtype=torch.bool)
+    untouched[batch.masked_positions] = False
+    assert torch.equal(batch.input_ids.flatten()[untouched], original[untouched])
+    assert batch.attention_mask is None
+    assert batch.input_ids.dtype == batch.labels.dtype == batch.masked_positions.dtype == torch.int64
+
+
+def test_evaluation_covers_every_block_once_under_the_same_masks(dataset: MicroBatches) -> None:
+    def rows(batch_size: int, processes: int) -> list[Row]:
+        return [
+            row
+            for rank in range(processes)
+            for batch in eval_batches(dataset, batch_size, rank, processes, CPU)
+            for row in _rows(batch)
+        ]
+
+    first = rows(64, 1)
+    assert [row[0] for row in first] == list(range(len(dataset.blocks)))
+    assert rows(7, 3) == rows(64, 1) == first
