@@ -16,9 +16,9 @@ _FEISTEL_ROUNDS = 6
 def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     """Map positions of ``range(num_blocks)`` through a keyed pseudorandom permutation.
 
-    A balanced Feistel network over the smallest even number of bits that holds
-    ``num_blocks``, walked along its cycle until the value is in range again
-    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A Feistel network over the bits that ``num_blocks`` needs, walked along its
+    cycle until the value is in range again (Black and Rogaway 2002, "Ciphers
+    with arbitrary finite domains").
 
     Args:
         positions: ``[N]`` integers in ``[0, num_blocks)``.
@@ -28,16 +28,16 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     Returns:
         ``[N]`` int64, distinct for distinct positions.
     """
-    half_bits = max(1, ((num_blocks - 1).bit_length() + 1) // 2)
-    low = np.uint64((1 << half_bits) - 1)
-    shift = np.uint64(half_bits)
+    bits = max(2, (num_blocks - 1).bit_length())
+    sizes = [np.uint64(bits // 2), np.uint64(bits - bits // 2)]  # of the right half and the left, in turn
+    masks = [(np.uint64(1) << size) - np.uint64(1) for size in sizes]
     round_keys = hash64(np.arange(_FEISTEL_ROUNDS, dtype=np.uint64) ^ np.uint64(key))
 
     def encrypt(x: np.ndarray) -> np.ndarray:
-        left, right = x >> shift, x & low
-        for round_key in round_keys:
-            left, right = right, left ^ (hash64(right ^ round_key) & low)
-        return (left << shift) | right
+        left, right = x >> sizes[0], x & masks[0]
+        for i, round_key in enumerate(round_keys):
+            left, right = right, left ^ (hash64(right ^ round_key) & masks[1 - i % 2])
+        return (left << sizes[0]) | right  # an even number of rounds: the halves are back in place
 
     out = encrypt(np.asarray(positions, dtype=np.uint64))
     while (outside := out >= num_blocks).any():

@@ -54,9 +54,9 @@ def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start:
     loaders = [TrainLoader(dataset, GLOBAL_BATCH, micro, rank, processes, CPU) for rank in range(processes)]
     steps: list[list[Row]] = [[] for _ in range(start, stop)]
     for loader in loaders:
-        for rows, batches, step in zip(steps, loader.steps(start, stop), range(start, stop), strict=True):
-            has_share = len(loader.plan(step)[0][1]) > 0
-            rows += [row for batch in batches for row in _rows(batch)] if has_share else []
+        for step, batches in zip(range(start, stop), loader.steps(start, stop), strict=True):
+            if len(loader.plan(step)[0][1]) > 0:  # else a batch with nothing to predict stands in
+                steps[step - start] += [row for batch in batches for row in _rows(batch)]
     return steps
 
 
