@@ -204,7 +204,7 @@ def _fsync(path: Path) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

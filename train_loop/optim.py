@@ -55,9 +55,10 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
     name = config.lr_scheduler_type
     warmup = config.warmup_steps
     num_warmup_steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
-    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    # Some schedules end at an absolute rate, so they look at the peak.
+    peak = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     try:
-        scheduler = get_scheduler(name, probe, num_warmup_steps, total_steps, config.lr_scheduler_kwargs)
+        scheduler = get_scheduler(name, peak, num_warmup_steps, total_steps, config.lr_scheduler_kwargs)
         factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     except (ValueError, TypeError, AttributeError) as error:
         # Schedules that are not a function of the step (on a plateau, greedy) have no lambda.

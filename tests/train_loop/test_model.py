@@ -1,0 +1,117 @@
+"""A model by name or from scratch, and clear errors where it does not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tests.models import tiny_model
+from train_loop import ModelConfig, open_model
+from train_loop.model import load_model, max_positions
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+
+
+def _open(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, **changes: int) -> torch.nn.Module:
+    return open_model(config, tokenizer, **{"vocab_size": 300, "block_size": 16, "seed": 0, **changes})
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
+def test_from_scratch_it_takes_vocabulary_and_special_tokens_from_the_tokenizer(
+    family: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    config = {"dim": 32, "n_heads": 4, "hidden_dim": 32} if family == "distilbert" else SMALL
+    model = _open(ModelConfig(model_type=family, model_config=config), tokenizer)
+    assert model.config.vocab_size == 300
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_the_seed_makes_the_weights(tokenizer: PreTrainedTokenizerBase) -> None:
+    config = ModelConfig(model_type="bert", model_config=SMALL)
+    one, two, other = (_open(config, tokenizer, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_saved_model_is_opened_in_fp32(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    tiny_model("roberta").to(torch.bfloat16).save_pretrained(tmp_path)
+    model = _open(ModelConfig(model_name_or_path=str(tmp_path)), tokenizer)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_positions_are_those_a_block_can_use() -> None:
+    assert max_positions(tiny_model("roberta")) == 64  # 66 embeddings less padding_idx + 1
+    assert max_positions(tiny_model("mpnet")) == 64
+    assert max_positions(tiny_model("bert")) == 512
+    assert max_positions(tiny_model("distilbert")) == 512
+    assert max_positions(tiny_model("modernbert")) == 8192
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert"])
+def test_the_longest_block_works_and_one_more_is_refused(
+    family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    tiny_model(family).save_pretrained(tmp_path)
+    config = ModelConfig(model_name_or_path=str(tmp_path))
+    longest = max_positions(tiny_model(family))
+    model = _open(config, tokenizer, block_size=longest)
+    model(input_ids=torch.full((1, longest), 7))
+    with pytest.raises(ValueError, match=f"longer than the model's {longest} positions: use --block_size {longest}"):
+        _open(config, tokenizer, block_size=longest + 1)
+
+
+def test_from_scratch_the_error_names_the_positions_that_would_do(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(ValueError, match=r"or --model_config max_position_embeddings=514"):
+        _open(ModelConfig(model_type="roberta", model_config=SMALL), tokenizer, block_size=512)
+    fitting = ModelConfig(model_type="roberta", model_config={**SMALL, "max_position_embeddings": 514})
+    assert max_positions(_open(fitting, tokenizer, block_size=512)) == 512
+
+
+def test_a_larger_vocabulary_is_refused_or_resized(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    tiny_model("bert", vocab_size=290).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer has 300 tokens and the model embeddings for 290"):
+        _open(ModelConfig(model_name_or_path=str(tmp_path)), tokenizer)
+    model = _open(ModelConfig(model_name_or_path=str(tmp_path), resize_token_embeddings=True), tokenizer)
+    assert model(input_ids=torch.tensor([[299]])).logits.shape == (1, 1, 300)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ModelConfig(model_type="robberta"), "did you mean 'roberta'?"),
+        (ModelConfig(model_type="gpt2"), "is no masked language model"),
+        (ModelConfig(model_type="bert", model_config={"hidden_sise": 32}), "did you mean 'hidden_size'?"),
+        (ModelConfig(model_type="bert", model_config={"hidden_size": 30, "num_attention_heads": 4}), "30"),
+        (ModelConfig(model_name_or_path="/nowhere/at/all"), "cannot be loaded for masked language modeling"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_clear_line(
+    config: ModelConfig, message: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        _open(config, tokenizer)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickled_model_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("bert")
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        load_model(str(tmp_path))
+
+
+def test_weights_that_start_at_random_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny_model("bert").base_model.save_pretrained(tmp_path)
+    load_model(str(tmp_path))
+    assert "cls.predictions" in caplog.text
+    assert "start at random" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [{}, {"model_name_or_path": "x", "model_type": "bert"}])
+def test_a_model_is_named_in_one_way(settings: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="give one of model_name_or_path"):
+        ModelConfig(**settings)  # type: ignore[arg-type]

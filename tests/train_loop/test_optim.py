@@ -1,0 +1,83 @@
+"""Parameter groups, Muon's share of the parameters, and the schedule step by step against transformers'."""
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from tests.models import tiny_model
+from train_loop import TrainConfig, build_optimizers, build_schedule
+from train_loop.optim import set_learning_rates
+
+
+def _names(model: torch.nn.Module, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:
+    ids = {id(p) for p in group["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_is_in_one_group_and_norms_and_biases_do_not_decay(family: str, optimizer: str) -> None:
+    model = tiny_model(family)
+    optimizers = build_optimizers(model, TrainConfig(optimizer=optimizer, weight_decay=0.1))  # type: ignore[arg-type]
+    groups = [group for o in optimizers for group in o.param_groups]
+    names = [name for group in groups for name in _names(model, group)]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    for group in groups:
+        for name in _names(model, group):
+            is_norm_or_bias = name.endswith(".bias") or "norm" in name.lower()
+            assert group["weight_decay"] == (0.0 if is_norm_or_bias else 0.1), name
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
+def test_muon_has_the_hidden_matrices_and_no_embedding(family: str) -> None:
+    model = tiny_model(family)
+    muon, adamw = build_optimizers(model, TrainConfig(optimizer="muon"))
+    hidden = _names(model, muon.param_groups[0])
+    rest = {name for group in adamw.param_groups for name in _names(model, group)}
+    matrices = {name for name, p in model.named_parameters() if p.ndim == 2}
+    assert rest & matrices == {name for name in matrices if "embedding" in name}
+    assert hidden == matrices - rest
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("linear", {}),
+        ("cosine", {}),
+        ("constant", {}),
+        ("constant_with_warmup", {}),
+        ("inverse_sqrt", {}),
+        ("polynomial", {"power": 2.0}),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
+        ("warmup_stable_decay", {"num_decay_steps": 20, "decay_type": "linear"}),
+    ],
+)
+@pytest.mark.parametrize("warmup", [0, 10, 0.1])
+def test_the_rate_at_each_step_is_that_of_a_stepped_transformers_scheduler(
+    name: str, options: dict[str, object], warmup: float
+) -> None:
+    config = TrainConfig(lr_scheduler_type=name, lr_scheduler_kwargs=options, warmup_steps=warmup, learning_rate=0.3)
+    factor = build_schedule(config, total_steps=100)
+    mine = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = get_scheduler(name, theirs, 10 if warmup else 0, 100, dict(options))
+    for step in range(100):
+        set_learning_rates([mine], factor(step))
+        assert mine.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12, abs=1e-12)
+        theirs.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("linaer", {}, "the schedules are: linear, cosine"),
+        ("reduce_lr_on_plateau", {}, "reduce_lr_on_plateau"),
+        ("linear", {"num_decay_steps": 3}, "num_decay_steps"),
+        ("warmup_stable_decay", {}, "num_decay_steps"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_one_clear_line(name: str, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        build_schedule(TrainConfig(lr_scheduler_type=name, lr_scheduler_kwargs=options), total_steps=100)
+    assert "\n" not in str(caught.value)

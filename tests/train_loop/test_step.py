@@ -1,0 +1,140 @@
+"""P1: the update is that of the mean over all masked tokens of the global batch, however it is cut."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data import DataConfig, Documents, MaskedBatch, MicroBatches, build_blocks, vocabulary
+from data.order import micro_batches
+from tests.models import tiny_model, without_dropout
+from train_loop import MaskedLMObjective, NonFiniteError, StepMetrics, TrainConfig, build_optimizers, train_step
+from train_loop.step import dropout_seed
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator()
+
+
+@pytest.fixture(scope="module")
+def dataset(
+    documents: tuple[Documents, Documents], tokenizer: PreTrainedTokenizerBase, data_config: DataConfig
+) -> MicroBatches:
+    return MicroBatches(build_blocks(documents[0], tokenizer, data_config), vocabulary(tokenizer), data_config, seed=1)
+
+
+def _cut(dataset: MicroBatches, num_blocks: int, size: int) -> list[MaskedBatch]:
+    return [dataset[0, ids] for ids in micro_batches(np.arange(2, 2 + num_blocks), size)]
+
+
+def _gradients_after(
+    accelerator: Accelerator, model: PreTrainedModel, batches: Sequence[MaskedBatch]
+) -> tuple[dict[str, torch.Tensor], StepMetrics]:
+    """The gradients that the optimizer sees in one step."""
+    seen: dict[str, torch.Tensor] = {}
+    objective, *optimizers = accelerator.prepare(
+        MaskedLMObjective(model), *build_optimizers(model, TrainConfig(learning_rate=1e-3))
+    )
+    for parameter_name, parameter in model.named_parameters():
+        optimizers[0].optimizer.register_step_pre_hook(
+            lambda *_, name=parameter_name, p=parameter: seen.update({name: p.grad.clone()})
+        )
+    metrics = train_step(
+        accelerator, objective, optimizers, batches, step=0, lr_factor=1.0, max_grad_norm=0.0, seed=0
+    )  # fmt: skip
+    return seen, metrics
+
+
+@pytest.mark.parametrize("size", [8, 4, 3, 1])
+def test_micro_batches_do_not_change_the_gradient(accelerator: Accelerator, dataset: MicroBatches, size: int) -> None:
+    """1x8, 2x4, ragged 3+3+2 and 8x1 against one plain mean over all masked tokens with full logits."""
+    reference = without_dropout(tiny_model("roberta"))
+    (whole,) = _cut(dataset, 8, 8)
+    logits = reference(input_ids=whole.input_ids).logits.flatten(0, 1)[whole.masked_positions]
+    loss = F.cross_entropy(logits, whole.labels)
+    loss.backward()
+
+    batches = _cut(dataset, 8, size)
+    assert len({batch.num_masked for batch in batches}) > 1 or size == 8  # or a mean of means would do as well
+    gradients, metrics = _gradients_after(accelerator, without_dropout(tiny_model("roberta")), batches)
+    expected = {name: p.grad for name, p in reference.named_parameters()}
+    assert set(gradients) == set(expected)
+    scale = max(g.abs().max().item() for g in expected.values() if g is not None)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6 * scale, msg=name)
+    assert int(metrics.num_masked) == whole.num_masked
+    assert float(metrics.loss_sum) / whole.num_masked == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_the_gradient_is_clipped_after_it_is_whole(accelerator: Accelerator, dataset: MicroBatches) -> None:
+    batches = _cut(dataset, 8, 2)
+    norms = []
+    for max_grad_norm in (0.0, 0.05):
+        model = without_dropout(tiny_model("roberta"))
+        objective, optimizer = accelerator.prepare(
+            MaskedLMObjective(model), torch.optim.SGD(model.parameters(), lr=1.0)
+        )
+        before = [p.detach().clone() for p in model.parameters()]
+        metrics = train_step(
+            accelerator, objective, [optimizer], batches, step=0, lr_factor=1.0, max_grad_norm=max_grad_norm, seed=0
+        )
+        moved = torch.stack([(p.detach() - b).norm() for p, b in zip(model.parameters(), before, strict=True)]).norm()
+        norms.append((float(metrics.grad_norm), float(moved)))
+    (free_norm, free_move), (clipped_norm, clipped_move) = norms
+    assert free_norm == pytest.approx(clipped_norm, rel=1e-6)  # what is logged is the norm before clipping
+    assert free_move == pytest.approx(free_norm, rel=1e-4)
+    assert clipped_move == pytest.approx(0.05, rel=1e-3)
+
+
+def test_dropout_follows_the_micro_batch_and_the_step(accelerator: Accelerator, dataset: MicroBatches) -> None:
+    """The same micro-batches draw the same dropout in any order of processes; another step draws another."""
+    batches = _cut(dataset, 8, 4)
+    model = tiny_model("roberta")
+    first, _ = _gradients_after(accelerator, model, batches)
+    swapped, _ = _gradients_after(accelerator, tiny_model("roberta"), batches[::-1])
+    for name, gradient in first.items():
+        torch.testing.assert_close(gradient, swapped[name], rtol=1e-4, atol=1e-6, msg=name)
+    without, _ = _gradients_after(accelerator, without_dropout(tiny_model("roberta")), batches)
+    assert any(not torch.allclose(first[name], without[name], rtol=1e-3) for name in first)
+    assert len({dropout_seed(s, t, b) for s in range(5) for t in range(5) for b in range(5)}) == 125
+
+
+def test_a_batch_with_nothing_masked_changes_nothing_but_by_weight_decay(
+    accelerator: Accelerator, dataset: MicroBatches
+) -> None:
+    empty = dataset[0, np.zeros(0, dtype=np.int64)]
+    gradients, metrics = _gradients_after(accelerator, tiny_model("roberta"), [empty])
+    assert all(not g.any() for g in gradients.values())
+    assert float(metrics.loss_sum) == 0.0
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_value_that_is_not_finite_stops_before_the_update(
+    accelerator: Accelerator, dataset: MicroBatches, where: str
+) -> None:
+    model = tiny_model("roberta")
+    objective, *optimizers = accelerator.prepare(
+        MaskedLMObjective(model), *build_optimizers(model, TrainConfig(learning_rate=1e-3))
+    )
+    batches = _cut(dataset, 8, 2)
+    calls = []
+
+    def poison(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) != 3:
+            return output
+        return output * torch.nan if where == "loss" else output + (output * 0).sqrt()  # a finite 0 with gradient inf
+
+    objective.register_forward_hook(poison)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(NonFiniteError) as caught:
+        train_step(accelerator, objective, optimizers, batches, step=4, lr_factor=1.0, max_grad_norm=1.0, seed=0)
+    assert "step 5" in str(caught.value)
+    assert ("blocks [6, 7]" if where == "loss" else "the gradient") in str(caught.value)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
