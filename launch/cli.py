@@ -8,6 +8,7 @@ dataclass, so ``--help`` and the errors cannot be out of date.
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 import types
 import typing
@@ -51,8 +52,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def fail(message: object) -> NoReturn:
-    """Print one line and exit with code 2: what the user can mend."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    """Print one line, once a machine, and exit with code 2: what the user can mend."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -83,6 +85,7 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, argparse.Namespa
 def _settings_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m launch.train",
+        usage="python -m launch.train [--recipe NAME] [--SETTING VALUE ...] [--dry_run]",
         description="Train a masked language model. A recipe gives the settings, options override them.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),

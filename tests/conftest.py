@@ -15,12 +15,14 @@ import datasets
 import hypothesis
 import pytest
 import torch
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from data import DataConfig, Documents, open_documents, open_tokenizer
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
+transformers.utils.logging.disable_progress_bar()
 hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is not a failure
 hypothesis.settings.load_profile("tests")
 

@@ -56,23 +56,23 @@ class TrainWindow:
 
 
 class MetricsFile:
-    """``metrics.jsonl``, one row a line; only the main process has one that writes."""
+    """``metrics.jsonl``, one row a line; written by the main process only."""
 
     def __init__(self, path: Path, *, keep_through_step: int, writes: bool) -> None:
-        """Open for appending, without the rows past ``keep_through_step``: the resumed run writes those again."""
-        self._file = None
+        """Begin with the rows up to ``keep_through_step``: the run that goes on from there writes the later ones."""
+        self._path = path
+        self._writes = writes
         if writes:
             kept = []
-            if path.exists() and keep_through_step > 0:
+            if keep_through_step > 0 and path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_through_step]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(kept), encoding="utf-8")
             temporary.replace(path)
-            self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; it is in the file when this returns."""
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+        if self._writes:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
