@@ -1,59 +1,57 @@
 """Settings of the data half: which text, which tokenizer, which blocks, which masks."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 PYTHON_DOCS = "python-docs"
-
-
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field whose documentation is what ``--help`` prints."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """From a source of text to masked batches. Raises ValueError for a value that cannot work."""
 
-    dataset: str = setting(
-        PYTHON_DOCS,
-        "A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .parquet .arrow, "
-        "also .gz and .zst), or 'python-docs', the embedded corpus.",
-    )
-    dataset_config: str | None = setting(None, "Configuration name of a Hub dataset.")
-    dataset_revision: str | None = setting(None, "Branch, tag or commit of a Hub dataset.")
-    dataset_split: str = setting("train", "Split to train on; slices such as 'train[:5000]' work.")
-    eval_dataset: str | None = setting(None, "Where evaluation text comes from. Default: the training dataset.")
-    eval_split: str | None = setting(
-        None, "Split to evaluate on. Default: 'validation' where the evaluation dataset has it, else a held-out part."
-    )
-    eval_fraction: float | None = setting(
-        None,
-        "Fraction of the training documents to hold out for evaluation, chosen by a hash of their text. "
-        "Default: 0.05 where there is no evaluation split.",
-    )
-    text_column: str | None = setting(
-        None,
-        "Column of the text; a dotted path for a nested one ('answers.text'); lists are joined by a space. "
-        "Default: 'text' or 'answers.text', whichever there is.",
-    )
-    tokenizer_name_or_path: str | None = setting(None, "Hub id or folder of the tokenizer. Default: the model's.")
-    train_tokenizer: bool = setting(False, "Train a byte-level BPE tokenizer on the training text.")
-    vocab_size: int = setting(8192, "Size of the trained tokenizer's vocabulary.")
-    block_size: int = setting(128, "Tokens in a block.")
-    last_block: Literal["drop", "pad"] = setting(
-        "drop", "The tokens after the last full block: drop them, or pad them to a block."
-    )
-    mlm_probability: float = setting(0.15, "Probability that a token is chosen to be predicted.")
-    eval_mlm_probability: float | None = setting(
-        None, "The same for evaluation, where it should not follow mlm_probability."
-    )
-    mask_replace_prob: float = setting(0.8, "Fraction of the chosen tokens that become the mask token.")
-    random_replace_prob: float = setting(
-        0.1, "Fraction of the chosen tokens that become a random token; the rest stay as they are."
-    )
-    dataloader_num_workers: int = setting(0, "Processes that prepare batches; 0 prepares them in the training process.")
-    cache_dir: str = setting("~/.cache/mlm-train-loop", "Where tokenized blocks and the embedded corpus are kept.")
+    dataset: str = PYTHON_DOCS
+    """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .parquet .arrow, also .gz
+    and .zst), or 'python-docs', the embedded corpus."""
+    dataset_config: str | None = None
+    """Configuration name of a Hub dataset."""
+    dataset_revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    dataset_split: str = "train"
+    """Split to train on; slices such as 'train[:5000]' work."""
+    eval_dataset: str | None = None
+    """Where evaluation text comes from. Default: the training dataset."""
+    eval_split: str | None = None
+    """Split to evaluate on. Default: 'validation' where the evaluation dataset has it, else a held-out
+    part."""
+    eval_fraction: float | None = None
+    """Fraction of the training documents to hold out for evaluation, chosen by a hash of their text. Default:
+    0.05 where there is no evaluation split."""
+    text_column: str | None = None
+    """Column of the text; a dotted path for a nested one ('answers.text'); lists are joined by a space.
+    Default: 'text' or 'answers.text', whichever there is."""
+    tokenizer_name_or_path: str | None = None
+    """Hub id or folder of the tokenizer. Default: the model's."""
+    train_tokenizer: bool = False
+    """Train a byte-level BPE tokenizer on the training text."""
+    vocab_size: int = 8192
+    """Size of the trained tokenizer's vocabulary."""
+    block_size: int = 128
+    """Tokens in a block."""
+    last_block: Literal["drop", "pad"] = "drop"
+    """The tokens after the last full block: drop them, or pad them to a block."""
+    mlm_probability: float = 0.15
+    """Probability that a token is chosen to be predicted."""
+    eval_mlm_probability: float | None = None
+    """The same for evaluation, where it should not follow mlm_probability."""
+    mask_replace_prob: float = 0.8
+    """Fraction of the chosen tokens that become the mask token."""
+    random_replace_prob: float = 0.1
+    """Fraction of the chosen tokens that become a random token; the rest stay as they are."""
+    dataloader_num_workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the training process."""
+    cache_dir: str = "~/.cache/mlm-train-loop"
+    """Where tokenized blocks and the embedded corpus are kept."""
 
     def __post_init__(self) -> None:
         for name in ("mlm_probability", "eval_mlm_probability", "eval_fraction"):

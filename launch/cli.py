@@ -6,8 +6,11 @@ dataclass, so ``--help`` and the errors cannot be out of date.
 """
 
 import argparse
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import os
 import sys
 import types
@@ -95,12 +98,13 @@ def _settings_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry_run", action="store_true", help="Print the settings and the batch arithmetic, and stop.")
     for group, config in GROUPS.items():
         section = parser.add_argument_group(group)
+        texts = documentation(config)
         for field in dataclasses.fields(config):
-            _add_argument(section, field)
+            _add_argument(section, field, texts[field.name])
     return parser
 
 
-def _add_argument(section: Any, field: dataclasses.Field[Any]) -> None:
+def _add_argument(section: Any, field: dataclasses.Field[Any], text: str) -> None:
     kind, choices = _kind(HINTS[field.name])
     shapes: dict[type, dict[str, Any]] = {
         bool: {"nargs": "?", "const": "true", "metavar": "true|false"},
@@ -108,11 +112,23 @@ def _add_argument(section: Any, field: dataclasses.Field[Any]) -> None:
         tuple: {"nargs": "*", "metavar": "TEXT"},
     }
     shape = shapes.get(kind, {"metavar": "|".join(choices) or kind.__name__.upper()})
-    section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=_help(field), **shape)
+    section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=_help(field, text), **shape)
 
 
-def _help(field: dataclasses.Field[Any]) -> str:
-    text = str(field.metadata["help"]).replace("%", "%%")
+def documentation(config: type) -> dict[str, str]:
+    """The text below each field of a settings dataclass, which is where it is documented."""
+    (definition,) = ast.parse(inspect.getsource(config)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+def _help(field: dataclasses.Field[Any], text: str) -> str:
+    text = text.replace("%", "%%")
     has_default = field.default is not None and field.default is not dataclasses.MISSING
     shown = has_default and field.default != () and field.default is not False
     return f"{text} Default: {field.default}." if shown else text

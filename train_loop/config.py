@@ -5,27 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field whose documentation is what ``--help`` prints."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A model by name, or one from scratch by type."""
 
-    model_name_or_path: str | None = setting(None, "Hub id or folder of the model to go on training.")
-    model_revision: str | None = setting(None, "Branch, tag or commit of a Hub model.")
-    model_type: str | None = setting(
-        None, "Architecture of a model from scratch, by transformers' name: roberta, bert, modernbert, ..."
-    )
-    model_config: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "Changes to the configuration of a model from scratch: hidden_size=256 num_hidden_layers=4."},
-    )
-    resize_token_embeddings: bool = setting(
-        False, "Add embeddings to a loaded model when the tokenizer has more tokens than it."
-    )
+    model_name_or_path: str | None = None
+    """Hub id or folder of the model to go on training."""
+    model_revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    model_type: str | None = None
+    """Architecture of a model from scratch, by transformers' name: roberta, bert, modernbert, ..."""
+    model_config: dict[str, Any] = field(default_factory=dict)
+    """Changes to the configuration of a model from scratch: hidden_size=256 num_hidden_layers=4."""
+    resize_token_embeddings: bool = False
+    """Add embeddings to a loaded model when the tokenizer has more tokens than it."""
 
     def __post_init__(self) -> None:
         if (self.model_name_or_path is None) == (self.model_type is None):
@@ -41,56 +34,71 @@ class ModelConfig:
 class TrainConfig:
     """Masked batches to a trained model. Raises ValueError for a value that cannot work."""
 
-    output_dir: str = setting("runs/mlm", "The run's folder: settings, metrics, checkpoints and the final model.")
-    overwrite_output_dir: bool = setting(False, "Delete the run that output_dir holds, and start anew.")
-    resume_from_checkpoint: str | None = setting(
-        None, "A checkpoint folder, or 'latest': the newest valid one in output_dir (from the start if there is none)."
-    )
-    seed: int = setting(0, "Seed of initialisation, order, masks and dropout.")
-    eval_seed: int = setting(0, "Seed of the evaluation's masks, which are the same at every evaluation.")
+    output_dir: str = "runs/mlm"
+    """The run's folder: settings, metrics, checkpoints and the final model."""
+    overwrite_output_dir: bool = False
+    """Delete the run that output_dir holds, and start anew."""
+    resume_from_checkpoint: str | None = None
+    """A checkpoint folder, or 'latest': the newest valid one in output_dir, or the start if there is none."""
+    seed: int = 0
+    """Seed of initialisation, order, masks and dropout."""
+    eval_seed: int = 0
+    """Seed of the evaluation's masks, which are the same at every evaluation."""
 
-    num_train_epochs: float = setting(3.0, "Passes over the training blocks.")
-    max_steps: int | None = setting(None, "Number of updates; overrides num_train_epochs.")
-    global_batch_size: int | None = setting(
-        None, "Blocks per update, over all processes. Default: 32, unless gradient_accumulation_steps is given."
-    )
-    per_device_train_batch_size: int | None = setting(
-        None, "Blocks that a process takes at once. Default: its whole share of the global batch."
-    )
-    gradient_accumulation_steps: int | None = setting(
-        None, "Micro-batches per update; instead of global_batch_size, never beside it."
-    )
-    per_device_eval_batch_size: int = setting(64, "Blocks that a process evaluates at once; changes no result.")
+    num_train_epochs: float = 3.0
+    """Passes over the training blocks."""
+    max_steps: int | None = None
+    """Number of updates; overrides num_train_epochs."""
+    global_batch_size: int | None = None
+    """Blocks per update, over all processes. Default: 32, unless gradient_accumulation_steps is given."""
+    per_device_train_batch_size: int | None = None
+    """Blocks that a process takes at once. Default: its whole share of the global batch."""
+    gradient_accumulation_steps: int | None = None
+    """Micro-batches per update; instead of global_batch_size, never beside it."""
+    per_device_eval_batch_size: int = 64
+    """Blocks that a process evaluates at once; changes no result."""
 
-    optimizer: Literal["adamw", "muon"] = setting(
-        "adamw", "AdamW; or Muon on the hidden matrices and AdamW on all other parameters."
-    )
-    learning_rate: float = setting(5e-5, "Peak learning rate of AdamW.")
-    muon_learning_rate: float = setting(0.02, "Peak learning rate of Muon.")
-    weight_decay: float = setting(0.01, "Decoupled weight decay; none on norms and biases.")
-    adam_beta1: float = setting(0.9, "AdamW's decay rate of the first moment.")
-    adam_beta2: float = setting(0.999, "AdamW's decay rate of the second moment.")
-    adam_epsilon: float = setting(1e-8, "AdamW's epsilon.")
-    max_grad_norm: float = setting(1.0, "Clip the gradient to this norm; 0 does not clip.")
-    lr_scheduler_type: str = setting("linear", "Schedule by transformers' name: linear, cosine, constant, ...")
-    warmup_steps: float = setting(0, "Updates of warmup; a value below 1 is a fraction of all updates.")
-    lr_scheduler_kwargs: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "Options of the schedule: num_decay_steps=300 decay_type=linear."}
-    )
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW; or Muon on the hidden matrices and AdamW on all other parameters."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; none on norms and biases."""
+    adam_beta1: float = 0.9
+    """AdamW's decay rate of the first moment."""
+    adam_beta2: float = 0.999
+    """AdamW's decay rate of the second moment."""
+    adam_epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this norm; 0 does not clip."""
+    lr_scheduler_type: str = "linear"
+    """Schedule by transformers' name: linear, cosine, constant, ..."""
+    warmup_steps: float = 0
+    """Updates of warmup; a value below 1 is a fraction of all updates."""
+    lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Options of the schedule: num_decay_steps=300 decay_type=linear."""
 
-    logging_steps: int = setting(10, "Updates between two training rows of metrics.jsonl.")
-    eval_steps: int | None = setting(
-        None, "Updates between evaluations. Default: each epoch. The end is always evaluated."
-    )
-    eval_on_start: bool = setting(False, "Evaluate once before the first update.")
-    save_steps: int | None = setting(None, "Updates between checkpoints. Default: at each evaluation.")
-    save_total_limit: int | None = setting(2, "Checkpoints to keep, the best one not counted. 'none' keeps all.")
-    load_best_model_at_end: bool = setting(False, "Make the model with the lowest evaluation loss the final one.")
-    early_stopping_patience: int | None = setting(
-        None, "Stop after this many evaluations without a lower loss; the final model is then the best one."
-    )
-    probe: tuple[str, ...] = setting((), "Sentences with <mask>, filled at each evaluation, to watch the model learn.")
-    cpu_threads: int | None = setting(None, "Threads of a process on CPU. Default: the cores, shared out.")
+    logging_steps: int = 10
+    """Updates between two training rows of metrics.jsonl."""
+    eval_steps: int | None = None
+    """Updates between evaluations. Default: each epoch. The end is always evaluated."""
+    eval_on_start: bool = False
+    """Evaluate once before the first update."""
+    save_steps: int | None = None
+    """Updates between checkpoints. Default: at each evaluation."""
+    save_total_limit: int | None = 2
+    """Checkpoints to keep, the best one not counted. 'none' keeps all."""
+    load_best_model_at_end: bool = False
+    """Make the model with the lowest evaluation loss the final one."""
+    early_stopping_patience: int | None = None
+    """Stop after this many evaluations without a lower loss; the final model is then the best one."""
+    probe: tuple[str, ...] = ()
+    """Sentences with <mask>, filled at each evaluation, to watch the model learn."""
+    cpu_threads: int | None = None
+    """Threads of a process on CPU. Default: the cores, shared out."""
 
     def __post_init__(self) -> None:
         if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:

@@ -48,9 +48,15 @@ class Run:
     identity: dict[str, Any]
     state: TrainState
 
-    def __post_init__(self) -> None:
-        self.output_dir = Path(self.config.output_dir)
-        self.bare_objective: MaskedLMObjective = self.accelerator.unwrap_model(self.objective)
+    @property
+    def output_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output_dir)
+
+    @property
+    def bare_objective(self) -> MaskedLMObjective:
+        """The objective without DDP around it."""
+        return self.accelerator.unwrap_model(self.objective)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -61,83 +67,71 @@ class Run:
 def train(run: Run) -> EvalMetrics:
     """Train from ``run.state`` to the end, save the final model, and return its evaluation."""
     config, state, is_main = run.config, run.state, run.accelerator.is_main_process
-    total_steps = run.plan.total_steps
-    progress = Progress(first_step=state.step, total_steps=total_steps, shows=is_main)
+    progress = Progress(first_step=state.step, total_steps=run.plan.total_steps, shows=is_main)
     metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
     window = TrainWindow(run.accelerator)
-    run.objective.train()
+
+    def log(row: dict[str, Any]) -> None:
+        row = {"step": state.step, "epoch": round(state.step / run.plan.steps_per_epoch, 4), **row}
+        metrics_file.write(row)
+        progress.show(row)
 
     evaluation: EvalMetrics | None = None
     if config.eval_on_start and state.step == 0:
-        _evaluate(run, progress, metrics_file)
+        evaluation = _evaluate(run, log)
         if config.keeps_best:  # it may stay the best
             _save_checkpoint(run)
         window.reset()
-    for batches in run.train_steps(state.step, total_steps):
+    run.objective.train()
+    for batches in run.train_steps(state.step, run.plan.total_steps):
+        lr_factor = run.lr_factor(state.step)
         metrics = train_step(
             run.accelerator,
             run.objective,
             run.optimizers,
             batches,
             step=state.step,
-            lr_factor=run.lr_factor(state.step),
+            lr_factor=lr_factor,
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
         )
         state.step += 1
         window.add(metrics)
         progress.step()
-        at_end = state.step == total_steps
 
-        if state.step % config.logging_steps == 0 or at_end:
-            row = {"step": state.step, "epoch": _epoch(run), **window.read()}
-            row["learning_rate"] = config.learning_rate * run.lr_factor(state.step - 1)
-            metrics_file.write(row)
-            progress.train_row(row)
-
-        evaluates = at_end or state.step % (config.eval_steps or run.plan.steps_per_epoch) == 0
+        evaluates = _is_due(run, config.eval_steps or run.plan.steps_per_epoch)
+        saves = _is_due(run, config.save_steps) if config.save_steps else evaluates
+        # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
+        if evaluates or saves or _is_due(run, config.logging_steps):
+            log({**window.read(), "learning_rate": config.learning_rate * lr_factor})
         if evaluates:
-            evaluation = _evaluate(run, progress, metrics_file)
-        is_best = config.keeps_best and evaluates and state.best_step == state.step
-        if at_end or is_best or (state.step % config.save_steps == 0 if config.save_steps else evaluates):
+            evaluation = _evaluate(run, log)
+        if saves or (evaluates and config.keeps_best and state.best_step == state.step):
             _save_checkpoint(run)
-        if evaluates:
+        if evaluates or saves:
             window.reset()
-        patience = config.early_stopping_patience
-        if evaluates and patience is not None and state.evaluations_without_improvement >= patience:
+        if (patience := config.early_stopping_patience) and state.evaluations_without_improvement >= patience:
             progress.line(f"stopped early: {patience} evaluations without a lower loss")
             break
     progress.close()
-
-    if config.keeps_best and state.best_step not in (None, state.step):
-        best = load_model(str(checkpoint_folder(run.output_dir, state.best_step)))
-        run.model.load_state_dict(best.state_dict())
-        evaluation = None
-    if is_main:
-        save_model(run.output_dir / "model", run.model, run.tokenizer)
-    run.accelerator.wait_for_everyone()
-    return evaluation or evaluate(run.accelerator, run.bare_objective, run.eval_batches())
+    return _finish(run, evaluation)
 
 
-def _epoch(run: Run) -> float:
-    return round(run.state.step / run.plan.steps_per_epoch, 4)
+def _is_due(run: Run, every: int) -> bool:
+    return run.state.step % every == 0 or run.state.step == run.plan.total_steps
 
 
-def _evaluate(run: Run, progress: Progress, metrics_file: MetricsFile) -> EvalMetrics:
-    """Evaluate, keep the record of the best, and show and write what came out."""
+def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
+    """Evaluate, keep the record of the best, and log what came out."""
     state = run.state
     metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
     if state.best_loss is None or metrics.eval_loss < state.best_loss:
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
-    at = {"step": state.step, "epoch": _epoch(run)}
-    metrics_file.write(at | asdict(metrics))
-    progress.evaluation(at | asdict(metrics))
+    log(asdict(metrics))
     if run.config.probe and run.accelerator.is_main_process:
-        probes = _fill_probes(run)
-        metrics_file.write(at | {"probes": probes})
-        progress.probes(probes)
+        log({"probes": _fill_probes(run)})
     return metrics
 
 
@@ -165,3 +159,16 @@ def _save_checkpoint(run: Run) -> None:
         best_step = state.best_step if run.config.keeps_best else None
         remove_old(run.output_dir, run.config.save_total_limit, best_step)
     run.accelerator.wait_for_everyone()
+
+
+def _finish(run: Run, evaluation: EvalMetrics | None) -> EvalMetrics:
+    """Save the final model: the last one, or the best where the settings ask for it; return its evaluation."""
+    best_step = run.state.best_step
+    if run.config.keeps_best and best_step is not None and best_step != run.state.step:
+        best = load_model(str(checkpoint_folder(run.output_dir, best_step)))
+        run.model.load_state_dict(best.state_dict())
+        evaluation = None
+    if run.accelerator.is_main_process:
+        save_model(run.output_dir / "model", run.model, run.tokenizer)
+    run.accelerator.wait_for_everyone()
+    return evaluation or evaluate(run.accelerator, run.bare_objective, run.eval_batches())

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -35,27 +34,27 @@ class Progress:
         """Move the bar by one update."""
         self._bar.update()
 
-    def train_row(self, row: dict[str, Any]) -> None:
-        """Show the loss, perplexity and rate of a training row."""
+    def show(self, row: dict[str, Any]) -> None:
+        """Show a row of metrics.jsonl: of training, of an evaluation, or of the probe sentences."""
+        if "loss" in row:
+            self._training(row)
+        elif "eval_loss" in row:
+            self.line(
+                f"step {row['step']:>6} | epoch {row['epoch']:6.2f} | eval loss {row['eval_loss']:.4f} | "
+                f"perplexity {row['eval_perplexity']:8.2f} | accuracy {row['eval_accuracy']:6.1%}"
+            )
+        else:
+            for probe in row["probes"]:
+                fills = "  ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
+                self.line(f"       {probe['text']:<55} {fills}")
+
+    def _training(self, row: dict[str, Any]) -> None:
         text = f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, {_rate(row['tokens_per_second'])}"
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.line(f"step {row['step']:>6} of {self._total_steps} | {text}")
-
-    def evaluation(self, row: dict[str, Any]) -> None:
-        """Print the row of an evaluation."""
-        self.line(
-            f"step {row['step']:>6} | epoch {row['epoch']:6.2f} | eval loss {row['eval_loss']:.4f} | "
-            f"perplexity {row['eval_perplexity']:8.2f} | accuracy {row['eval_accuracy']:6.1%}"
-        )
-
-    def probes(self, probes: Sequence[dict[str, Any]]) -> None:
-        """Print the top fills of each probe sentence."""
-        for probe in probes:
-            fills = "  ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
-            self.line(f"       {probe['text']:<55} {fills}")
 
     def line(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.cli import GROUPS, RECIPES, parse_settings
+from launch.cli import GROUPS, RECIPES, documentation, parse_settings
 from train_loop import TrainConfig, plan_batches
 
 
@@ -25,7 +25,9 @@ def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_setting_has_one_name_and_a_documentation() -> None:
     fields = [field for config in GROUPS.values() for field in dataclasses.fields(config)]
     assert [name for name, count in Counter(f.name for f in fields).items() if count > 1] == []
-    assert [f.name for f in fields if len(f.metadata["help"]) < 15] == []
+    texts = {name: text for config in GROUPS.values() for name, text in documentation(config).items()}
+    assert set(texts) == {f.name for f in fields}
+    assert [name for name, text in texts.items() if len(text) < 15 or not text.endswith(".")] == []
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
