@@ -272,7 +272,8 @@ def _text_of(value: Any, path: list[str]) -> str | None:
 
 def _hub_message(name: str, error: Exception) -> str:
     return (
-        f"dataset={name!r} is neither a local file or folder, nor could the Hub be asked for it: {_first_cause(error)}"
+        f"dataset={name!r} is no local file or folder, and the Hub did not give it: "
+        f"{type(error).__name__}: {' '.join(str(error).split())}"
     )
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import inspect
 import itertools
-import os
 import sys
 import types
 import typing
@@ -23,6 +22,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 
 from data.config import DataConfig
+from launch.world import is_local_main
 from train_loop.config import ModelConfig, TrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -56,7 +56,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def fail(message: object) -> NoReturn:
     """Print one line, once a machine, and exit with code 2: what the user can mend."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_local_main():
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
 

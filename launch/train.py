@@ -30,7 +30,7 @@ from data import (
     vocabulary,
 )
 from launch.cli import Settings, fail, parse_settings
-from launch.world import idle_gpus, local_processes, main_process_first, start_accelerator
+from launch.world import idle_gpus, is_local_main, local_processes, main_process_first, start_accelerator
 from train_loop import (
     BatchPlan,
     MaskedLMObjective,
@@ -63,7 +63,7 @@ class Corpus:
 def main(arguments: list[str]) -> None:
     """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
     settings, options = parse_settings(arguments)
-    logging.basicConfig(format="%(message)s")
+    show_log()
     transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
     try:
         accelerator = start_accelerator(settings.train.cpu_threads)
@@ -95,6 +95,13 @@ def main(arguments: list[str]) -> None:
         f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
     )
     accelerator.end_training()
+
+
+def show_log() -> None:
+    """Print what `data` and `train_loop` have to say, once a machine; the libraries have handlers of their own."""
+    for name in ("data", "train_loop"):
+        logger = logging.getLogger(name)
+        logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
 
 
 def open_corpus(settings: Settings) -> Corpus:

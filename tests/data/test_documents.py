@@ -202,5 +202,5 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_a_hub_dataset_that_cannot_be_had_is_one_clear_line() -> None:
-    with pytest.raises(ValueError, match="neither a local file or folder, nor could the Hub be asked for it"):
+    with pytest.raises(ValueError, match="is no local file or folder, and the Hub did not give it"):
         _texts(dataset="nobody/nothing")

@@ -278,3 +278,19 @@ def test_a_doubled_accumulation_is_refused(
         train(tmp_path / "run")
     assert caught.value.code == 2
     assert "unset it" in capsys.readouterr().err
+
+
+def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What ``accelerate launch --mixed_precision bf16`` sets; losses within bf16's 8 bits of those in fp32."""
+    full = train(tmp_path / "fp32")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    mixed = train(tmp_path / "bf16")
+    assert "precision bf16" in capsys.readouterr().out
+    for a, b in zip(full, mixed, strict=True):
+        key = "loss" if "loss" in a else "eval_loss"
+        assert a[key] != b[key]
+        assert b[key] == pytest.approx(a[key], rel=0.01)
+    weights = load_file(tmp_path / "bf16" / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

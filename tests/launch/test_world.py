@@ -1,0 +1,42 @@
+"""What is said of a world; tests/distributed starts real ones."""
+
+import pytest
+import torch
+
+from launch.world import idle_gpus, requested_processes, start_accelerator
+
+
+def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
+    line = idle_gpus(available=8, used=1)
+    assert line is not None
+    assert line.startswith("7 of 8 GPUs are idle")
+    assert "--multi_gpu --num_processes 8" in line
+    assert idle_gpus(available=8, used=8) is None
+    assert idle_gpus(available=0, used=2) is None
+
+
+def test_nothing_was_requested_where_no_launcher_did() -> None:
+    assert requested_processes() is None
+
+
+@pytest.mark.parametrize("local_processes", [1, 2])
+def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_processes))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    before = torch.get_num_threads()
+    try:
+        start_accelerator(cpu_threads=None)
+        assert torch.get_num_threads() == 6 // local_processes
+        start_accelerator(cpu_threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_kind_of_world_that_the_loop_does_not_drive_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sharded:
+        distributed_type = type("Kind", (), {"value": "FSDP"})()
+
+    monkeypatch.setattr("launch.world.Accelerator", lambda **_: Sharded())
+    with pytest.raises(ValueError, match="distributed_type FSDP is not supported"):
+        start_accelerator(None)
