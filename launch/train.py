@@ -40,6 +40,7 @@ from train_loop import (
     TrainState,
     build_optimizers,
     build_schedule,
+    freeze_unused,
     open_model,
     plan_batches,
     train,
@@ -134,7 +135,9 @@ def assemble(settings: Settings, accelerator: Accelerator, corpus: Corpus, plan:
         seed=config.seed,
     )
     lr_factor = build_schedule(config, plan.total_steps)
-    objective, *optimizers = accelerator.prepare(MaskedLMObjective(model), *build_optimizers(model, config))
+    objective = MaskedLMObjective(model)
+    freeze_unused(objective)
+    objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
     if checkpoint is not None:
         load_optimizers(checkpoint, model, optimizers)
         if accelerator.scaler is not None and state.scaler is not None:

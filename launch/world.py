@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 
 T = TypeVar("T")
 
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+_NOT_DRIVEN = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # on a CPU Accelerate ignores them without a word
 
 
 def start_accelerator(cpu_threads: int | None) -> Accelerator:
@@ -35,11 +35,12 @@ def start_accelerator(cpu_threads: int | None) -> Accelerator:
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} is set in the environment: unset it, "
             "and use --gradient_accumulation_steps"
         )
+    for kind in _NOT_DRIVEN:
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
+            )
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
-    if accelerator.distributed_type not in _SUPPORTED:
-        raise ValueError(
-            f"distributed_type {accelerator.distributed_type.value} is not supported: use MULTI_GPU, or NO"
-        )
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:
         raise ValueError(

@@ -8,6 +8,7 @@ length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -60,3 +61,19 @@ class MaskedLMObjective(nn.Module):
             f"not at the {len(masked_positions)} masked ones"
         )
         return logits.flatten(0, -2)
+
+
+def freeze_unused(objective: MaskedLMObjective) -> list[str]:
+    """Freeze the parameters that the loss does not reach (some families keep a pooler) and return their names.
+
+    DDP would wait for their gradients for ever. One forward and backward of two tokens finds them.
+    """
+    device = next(objective.parameters()).device
+    input_ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    position = torch.zeros(1, dtype=torch.long, device=device)
+    objective(input_ids, position, position).backward()
+    unused = [name for name, parameter in objective.named_parameters() if parameter.grad is None]
+    objective.zero_grad(set_to_none=True)
+    for name in unused:
+        objective.get_parameter(name).requires_grad_(False)
+    return unused

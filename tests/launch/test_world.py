@@ -33,10 +33,8 @@ def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.Monk
         torch.set_num_threads(before)
 
 
-def test_a_kind_of_world_that_the_loop_does_not_drive_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sharded:
-        distributed_type = type("Kind", (), {"value": "FSDP"})()
-
-    monkeypatch.setattr("launch.world.Accelerator", lambda **_: Sharded())
-    with pytest.raises(ValueError, match="distributed_type FSDP is not supported"):
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_kind_of_world_that_the_loop_does_not_drive_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(ValueError, match=f"{kind} is not supported"):
         start_accelerator(None)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models import FAMILIES, tiny_model
-from train_loop import MaskedLMObjective
+from train_loop import MaskedLMObjective, freeze_unused
 
 B, L, V = 4, 24, 300
 
@@ -45,6 +45,18 @@ def test_loss_and_gradients_are_those_of_the_stock_model(family: str, padded: bo
     largest = max(g.abs().max() for g in expected_gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6 * float(largest), msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
+    """DDP waits for each of them; FNet and SqueezeBERT keep a pooler that the loss does not reach."""
+    objective = MaskedLMObjective(tiny_model(family))
+    frozen = freeze_unused(objective)
+    assert all("pooler" in name for name in frozen)
+    assert bool(frozen) == (family in {"fnet", "squeezebert"})
+    assert all(parameter.grad is None for parameter in objective.parameters())
+    objective(*_batch()).backward()
+    assert {name for name, p in objective.named_parameters() if p.grad is None} == set(frozen)
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
