@@ -170,12 +170,7 @@ def local_files(name: str) -> dict[str, list[str]] | None:
     if path.is_file():
         return {"train": [str(path)]}
     if path.is_dir():
-        with_data = [str(p) for p in sorted(path.rglob("*")) if p.is_file() and _format(p) and "/." not in str(p)]
-        if not with_data:
-            raise ValueError(f"dataset={name!r}: the folder holds no {_known_formats()} file")
-        patterns = get_data_patterns(str(path.resolve()))
-        found = DataFilesDict.from_patterns(patterns, base_path=str(path.resolve()))
-        return {str(split): sorted(f for f in files if _format(Path(f))) for split, files in found.items()}
+        return _splits_of_folder(name, path.resolve())
     if re.search(r"[*?\[]", name):
         matches = sorted(match for match in glob(str(path), recursive=True) if Path(match).is_file())
         if not matches:
@@ -186,16 +181,28 @@ def local_files(name: str) -> dict[str, list[str]] | None:
     return None
 
 
+def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
+    try:
+        patterns = get_data_patterns(str(folder))
+        found = DataFilesDict.from_patterns(patterns, base_path=str(folder))
+    except FileNotFoundError:  # of an empty folder
+        found = {}
+    known = {str(split): sorted(f for f in files if _format(Path(f))) for split, files in found.items()}
+    if not any(known.values()):
+        raise ValueError(f"dataset={name!r}: the folder holds no {_known_formats()} file")
+    return {split: files for split, files in known.items() if files}
+
+
 def _load_files(name: str, files: dict[str, list[str]], split: str) -> tuple[tuple[str, ...], datasets.Dataset]:
     split_name = re.split(r"[\[+]", split)[0]
     if split_name not in files:
         raise ValueError(f"dataset={name!r} has no split {split_name!r}: it has {', '.join(files)}")
-    formats = {_format(Path(f)) for part in files.values() for f in part}
-    if len(formats) != 1 or None in formats:
-        found = ", ".join(sorted(f or "unknown" for f in formats))
-        raise ValueError(f"dataset={name!r} must be files of one format ({_known_formats()}), but holds: {found}")
-    reader, options = FORMATS[str(formats.pop())]
     chosen = files[split_name]
+    formats = {_format(Path(f)) or "unknown" for f in chosen}
+    if len(formats) > 1 or "unknown" in formats:
+        found = ", ".join(sorted(formats))
+        raise ValueError(f"dataset={name!r} must be files of one format ({_known_formats()}), but holds: {found}")
+    reader, options = FORMATS[formats.pop()]
     if all(Path(f).stat().st_size == 0 for f in chosen):
         raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
     try:
@@ -252,7 +259,7 @@ def _text_column(rows: datasets.Dataset, name: str, wanted: str | None) -> str:
 def _has_path(features: Any, path: str) -> bool:
     """Whether a dotted path leads somewhere, through lists of structs too."""
     for part in path.split("."):
-        while isinstance(features, datasets.List):
+        while isinstance(features, datasets.List | datasets.LargeList):
             features = features.feature
         if not isinstance(features, dict) or part not in features:
             return False

@@ -54,11 +54,11 @@ class OneLineParser(argparse.ArgumentParser):
         fail(message)
 
 
-def fail(message: object) -> NoReturn:
-    """Print one line, once a machine, and exit with code 2: what the user can mend."""
+def fail(message: object, code: int = 2) -> NoReturn:
+    """Print one line, once a machine, and exit; with code 2 it is for what the user can mend."""
     if is_local_main():
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def parse_settings(arguments: Sequence[str]) -> tuple[Settings, argparse.Namespace]:

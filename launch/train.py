@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
     try:
         final = train(run)
     except NonFiniteError as error:
-        sys.exit(f"stopped: {error}")
+        fail(error, code=1)
     model = run.output_dir / "model"
     ratio = unigram / final.eval_perplexity
     accelerator.print(

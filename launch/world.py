@@ -59,13 +59,19 @@ def requested_processes() -> int | None:
     """
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent is not None else []
-    if "launch" not in words or not any("accelerate" in Path(word).name for word in words[: words.index("launch")]):
+    names = [Path(word).name for word in words]
+    if "accelerate-launch" in names:
+        told = words[names.index("accelerate-launch") + 1 :]
+    elif "accelerate" in names and words[names.index("accelerate") + 1 :][:1] == ["launch"]:
+        told = words[names.index("accelerate") + 2 :]
+    else:
         return None
-    options, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 :])
+    options, _ = launch_command_parser().parse_known_args(told)
     if options.num_processes is not None:
         return int(options.num_processes)
-    file = options.config_file or (default_config_file if Path(default_config_file).is_file() else None)
-    return int(load_config_from_file(file).num_processes) if file is not None else None
+    has_default = Path(default_config_file).is_file() and not options.cpu
+    file = options.config_file or (default_config_file if has_default else None)
+    return None if file is None else int(load_config_from_file(file).num_processes)
 
 
 def idle_gpus(available: int, used: int) -> str | None:

@@ -96,7 +96,7 @@ class TrainConfig:
     early_stopping_patience: int | None = None
     """Stop after this many evaluations without a lower loss; the final model is then the best one."""
     probe: tuple[str, ...] = ()
-    """Sentences with <mask>, filled at each evaluation, to watch the model learn."""
+    """Sentences with one <mask>, filled at each evaluation, to watch the model learn."""
     cpu_threads: int | None = None
     """Threads of a process on CPU. Default: the cores, shared out."""
 
@@ -132,8 +132,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
 
         for probe in self.probe:
-            if "<mask>" not in probe:
-                raise ValueError(f"probe {probe!r} has nothing to fill: write <mask> where a word is missing")
+            if probe.count("<mask>") != 1:
+                raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
 
     @property
     def keeps_best(self) -> bool:

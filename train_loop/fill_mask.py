@@ -28,6 +28,7 @@ class FillMask:
         if tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no mask token")
         self.objective = MaskedLMObjective(model)
+        self._longest = max_positions(model)
         self.tokenizer = tokenizer
 
     @classmethod
@@ -76,9 +77,9 @@ class FillMask:
                 raise ValueError(
                     f"no mask token in {text!r}: write {tokenizer.mask_token} where a word is to be filled in"
                 )
-            if len(row) > (longest := max_positions(model)):
+            if len(row) > self._longest:
                 raise ValueError(
-                    f"a text of {len(row)} tokens is longer than the model's {longest} positions: {text!r:.60}"
+                    f"a text of {len(row)} tokens is longer than the model's {self._longest} positions: {text!r:.60}"
                 )
         inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(model.device)
         # Without padding no attention mask is needed.

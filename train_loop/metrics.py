@@ -1,6 +1,7 @@
 """Numbers of a run: summed on the device, read when they are logged, always in ``metrics.jsonl``."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ class MetricsFile:
             temporary.replace(path)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row; it is in the file when this returns."""
+        """Append a row; it is in the file when this returns. What is not finite is null: JSON has no infinity."""
         if self._writes:
+            row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

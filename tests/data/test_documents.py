@@ -95,6 +95,16 @@ def test_file_names_in_a_folder_tell_the_splits(tmp_path: Path) -> None:
     assert list(evaluation.texts()) == [["check"]]
 
 
+def test_other_files_in_a_folder_and_hidden_folders_above_it_do_not_matter(tmp_path: Path) -> None:
+    folder = tmp_path / ".hidden" / "texts"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "README.md").write_text("about")
+    (folder / "make.py").write_text("print()")
+    (folder / ".secret.txt").write_text("not this\n")
+    (folder / "deep" / "a.txt").write_text("this\n")
+    assert _texts(dataset=str(folder)) == ["this"]
+
+
 def test_an_evaluation_dataset_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("learn\n")
     (tmp_path / "b.txt").write_text("check\n")

@@ -113,7 +113,7 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
         ("--recipe quickstart --block_size 1", "block_size=1 must be at least 2"),
         ("--recipe quickstart --gradient_accumulation_steps 2", "say the same thing twice"),
         ("--recipe quickstart --learning_rate nan", "learning_rate=nan must be a positive number"),
-        ("--recipe quickstart --probe hello", "has nothing to fill: write <mask>"),
+        ("--recipe quickstart --probe hello", "probe 'hello' must have one <mask>"),
         ("--recipe quickstart --model_name_or_path x", "give one of model_name_or_path"),
         ("--recipe quickstart --tokenizer_name_or_path x", "give one of them"),
         ("--recipe eli5 --eval_split test", "give one of them"),
