@@ -40,13 +40,16 @@ def _launch(launcher: list[str], *words: str) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def words(corpus_file: Path, cache_dir: str) -> list[str]:
-    """A ModernBERT, which has no dropout, so that it may be cut into other micro-batches; 10 blocks an update."""
+    """A ModernBERT, which has no dropout, so that it may be cut into other micro-batches.
+
+    21 blocks, 10 an update: the third update of each epoch is a single block, of which the second process has none.
+    """
     settings = {
         "dataset": str(corpus_file),
-        "eval_fraction": "0.2",
+        "eval_fraction": "0.9",
         "cache_dir": cache_dir,
         "vocab_size": "300",
-        "block_size": "16",
+        "block_size": "40",
         "model_type": "modernbert",
         "global_batch_size": "10",
         "max_steps": "8",
@@ -70,6 +73,7 @@ def on_one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     cores = len(os.sched_getaffinity(0))
     assert f"device   cpu, precision no, {cores} threads each" in done.stdout  # the launcher sets one
+    assert "3 updates an epoch" in done.stdout
     return folder
 
 
