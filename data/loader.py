@@ -5,6 +5,7 @@ any step at once. torch's DataLoader is used for its workers, prefetching and
 pinning; each of its items is a whole micro-batch.
 """
 
+import signal
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ def eval_batches(
     return load(dataset, ((0, ids) for ids in micro_batches(mine, batch_size)), device)
 
 
+def _leave_signals_to_the_trainer(worker_id: int) -> None:
+    """Ctrl-C and cluster schedulers signal every process: workers go on, so that the trainer can save first.
+
+    They end when the trainer does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def load(dataset: MicroBatches, plans: Iterator[_Plan], device: torch.device) -> Iterator[MaskedBatch]:
     """Yield the batches of some plans on the device, prepared by workers where the settings ask for them."""
     loader = DataLoader(
@@ -92,6 +102,7 @@ def load(dataset: MicroBatches, plans: Iterator[_Plan], device: torch.device) ->
         sampler=plans,
         num_workers=dataset.config.dataloader_num_workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
     for batch in loader:
         yield batch.to(device)

@@ -5,6 +5,7 @@ accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe 
 
 import logging
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,13 +31,15 @@ from data import (
     vocabulary,
 )
 from launch.cli import Settings, fail, parse_settings
-from launch.world import idle_gpus, is_local_main, local_processes, main_process_first, start_accelerator
+from launch.signals import StopSignals, stop_with_launcher
+from launch.world import has_launcher, idle_gpus, is_local_main, local_processes, main_process_first, start_accelerator
 from train_loop import (
     BatchPlan,
     MaskedLMObjective,
     ModelConfig,
     NonFiniteError,
     Run,
+    Stopped,
     TrainState,
     build_optimizers,
     build_schedule,
@@ -64,6 +67,8 @@ class Corpus:
 def main(arguments: list[str]) -> None:
     """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
     settings, options = parse_settings(arguments)
+    if has_launcher():
+        stop_with_launcher()
     show_log()
     transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
     try:
@@ -76,17 +81,24 @@ def main(arguments: list[str]) -> None:
                 print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
                 print_plan(corpus, plan, accelerator)
             return
-        run = assemble(settings, accelerator, corpus, plan)
+        signals = StopSignals()
+        run = assemble(settings, accelerator, corpus, plan, signals)
     except (ValueError, OSError) as error:
         fail(error)
     if accelerator.is_main_process:
         print_plan(corpus, plan, accelerator)
     unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
     accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+    signals.listen()
     try:
         final = train(run)
     except NonFiniteError as error:
         fail(error, code=1)
+    except Stopped as stopped:
+        number = signals.number or signal.SIGTERM  # another process's
+        accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+        accelerator.end_training()
+        sys.exit(128 + number)
     model = run.output_dir / "model"
     ratio = unigram / final.eval_perplexity
     accelerator.print(
@@ -118,7 +130,9 @@ def open_corpus(settings: Settings) -> Corpus:
     )
 
 
-def assemble(settings: Settings, accelerator: Accelerator, corpus: Corpus, plan: BatchPlan) -> Run:
+def assemble(
+    settings: Settings, accelerator: Accelerator, corpus: Corpus, plan: BatchPlan, signals: StopSignals
+) -> Run:
     """Model, optimizers and loaders, from the start or from a checkpoint; then open the run's folder."""
     config = settings.train
     output_dir = Path(config.output_dir)
@@ -168,6 +182,7 @@ def assemble(settings: Settings, accelerator: Accelerator, corpus: Corpus, plan:
         tokenizer=corpus.tokenizer,
         identity=identity,
         state=state,
+        stop_requested=lambda: signals.number is not None,
     )
 
 

@@ -57,14 +57,7 @@ def requested_processes() -> int | None:
 
     The launcher does not pass the number on, so its own command line is read, with its own parser.
     """
-    parent = psutil.Process().parent()
-    words = parent.cmdline() if parent is not None else []
-    names = [Path(word).name for word in words]
-    if "accelerate-launch" in names:
-        told = words[names.index("accelerate-launch") + 1 :]
-    elif "accelerate" in names and words[names.index("accelerate") + 1 :][:1] == ["launch"]:
-        told = words[names.index("accelerate") + 2 :]
-    else:
+    if (told := _told_to_accelerate()) is None:
         return None
     options, _ = launch_command_parser().parse_known_args(told)
     if options.num_processes is not None:
@@ -72,6 +65,23 @@ def requested_processes() -> int | None:
     has_default = Path(default_config_file).is_file() and not options.cpu
     file = options.config_file or (default_config_file if has_default else None)
     return None if file is None else int(load_config_from_file(file).num_processes)
+
+
+def has_launcher() -> bool:
+    """Whether this process's parent is `accelerate launch` or `torchrun`."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or _told_to_accelerate() is not None
+
+
+def _told_to_accelerate() -> list[str] | None:
+    """The words after ``accelerate launch`` on the parent's command line; None if the parent is something else."""
+    parent = psutil.Process().parent()
+    words = parent.cmdline() if parent is not None else []
+    names = [Path(word).name for word in words]
+    if "accelerate-launch" in names:
+        return words[names.index("accelerate-launch") + 1 :]
+    if "accelerate" in names and words[names.index("accelerate") + 1 :][:1] == ["launch"]:
+        return words[names.index("accelerate") + 2 :]
+    return None
 
 
 def idle_gpus(available: int, used: int) -> str | None:

@@ -34,5 +34,13 @@ def test_imports_go_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_nothing_below_launch_reads_the_environment_or_pickles(path: Path) -> None:
     text = path.read_text()
-    for word in ("os.environ", "getenv", "import pickle", " torch.save(", " torch.load(", "sys.argv", "trust_remote_code"):
+    for word in (
+        "os.environ",
+        "getenv",
+        "import pickle",
+        " torch.save(",
+        " torch.load(",
+        "sys.argv",
+        "trust_remote_code",
+    ):
         assert word not in text

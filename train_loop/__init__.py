@@ -13,7 +13,7 @@ from train_loop.checkpoint import CheckpointError, TrainState
 from train_loop.config import BatchPlan, ModelConfig, TrainConfig, plan_batches
 from train_loop.evaluate import EvalMetrics, evaluate, unigram_perplexity
 from train_loop.fill_mask import FillMask
-from train_loop.loop import Run, train
+from train_loop.loop import Run, Stopped, train
 from train_loop.model import open_model
 from train_loop.objective import MaskedLMObjective, freeze_unused
 from train_loop.optim import build_optimizers, build_schedule
@@ -29,6 +29,7 @@ __all__ = [
     "NonFiniteError",
     "Run",
     "StepMetrics",
+    "Stopped",
     "TrainConfig",
     "TrainState",
     "build_optimizers",

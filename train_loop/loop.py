@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
@@ -22,6 +23,14 @@ from train_loop.progress import Progress
 from train_loop.step import train_step
 
 
+class Stopped(Exception):
+    """Somebody asked the run to stop, and it did, after a checkpoint; ``step`` is the last step made."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
 @dataclass
 class Run:
     """All the parts of a run, put together.
@@ -34,6 +43,7 @@ class Run:
         eval_batches: This process's evaluation batches, from the start at each call.
         identity: What a checkpoint and the run that goes on from it must share.
         state: Where the run is.
+        stop_requested: Whether this process was told to stop; asked before each update.
     """
 
     config: TrainConfig
@@ -47,6 +57,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     identity: dict[str, Any]
     state: TrainState
+    stop_requested: Callable[[], bool]
 
     @property
     def output_dir(self) -> Path:
@@ -65,7 +76,12 @@ class Run:
 
 
 def train(run: Run) -> EvalMetrics:
-    """Train from ``run.state`` to the end, save the final model, and return its evaluation."""
+    """Train from ``run.state`` to the end, save the final model, and return its evaluation.
+
+    Raises:
+        Stopped: A process was told to stop; all of them stop at the same step, with a checkpoint of it.
+        NonFiniteError: See `train_step`.
+    """
     config, state, is_main = run.config, run.state, run.accelerator.is_main_process
     progress = Progress(first_step=state.step, total_steps=run.plan.total_steps, shows=is_main)
     metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
@@ -84,6 +100,12 @@ def train(run: Run) -> EvalMetrics:
         window.reset()
     run.objective.train()
     for batches in run.train_steps(state.step, run.plan.total_steps):
+        if _any_process(run, run.stop_requested()):
+            if window.num_steps:
+                log(window.read())
+            _save_checkpoint(run)
+            progress.close()
+            raise Stopped(state.step)
         lr_factor = run.lr_factor(state.step)
         metrics = train_step(
             run.accelerator,
@@ -96,14 +118,14 @@ def train(run: Run) -> EvalMetrics:
             seed=config.seed,
         )
         state.step += 1
-        window.add(metrics)
+        window.add(metrics, learning_rate=config.learning_rate * lr_factor)
         progress.step()
 
         evaluates = _is_due(run, config.eval_steps or run.plan.steps_per_epoch)
         saves = _is_due(run, config.save_steps) if config.save_steps else evaluates
         # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
         if evaluates or saves or _is_due(run, config.logging_steps):
-            log({**window.read(), "learning_rate": config.learning_rate * lr_factor})
+            log(window.read())
         if evaluates:
             evaluation = _evaluate(run, log)
         if saves or (evaluates and config.keeps_best and state.best_step == state.step):
@@ -115,6 +137,13 @@ def train(run: Run) -> EvalMetrics:
             break
     progress.close()
     return _finish(run, evaluation)
+
+
+def _any_process(run: Run, flag: bool) -> bool:
+    """Whether the flag is up on any process: the same answer on all. Waits for the GPU where there are several."""
+    if run.accelerator.num_processes == 1:
+        return flag
+    return bool(run.accelerator.reduce(torch.full((), float(flag), device=run.accelerator.device), "sum"))
 
 
 def _is_due(run: Run, every: int) -> bool:

@@ -31,16 +31,25 @@ class TrainWindow:
         self._num_masked: list[Tensor] = []
         self._grad_norm: Tensor | None = None
 
-    def add(self, metrics: StepMetrics) -> None:
+    @property
+    def num_steps(self) -> int:
+        """Updates in the window."""
+        return len(self._loss_sums)
+
+    def add(self, metrics: StepMetrics, *, learning_rate: float) -> None:
         """Count one update in."""
+        self._learning_rate = learning_rate
         self._num_tokens += metrics.num_tokens
         self._loss_sums.append(metrics.loss_sum)
         self._num_masked.append(metrics.num_masked)
         self._grad_norm = metrics.grad_norm
 
     def read(self) -> dict[str, float]:
-        """``loss`` (mean over the window's masked tokens), ``grad_norm`` (of the last update),
-        ``num_masked_tokens`` and ``tokens_per_second`` (all tokens, all processes); then begin anew."""
+        """A training row, over all processes; then begin anew.
+
+        ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
+        ``grad_norm`` are of its last update, ``tokens_per_second`` counts all tokens.
+        """
         local = torch.stack(self._loss_sums).sum()
         num_tokens = torch.full_like(local, self._num_tokens)
         loss_sum, num_tokens = self._accelerator.reduce(torch.stack([local, num_tokens]), "sum").unbind()
@@ -48,6 +57,7 @@ class TrainWindow:
         assert self._grad_norm is not None
         row = {
             "loss": float(loss_sum) / num_masked,
+            "learning_rate": self._learning_rate,
             "grad_norm": float(self._grad_norm),
             "num_masked_tokens": num_masked,
             "tokens_per_second": float(num_tokens) / (time.perf_counter() - self._start),

@@ -1,0 +1,106 @@
+"""SIGTERM and SIGINT: all processes save at the same step and are gone within 30 s, and the run goes on exactly."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.launchers import ROOT, environment, launcher, rows, run, tiny_run
+
+ENDLESS = 1_000_000
+
+
+def _start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Start a run in a process group of its own, and wait until it has made some steps."""
+    with (folder / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=output, stderr=output, text=True, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    metrics = folder / "run" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert process.poll() is None, (folder / "output.txt").read_text()
+        assert time.monotonic() < deadline, (folder / "output.txt").read_text()
+        time.sleep(0.05)
+    return process
+
+
+def _wait_until_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
+@pytest.mark.parametrize(
+    ("name", "num_processes", "number", "whole_group"),
+    [
+        ("python", 1, signal.SIGTERM, False),
+        ("python", 1, signal.SIGINT, True),
+        ("accelerate", 1, signal.SIGTERM, False),
+        ("torchrun", 2, signal.SIGTERM, False),
+        pytest.param("accelerate", 2, signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param("accelerate", 1, signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param("accelerate", 2, signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param("torchrun", 1, signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, signal.SIGINT, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on_exactly(
+    name: str,
+    num_processes: int,
+    number: signal.Signals,
+    whole_group: bool,
+    corpus_file: Path,
+    cache_dir: str,
+    tmp_path: Path,
+) -> None:
+    """The signal goes to the launcher alone, as from a scheduler, or to the whole group, as Ctrl-C does."""
+    words = tiny_run(
+        corpus_file,
+        cache_dir,
+        eval_steps=ENDLESS,
+        lr_scheduler_type="constant",
+        dataloader_num_workers=2,
+        cpu_threads=1,
+    )
+    folder = tmp_path / "run"
+    process = _start(
+        [*launcher(name, num_processes), *words, "--output_dir", str(folder), "--max_steps", str(ENDLESS)], tmp_path
+    )
+    family = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    code = process.wait(timeout=30)
+    _wait_until_gone(family)
+    output = (tmp_path / "output.txt").read_text()
+    if name == "python":
+        assert code == 128 + number, output
+        assert f"stopped after step {rows(folder)[-1]['step']} by {number.name}" in output
+        assert "Traceback" not in output
+    else:
+        assert code != 0
+
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert rows(folder)[-1]["step"] == step >= 3
+    assert not (folder / "model").exists()
+
+    last = str(step + 2)
+    resumed = run(
+        launcher(name, num_processes), *words, "--output_dir", str(folder), "--max_steps", last,
+        "--resume_from_checkpoint", "latest",
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in rows(folder) if "loss" in row] == list(range(1, step + 3))
+    if num_processes == 1:
+        whole = tmp_path / "whole"
+        done = run(launcher(name, 1), *words, "--output_dir", str(whole), "--max_steps", last)
+        assert done.returncode == 0, done.stderr
+        one, other = (load_file(path / "model" / "model.safetensors") for path in (folder, whole))
+        assert all(torch.equal(one[key], other[key]) for key in one)

@@ -1,0 +1,65 @@
+"""The commands that users launch with, for tests that start real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+_BIN = Path(sys.executable).parent
+ACCELERATE = (str(_BIN / "accelerate"), "launch")
+_CONFIGURED = (*ACCELERATE, "--config_file", "accelerate_config.yaml")
+
+
+def launcher(name: str, num_processes: int) -> list[str]:
+    """``python``, ``accelerate`` or ``torchrun``, up to and including ``-m launch.train``."""
+    start: dict[str, tuple[str, ...]] = {
+        "python": (sys.executable,),
+        "accelerate": (*_CONFIGURED, *(("--multi_gpu", "--num_processes", str(num_processes)) * (num_processes > 1))),
+        "torchrun": (str(_BIN / "torchrun"), "--nproc_per_node", str(num_processes)),
+    }
+    assert num_processes == 1 or name != "python"
+    return [*start[name], "-m", "launch.train"]
+
+
+def environment() -> dict[str, str]:
+    """As a user on a machine without a GPU has it: several processes need to be told to use the CPU."""
+    return {**{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}, "ACCELERATE_USE_CPU": "true"}
+
+
+def run(command: list[str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in the repository's root."""
+    return subprocess.run(
+        [*command, *words], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def tiny_run(corpus_file: Path, cache_dir: str, **changes: str | int | float) -> list[str]:
+    """Words of a ModernBERT, which has no dropout, so that its batches may be cut into other micro-batches.
+
+    21 blocks, 10 an update: the third update of each epoch is a single block, of which a second process has none.
+    """
+    settings = {
+        "dataset": corpus_file,
+        "eval_fraction": 0.9,
+        "cache_dir": cache_dir,
+        "train_tokenizer": True,
+        "vocab_size": 300,
+        "block_size": 40,
+        "model_type": "modernbert",
+        "global_batch_size": 10,
+        "max_steps": 8,
+        "eval_steps": 4,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        **changes,
+    }
+    shape = ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "intermediate_size=48"]
+    return [*(word for name, value in settings.items() for word in (f"--{name}", str(value))), "--model_config", *shape]
