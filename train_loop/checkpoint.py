@@ -42,6 +42,7 @@ class TrainState:
         step: Updates made.
         best_step, best_loss: Of the evaluation with the lowest loss so far.
         evaluations_without_improvement: For early stopping.
+        num_skipped_steps: Updates left out because they were not finite.
         scaler: State of the fp16 loss scaler, or None.
     """
 
@@ -49,6 +50,7 @@ class TrainState:
     best_step: int | None = None
     best_loss: float | None = None
     evaluations_without_improvement: int = 0
+    num_skipped_steps: int = 0
     scaler: dict[str, Any] | None = None
 
 

@@ -81,6 +81,11 @@ class TrainConfig:
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
     """Options of the schedule: num_decay_steps=300 decay_type=linear."""
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do when a loss or gradient is not finite: stop before the update, or leave the update out."""
+    max_skipped_steps: int = 10
+    """With on_nonfinite=skip, stop after all when more updates than this were left out."""
+
     logging_steps: int = 10
     """Updates between two training rows of metrics.jsonl."""
     eval_steps: int | None = None
@@ -118,6 +123,7 @@ class TrainConfig:
             "save_total_limit",
             "early_stopping_patience",
             "cpu_threads",
+            "max_skipped_steps",
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")

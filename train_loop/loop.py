@@ -20,7 +20,7 @@ from train_loop.metrics import MetricsFile, TrainWindow
 from train_loop.model import load_model
 from train_loop.objective import MaskedLMObjective
 from train_loop.progress import Progress
-from train_loop.step import train_step
+from train_loop.step import NonFiniteError, train_step
 
 
 class Stopped(Exception):
@@ -107,24 +107,27 @@ def train(run: Run) -> EvalMetrics:
             progress.close()
             raise Stopped(state.step)
         lr_factor = run.lr_factor(state.step)
-        metrics = train_step(
-            run.accelerator,
-            run.objective,
-            run.optimizers,
-            batches,
-            step=state.step,
-            lr_factor=lr_factor,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-        )
+        try:
+            metrics = train_step(
+                run.accelerator,
+                run.objective,
+                run.optimizers,
+                batches,
+                step=state.step,
+                lr_factor=lr_factor,
+                max_grad_norm=config.max_grad_norm,
+                seed=config.seed,
+            )
+            window.add(metrics, learning_rate=config.learning_rate * lr_factor)
+        except NonFiniteError as error:
+            _skip(run, error, progress)
         state.step += 1
-        window.add(metrics, learning_rate=config.learning_rate * lr_factor)
         progress.step()
 
         evaluates = _is_due(run, config.eval_steps or run.plan.steps_per_epoch)
         saves = _is_due(run, config.save_steps) if config.save_steps else evaluates
         # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
-        if evaluates or saves or _is_due(run, config.logging_steps):
+        if window.num_steps and (evaluates or saves or _is_due(run, config.logging_steps)):
             log(window.read())
         if evaluates:
             evaluation = _evaluate(run, log)
@@ -137,6 +140,19 @@ def train(run: Run) -> EvalMetrics:
             break
     progress.close()
     return _finish(run, evaluation)
+
+
+def _skip(run: Run, error: NonFiniteError, progress: Progress) -> None:
+    """Forget the gradients of an update that is not finite; raise the error where the settings do not allow that."""
+    config, state = run.config, run.state
+    if config.on_nonfinite == "stop" or state.num_skipped_steps == config.max_skipped_steps:
+        raise error
+    state.num_skipped_steps += 1
+    progress.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
+    for optimizer in run.optimizers:
+        optimizer.zero_grad()
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.update()
 
 
 def _any_process(run: Run, flag: bool) -> bool:

@@ -115,6 +115,6 @@ def _non_finite(step: int, batches: Sequence[MaskedBatch], loss_sums: list[Tenso
     block_ids = sorted(gather_object([i for b in bad for i in b.block_ids.tolist()]))
     where = f"the loss of blocks {block_ids}" if block_ids else "the gradient, from finite losses,"
     return NonFiniteError(
-        f"step {step + 1}: {where} is not a finite number; no weight was changed. "
-        "Look at these blocks' text, or lower learning_rate"
+        f"step {step + 1}: {where} is not a finite number; no weight was changed: "
+        "look at these blocks' text, or lower learning_rate"
     )
