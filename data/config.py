@@ -50,6 +50,8 @@ class DataConfig:
     """Fraction of the chosen tokens that become a random token; the rest stay as they are."""
     dataloader_num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
+    dataloader_timeout: float = 600.0
+    """Seconds to wait for a worker's batch before the run is given up."""
     cache_dir: str = "~/.cache/mlm-train-loop"
     """Where tokenized blocks and the embedded corpus are kept."""
 
@@ -69,6 +71,8 @@ class DataConfig:
             raise ValueError(f"block_size={self.block_size} must be at least 2")
         if self.dataloader_num_workers < 0:
             raise ValueError(f"dataloader_num_workers={self.dataloader_num_workers} must be 0 or more")
+        if self.dataloader_timeout <= 0:
+            raise ValueError(f"dataloader_timeout={self.dataloader_timeout} must be a positive number")
         if self.eval_fraction is not None and (self.eval_split or self.eval_dataset):
             raise ValueError(
                 f"eval_fraction={self.eval_fraction} holds out training text, and eval_split or eval_dataset names "

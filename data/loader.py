@@ -96,11 +96,13 @@ def _leave_signals_to_the_trainer(worker_id: int) -> None:
 
 def load(dataset: MicroBatches, plans: Iterator[_Plan], device: torch.device) -> Iterator[MaskedBatch]:
     """Yield the batches of some plans on the device, prepared by workers where the settings ask for them."""
+    num_workers = dataset.config.dataloader_num_workers
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a micro-batch already
         sampler=plans,
-        num_workers=dataset.config.dataloader_num_workers,
+        num_workers=num_workers,
+        timeout=dataset.config.dataloader_timeout if num_workers else 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_signals_to_the_trainer,
     )

@@ -32,7 +32,15 @@ from data import (
 )
 from launch.cli import Settings, fail, parse_settings
 from launch.signals import StopSignals, stop_with_launcher
-from launch.world import has_launcher, idle_gpus, is_local_main, local_processes, main_process_first, start_accelerator
+from launch.world import (
+    has_launcher,
+    idle_gpus,
+    is_local_main,
+    local_processes,
+    main_process_first,
+    start_accelerator,
+    what_was_lost,
+)
 from train_loop import (
     BatchPlan,
     MaskedLMObjective,
@@ -72,7 +80,7 @@ def main(arguments: list[str]) -> None:
     show_log()
     transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
     try:
-        accelerator = start_accelerator(settings.train.cpu_threads)
+        accelerator = start_accelerator(settings.train.cpu_threads, settings.train.process_timeout)
         check_output_dir(settings)
         corpus = main_process_first(accelerator, lambda: open_corpus(settings))
         plan = plan_batches(settings.train, len(corpus.train), accelerator.num_processes)
@@ -94,6 +102,11 @@ def main(arguments: list[str]) -> None:
         final = train(run)
     except NonFiniteError as error:
         fail(error, code=1)
+    except RuntimeError as error:
+        if (loss := what_was_lost(error)) is None:
+            raise
+        print(f"error: process {accelerator.process_index}: {loss}", file=sys.stderr)
+        sys.exit(1)
     except Stopped as stopped:
         number = signals.number or signal.SIGTERM  # another process's
         accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")

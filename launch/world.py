@@ -8,12 +8,13 @@ wrong world is refused.
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
 import psutil
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import gather_object
@@ -23,7 +24,7 @@ T = TypeVar("T")
 _NOT_DRIVEN = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # on a CPU Accelerate ignores them without a word
 
 
-def start_accelerator(cpu_threads: int | None) -> Accelerator:
+def start_accelerator(cpu_threads: int | None, process_timeout: float) -> Accelerator:
     """Join the world that the launcher made, with the threads and precision that belong to it.
 
     Raises:
@@ -40,7 +41,12 @@ def start_accelerator(cpu_threads: int | None) -> Accelerator:
             raise ValueError(
                 f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
             )
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
+    accelerator = Accelerator(
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=process_timeout)),
+        ]
+    )
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:
         raise ValueError(
@@ -118,6 +124,18 @@ def main_process_first(accelerator: Accelerator, build: Callable[[], T]) -> T:
         if errors := [e for e in gather_object([error]) if e is not None]:
             raise ValueError(errors[0])
     return cast(T, result)
+
+
+def what_was_lost(error: RuntimeError) -> str | None:
+    """A line for an error that says that a process or a loader worker died or hung; None for any other error."""
+    text = " ".join(str(error).split())
+    if "DataLoader" in text:
+        who = "a loader worker died, or gave no batch within dataloader_timeout"
+    elif isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+        who = "another process died, or did not answer within process_timeout"
+    else:
+        return None
+    return f"{who}; go on with --resume_from_checkpoint latest ({text:.200})"
 
 
 def _how_to_launch(num_processes: int) -> str:

@@ -102,6 +102,8 @@ class TrainConfig:
     """Stop after this many evaluations without a lower loss; the final model is then the best one."""
     probe: tuple[str, ...] = ()
     """Sentences with one <mask>, filled at each evaluation, to watch the model learn."""
+    process_timeout: float = 1800.0
+    """Seconds that a process waits for another one before it gives the run up."""
     cpu_threads: int | None = None
     """Threads of a process on CPU. Default: the cores, shared out."""
 
@@ -127,7 +129,7 @@ class TrainConfig:
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        for name in ("num_train_epochs", "learning_rate", "muon_learning_rate", "adam_epsilon"):
+        for name in ("num_train_epochs", "process_timeout", "learning_rate", "muon_learning_rate", "adam_epsilon"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={value} must be a positive number")
         for name in ("weight_decay", "max_grad_norm", "warmup_steps"):

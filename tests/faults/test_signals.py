@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -11,31 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.launchers import ROOT, environment, launcher, rows, run, tiny_run
-
-ENDLESS = 1_000_000
-
-
-def _start(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    """Start a run in a process group of its own, and wait until it has made some steps."""
-    with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=output, stderr=output, text=True, start_new_session=True
-        )
-    deadline = time.monotonic() + 120
-    metrics = folder / "run" / "metrics.jsonl"
-    while not metrics.exists() or metrics.read_text().count("\n") < 3:
-        assert process.poll() is None, (folder / "output.txt").read_text()
-        assert time.monotonic() < deadline, (folder / "output.txt").read_text()
-        time.sleep(0.05)
-    return process
-
-
-def _wait_until_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    for process in alive:
-        process.kill()
-    assert alive == []
+from tests.faults.running import ENDLESS, assert_gone, start
+from tests.launchers import launcher, rows, run, tiny_run
 
 
 @pytest.mark.parametrize(
@@ -71,13 +46,13 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         cpu_threads=1,
     )
     folder = tmp_path / "run"
-    process = _start(
+    process = start(
         [*launcher(name, num_processes), *words, "--output_dir", str(folder), "--max_steps", str(ENDLESS)], tmp_path
     )
     family = psutil.Process(process.pid).children(recursive=True)
     (os.killpg if whole_group else os.kill)(process.pid, number)
     code = process.wait(timeout=30)
-    _wait_until_gone(family)
+    assert_gone(family)
     output = (tmp_path / "output.txt").read_text()
     if name == "python":
         assert code == 128 + number, output

@@ -25,9 +25,9 @@ def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.Monk
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     before = torch.get_num_threads()
     try:
-        start_accelerator(cpu_threads=None)
+        start_accelerator(cpu_threads=None, process_timeout=60)
         assert torch.get_num_threads() == 6 // local_processes
-        start_accelerator(cpu_threads=1)
+        start_accelerator(cpu_threads=1, process_timeout=60)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -37,4 +37,4 @@ def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.Monk
 def test_a_kind_of_world_that_the_loop_does_not_drive_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(ValueError, match=f"{kind} is not supported"):
-        start_accelerator(None)
+        start_accelerator(None, 60)
