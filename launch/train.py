@@ -57,7 +57,7 @@ from train_loop import (
     train,
     unigram_perplexity,
 )
-from train_loop.checkpoint import find_checkpoint, load_optimizers, load_state
+from train_loop.checkpoint import CheckpointError, CheckpointWriter, find_checkpoint, load_optimizers, load_state
 
 _RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model")
 
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> None:
     signals.listen()
     try:
         final = train(run)
-    except NonFiniteError as error:
+    except (NonFiniteError, CheckpointError, OSError) as error:
         fail(error, code=1)
     except RuntimeError as error:
         if (loss := what_was_lost(error)) is None:
@@ -195,6 +195,7 @@ def assemble(
         tokenizer=corpus.tokenizer,
         identity=identity,
         state=state,
+        writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
         stop_requested=lambda: signals.number is not None,
     )
 

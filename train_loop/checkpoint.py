@@ -15,15 +15,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ _MANIFEST = "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what is wrong with it."""
+    """A checkpoint that cannot be used or written; the message names the file and what is wrong."""
 
 
 @dataclass
@@ -66,23 +68,87 @@ def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    optimizers: Sequence[Optimizer],
+    optimizer_tensors: dict[str, Tensor],
     *,
     state: TrainState,
     identity: dict[str, Any],
 ) -> None:
-    """Write a checkpoint.
+    """Write a checkpoint; what was written of it is removed if that fails.
 
     Args:
+        optimizer_tensors: See `optimizer_tensors`.
         identity: What a run that goes on from here must have in common with this one.
     """
     temporary = _temporary(folder)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    safetensors.torch.save_file(_optimizer_tensors(model, optimizers), temporary / "optimizer.safetensors")
-    _write_json(temporary / "state.json", {**asdict(state), "identity": identity})
-    _write_json(temporary / _MANIFEST, {p.name: _sha256(p) for p in sorted(temporary.iterdir())})
-    _publish(temporary, folder)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
+        _write_json(temporary / "state.json", {**asdict(state), "identity": identity})
+        _write_json(temporary / _MANIFEST, {p.name: _sha256(p) for p in sorted(temporary.iterdir())})
+        _publish(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+class CheckpointWriter:
+    """Writes checkpoints in the background, one at a time.
+
+    Training stops for the copy to host memory alone. The next save, and the end
+    of the run, wait for the one before; if that failed, they say so.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, on_error: Literal["stop", "warn"]) -> None:
+        self._on_error = on_error
+        self._host_model = AutoModelForMaskedLM.from_config(model.config)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: tuple[Path, Future[None]] | None = None
+
+    def save(
+        self,
+        folder: Path,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        optimizers: Sequence[Optimizer],
+        *,
+        state: TrainState,
+        identity: dict[str, Any],
+        then: Callable[[], None],
+    ) -> None:
+        """Copy everything now, and write it later; ``then`` is called after that, by the writer.
+
+        Raises:
+            CheckpointError: The save before this one failed, and the settings say to stop then.
+        """
+        self.wait()
+        self._host_model.load_state_dict(model.state_dict())
+        tensors = optimizer_tensors(model, optimizers)
+        state = replace(state)
+
+        def write() -> None:
+            save_checkpoint(folder, self._host_model, tokenizer, tensors, state=state, identity=identity)
+            then()
+
+        self._pending = folder, self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Return when nothing is left to write.
+
+        Raises:
+            CheckpointError: See `save`.
+        """
+        if self._pending is None:
+            return
+        folder, written = self._pending
+        self._pending = None
+        try:
+            written.result()
+        except (OSError, SafetensorError) as error:
+            text = f"{folder} could not be written ({error}); earlier checkpoints are as they were"
+            if self._on_error == "stop":
+                raise CheckpointError(text) from error
+            logger.warning("%s; training goes on", text)
 
 
 def verify(folder: Path) -> None:
@@ -168,10 +234,11 @@ def remove_old(output_dir: Path, keep: int | None, best_step: int | None) -> Non
         shutil.rmtree(folder)
 
 
-def _optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """A copy in host memory of every tensor of the optimizers' states: ``{"parameter name/slot": tensor}``."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {
-        f"{names[id(p)]}/{slot}": value.detach().cpu().contiguous()
+        f"{names[id(p)]}/{slot}": value.detach().to("cpu", copy=True).contiguous()
         for optimizer in optimizers
         for p, slots in optimizer.state.items()
         for slot, value in slots.items()

@@ -96,6 +96,8 @@ class TrainConfig:
     """Updates between checkpoints. Default: at each evaluation."""
     save_total_limit: int | None = 2
     """Checkpoints to keep, the best one not counted. 'none' keeps all."""
+    on_save_error: Literal["stop", "warn"] = "stop"
+    """What to do when a checkpoint cannot be written, on a full disk for example: end the run, or say so and go on."""
     load_best_model_at_end: bool = False
     """Make the model with the lowest evaluation loss the final one."""
     early_stopping_patience: int | None = None

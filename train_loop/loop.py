@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import MaskedBatch
-from train_loop.checkpoint import TrainState, checkpoint_folder, remove_old, save_checkpoint, save_model
+from train_loop.checkpoint import CheckpointWriter, TrainState, checkpoint_folder, remove_old, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate
 from train_loop.fill_mask import FillMask
@@ -43,6 +43,7 @@ class Run:
         eval_batches: This process's evaluation batches, from the start at each call.
         identity: What a checkpoint and the run that goes on from it must share.
         state: Where the run is.
+        writer: Of checkpoints; only on the main process.
         stop_requested: Whether this process was told to stop; asked before each update.
     """
 
@@ -57,6 +58,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     identity: dict[str, Any]
     state: TrainState
+    writer: CheckpointWriter | None
     stop_requested: Callable[[], bool]
 
     @property
@@ -104,6 +106,7 @@ def train(run: Run) -> EvalMetrics:
             if window.num_steps:
                 log(window.read())
             _save_checkpoint(run)
+            _wait_for_checkpoints(run)
             progress.close()
             raise Stopped(state.step)
         lr_factor = run.lr_factor(state.step)
@@ -198,16 +201,28 @@ def _save_checkpoint(run: Run) -> None:
     state = run.state
     scaler = run.accelerator.scaler
     state.scaler = None if scaler is None else scaler.state_dict()
-    if run.accelerator.is_main_process:
-        folder = checkpoint_folder(run.output_dir, state.step)
-        save_checkpoint(folder, run.model, run.tokenizer, run.optimizers, state=state, identity=run.identity)
+    if run.writer is not None:
         best_step = state.best_step if run.config.keeps_best else None
-        remove_old(run.output_dir, run.config.save_total_limit, best_step)
+        run.writer.save(
+            checkpoint_folder(run.output_dir, state.step),
+            run.model,
+            run.tokenizer,
+            run.optimizers,
+            state=state,
+            identity=run.identity,
+            then=lambda: remove_old(run.output_dir, run.config.save_total_limit, best_step),
+        )
+
+
+def _wait_for_checkpoints(run: Run) -> None:
+    if run.writer is not None:
+        run.writer.wait()
     run.accelerator.wait_for_everyone()
 
 
 def _finish(run: Run, evaluation: EvalMetrics | None) -> EvalMetrics:
     """Save the final model: the last one, or the best where the settings ask for it; return its evaluation."""
+    _wait_for_checkpoints(run)
     best_step = run.state.best_step
     if run.config.keeps_best and best_step is not None and best_step != run.state.step:
         best = load_model(str(checkpoint_folder(run.output_dir, best_step)))

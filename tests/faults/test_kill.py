@@ -20,6 +20,7 @@ from train_loop.checkpoint import (
     find_checkpoint,
     load_optimizers,
     load_state,
+    optimizer_tensors,
     remove_old,
     save_checkpoint,
     verify,
@@ -85,7 +86,8 @@ def _save_for_ever(output_dir: Path, tokenizer: PreTrainedTokenizerBase, first: 
                 group["lr"] = 0.0
             optimizer.step()
         folder = checkpoint_folder(output_dir, step)
-        save_checkpoint(folder, model, tokenizer, optimizers, state=TrainState(step=step), identity=IDENTITY)
+        tensors = optimizer_tensors(model, optimizers)
+        save_checkpoint(folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY)
         remove_old(output_dir, keep=2, best_step=None)
 
 

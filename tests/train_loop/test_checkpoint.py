@@ -11,11 +11,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 from tests.models import tiny_model
 from train_loop import CheckpointError, TrainConfig, TrainState, build_optimizers
 from train_loop.checkpoint import (
+    CheckpointWriter,
     checkpoint_folder,
     checkpoints,
     find_checkpoint,
     load_optimizers,
     load_state,
+    optimizer_tensors,
     remove_old,
     save_checkpoint,
     save_model,
@@ -38,8 +40,8 @@ def _optimizers(model: torch.nn.Module, kind: str, steps: int) -> list[torch.opt
 def _save(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, step: int, kind: str = "adamw") -> Path:
     model = tiny_model("modernbert")
     folder = checkpoint_folder(tmp_path, step)
-    optimizers = _optimizers(model, kind, steps=2)
-    save_checkpoint(folder, model, tokenizer, optimizers, state=TrainState(step=step), identity=IDENTITY)
+    tensors = optimizer_tensors(model, _optimizers(model, kind, steps=2))
+    save_checkpoint(folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY)
     return folder
 
 
@@ -51,7 +53,8 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
     optimizers = _optimizers(model, kind, steps=3)
     state = TrainState(step=7, best_step=5, best_loss=1.5, evaluations_without_improvement=2, scaler={"scale": 4.0})
     folder = checkpoint_folder(tmp_path, 7)
-    save_checkpoint(folder, model, tokenizer, optimizers, state=state, identity=IDENTITY)
+    tensors = optimizer_tensors(model, optimizers)
+    save_checkpoint(folder, model, tokenizer, tensors, state=state, identity=IDENTITY)
 
     verify(folder)
     assert load_state(folder, IDENTITY) == state
@@ -152,3 +155,39 @@ def test_the_final_model_replaces_the_one_before(tmp_path: Path, tokenizer: PreT
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not list((tmp_path / "model").glob("*.bin"))
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Training changes parameters, optimizer and state while the writing goes on."""
+    model = tiny_model("modernbert")
+    optimizers = _optimizers(model, "adamw", steps=1)
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    expected_optimizer = optimizer_tensors(model, optimizers)
+    state = TrainState(step=3)
+    writer = CheckpointWriter(model, on_error="stop")
+    folder = checkpoint_folder(tmp_path, 3)
+    called: list[bool] = []
+    writer.save(
+        folder,
+        model,
+        tokenizer,
+        optimizers,
+        state=state,
+        identity=IDENTITY,
+        then=lambda: called.append(folder.exists()),
+    )
+    state.step = 4
+    for optimizer in optimizers:
+        optimizer.step()
+    writer.wait()
+    assert called == [True]
+    verify(folder)
+    assert load_state(folder, IDENTITY).step == 3
+    reopened = AutoModelForMaskedLM.from_pretrained(folder)
+    assert all(torch.equal(p, expected[name]) for name, p in reopened.named_parameters())
+    written = load_file(folder / "optimizer.safetensors")
+    assert written.keys() == expected_optimizer.keys()
+    assert all(torch.equal(tensor, expected_optimizer[key]) for key, tensor in written.items())
+    assert not torch.equal(model.state_dict()["decoder.bias"], expected["decoder.bias"])
