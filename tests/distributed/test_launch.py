@@ -42,14 +42,47 @@ def _assert_same_run(one: Path, other: Path) -> None:
         assert (tensor - second[name]).abs().max() < 1e-4, name  # after 8 AdamW updates of up to 1e-3
 
 
-@pytest.mark.parametrize(("name", "extra"), [("accelerate", []), ("torchrun", ["--per_device_train_batch_size", "2"])])
-def test_two_processes_make_the_run_of_one(
-    name: str, extra: list[str], words: list[str], on_one: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "num_processes", "extra"),
+    [
+        ("accelerate", 2, []),
+        ("torchrun", 2, ["--per_device_train_batch_size", "2"]),
+        pytest.param("torchrun", 3, [], marks=pytest.mark.slow),  # 10 blocks as 4, 3 and 3
+        pytest.param("torchrun", 4, ["--per_device_train_batch_size", "1"], marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_make_the_run_of_one(
+    name: str, num_processes: int, extra: list[str], words: list[str], on_one: Path, tmp_path: Path
 ) -> None:
-    done = run(launcher(name, 2), *words, *extra, "--output_dir", str(tmp_path))
+    done = run(launcher(name, num_processes), *words, *extra, "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unigram") == 2  # said once, at the start and in the last lines
     _assert_same_run(on_one, tmp_path)
+
+
+@pytest.mark.slow
+def test_one_then_two_then_four_then_one_process(words: list[str], on_one: Path, tmp_path: Path) -> None:
+    """Each goes on for two steps from where the one before stopped; the schedule is the whole run's."""
+    save = ("--save_steps", "2", "--save_total_limit", "none")
+    done = run(launcher("python", 1), *words, *save, "--output_dir", str(tmp_path / "first"))
+    assert done.returncode == 0, done.stderr
+    chain = tmp_path / "chain"
+    for start, num_processes in ((2, 2), (4, 4), (6, 1)):
+        # What a run that was killed after this step left: its checkpoint and the rows up to there.
+        source = tmp_path / "first" if start == 2 else chain
+        kept = chain.with_name(f"chain-{start}")
+        name = f"step-{start:08d}"
+        shutil.copytree(source / "checkpoints" / name, kept / "checkpoints" / name)
+        shutil.copy(source / "metrics.jsonl", kept)
+        shutil.rmtree(chain, ignore_errors=True)
+        kept.rename(chain)
+        done = run(
+            launcher("python" if num_processes == 1 else "torchrun", num_processes),
+            *(*words, *save, "--output_dir", str(chain), "--resume_from_checkpoint", "latest"),
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"after step {start}" in done.stdout
+    _assert_same_run(on_one, chain)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(words: list[str], on_one: Path, tmp_path: Path) -> None:
