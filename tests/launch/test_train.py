@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,24 @@ def test_the_best_model_is_the_final_one_and_patience_ends_the_run(train: Train,
         tmp_path / "model" / "model.safetensors",
         tmp_path / "checkpoints" / f"step-{best['step']:08d}" / "model.safetensors",
     )
+
+
+def test_patience_and_the_best_model_are_resumed_too(train: Train, tmp_path: Path) -> None:
+    """Killed between the best evaluation and the end by patience: the same end, rows and final model."""
+    words = (
+        *("--learning_rate", "0.03", "--lr_scheduler_type", "constant", "--max_steps", "60", "--eval_steps", "2"),
+        *("--early_stopping_patience", "3", "--save_total_limit", "none"),
+    )
+    rows = train(tmp_path / "whole", *words)
+    best = min((row for row in rows if "eval_loss" in row), key=lambda row: row["eval_loss"])["step"]
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "whole", broken)
+    shutil.rmtree(broken / "model")
+    for step in (best + 4, best + 6):
+        shutil.rmtree(broken / "checkpoints" / f"step-{step:08d}")
+    resumed = train(broken, *words, "--resume_from_checkpoint", "latest")
+    assert _comparable(resumed) == _comparable(rows)
+    _assert_same_tensors(*(path / "model" / "model.safetensors" for path in (tmp_path / "whole", broken)))
 
 
 def test_the_unigram_line_and_the_first_evaluation_are_near_what_they_should_be(train: Train, tmp_path: Path) -> None:

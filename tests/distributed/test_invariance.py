@@ -1,0 +1,79 @@
+"""P1 and P2 over any split: the same batches and the same loss and gradient, however they are shared out.
+
+The processes are played one after another in this one, with the loaders and the objective of the real ones;
+test_launch.py starts real ones.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from data import DataConfig, Documents, MicroBatches, TrainLoader, build_blocks, vocabulary
+from tests.models import tiny_model
+from train_loop import MaskedLMObjective
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(
+    documents: tuple[Documents, Documents], tokenizer: PreTrainedTokenizerBase, data_config: DataConfig
+) -> MicroBatches:
+    return MicroBatches(build_blocks(documents[1], tokenizer, data_config), vocabulary(tokenizer), data_config, seed=5)
+
+
+def _update(
+    dataset: MicroBatches, step: int, global_batch_size: int, micro_batch_size: int, num_processes: int, start: int
+) -> tuple[list[int], float, torch.Tensor]:
+    """Block ids, loss and the whole gradient of one update, from loaders that began at ``start``."""
+    objective = MaskedLMObjective(tiny_model("modernbert"))
+    ids: list[int] = []
+    num_masked = 0
+    loss_sum = torch.zeros(())
+    for rank in range(num_processes):
+        loader = TrainLoader(dataset, global_batch_size, micro_batch_size, rank, num_processes, CPU)
+        *_, batches = loader.steps(start, step + 1)
+        has_share = len(loader.plan(step)[0][1]) > 0
+        for batch in batches:
+            ids += batch.block_ids.tolist() if has_share else []
+            num_masked += batch.num_masked
+            micro_loss = objective(batch.input_ids, batch.masked_positions, batch.labels, batch.attention_mask)
+            micro_loss.backward()
+            loss_sum = loss_sum + micro_loss.detach()
+    gradient = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]) / num_masked
+    return ids, float(loss_sum) / num_masked, gradient
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    num_processes=st.integers(1, 5),
+    micro_batch_size=st.integers(1, 12),
+    global_batch_size=st.integers(1, 24),
+    num_workers=st.sampled_from([0, 0, 0, 2]),
+    step=st.integers(0, 40),
+    replayed=st.integers(0, 3),
+)
+def test_any_split_makes_the_same_update(
+    dataset: MicroBatches,
+    num_processes: int,
+    micro_batch_size: int,
+    global_batch_size: int,
+    num_workers: int,
+    step: int,
+    replayed: int,
+) -> None:
+    expected_ids, expected_loss, expected_gradient = _update(
+        dataset, step, global_batch_size, global_batch_size, 1, step
+    )
+    config = dataclasses.replace(dataset.config, dataloader_num_workers=num_workers)
+    split = dataclasses.replace(dataset, config=config)
+    ids, loss, gradient = _update(
+        split, step, global_batch_size, micro_batch_size, num_processes, start=max(0, step - replayed)
+    )
+    assert ids == expected_ids
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
