@@ -109,23 +109,7 @@ def train(run: Run) -> EvalMetrics:
             _wait_for_checkpoints(run)
             progress.close()
             raise Stopped(state.step)
-        lr_factor = run.lr_factor(state.step)
-        try:
-            metrics = train_step(
-                run.accelerator,
-                run.objective,
-                run.optimizers,
-                batches,
-                step=state.step,
-                lr_factor=lr_factor,
-                max_grad_norm=config.max_grad_norm,
-                seed=config.seed,
-            )
-            window.add(metrics, learning_rate=config.learning_rate * lr_factor)
-        except NonFiniteError as error:
-            _skip(run, error, progress)
-        state.step += 1
-        progress.step()
+        _update(run, batches, window, progress)
 
         evaluates = _is_due(run, config.eval_steps or run.plan.steps_per_epoch)
         saves = _is_due(run, config.save_steps) if config.save_steps else evaluates
@@ -143,6 +127,28 @@ def train(run: Run) -> EvalMetrics:
             break
     progress.close()
     return _finish(run, evaluation)
+
+
+def _update(run: Run, batches: list[MaskedBatch], window: TrainWindow, progress: Progress) -> None:
+    """Make the next step, and count it in."""
+    config, state = run.config, run.state
+    lr_factor = run.lr_factor(state.step)
+    try:
+        metrics = train_step(
+            run.accelerator,
+            run.objective,
+            run.optimizers,
+            batches,
+            step=state.step,
+            lr_factor=lr_factor,
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+        )
+        window.add(metrics, learning_rate=config.learning_rate * lr_factor)
+    except NonFiniteError as error:
+        _skip(run, error, progress)
+    state.step += 1
+    progress.step()
 
 
 def _skip(run: Run, error: NonFiniteError, progress: Progress) -> None:
