@@ -15,7 +15,7 @@ from data.config import DataConfig
 from data.documents import Documents, open_documents
 from data.loader import MicroBatches, TrainLoader, eval_batches
 from data.masking import Vocabulary
-from data.tokenization import open_tokenizer, vocab_size, vocabulary
+from data.tokenization import open_tokenizer, tokenizer_fingerprint, vocab_size, vocabulary
 
 __all__ = [
     "BlockCounts",
@@ -31,6 +31,7 @@ __all__ = [
     "eval_batches",
     "open_documents",
     "open_tokenizer",
+    "tokenizer_fingerprint",
     "vocab_size",
     "vocabulary",
 ]

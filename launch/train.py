@@ -27,6 +27,7 @@ from data import (
     eval_batches,
     open_documents,
     open_tokenizer,
+    tokenizer_fingerprint,
     vocab_size,
     vocabulary,
 )
@@ -204,6 +205,7 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
     """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
     data, train = settings.data, settings.train
     return {
+        "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
         "block_size": data.block_size,
         "mlm_probability": data.mlm_probability,
         "mask_replace_prob": data.mask_replace_prob,

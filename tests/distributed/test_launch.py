@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 from tests.launchers import ACCELERATE, ROOT, launcher, rows, run, tiny_run
+from tests.models import tiny_model
 
 TWO = launcher("accelerate", 2)
 
@@ -58,6 +60,28 @@ def test_several_processes_make_the_run_of_one(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unigram") == 2  # said once, at the start and in the last lines
     _assert_same_run(on_one, tmp_path)
+
+
+@pytest.mark.slow
+def test_dropout_is_the_same_on_two_processes(
+    corpus_file: Path, cache_dir: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A RoBERTa with its 10 % of dropout, the same micro-batches of 5 blocks on one process and on two.
+
+    Two steps: the third of an epoch has fewer blocks, which two processes cut into other micro-batches.
+    """
+    tiny_model("roberta").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    words = tiny_run(corpus_file, cache_dir, per_device_train_batch_size=5, max_steps=2, eval_steps=2)
+    words = words[: words.index("--model_config")]
+    at = words.index("--train_tokenizer")
+    words[at : at + 2] = ["--model_name_or_path", str(tmp_path / "model")]
+    at = words.index("--model_type")
+    del words[at : at + 2]
+    for name, num_processes in (("python", 1), ("torchrun", 2)):
+        done = run(launcher(name, num_processes), *words, "--output_dir", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    _assert_same_run(tmp_path / "python", tmp_path / "torchrun")
 
 
 @pytest.mark.slow

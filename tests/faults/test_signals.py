@@ -17,9 +17,9 @@ from tests.launchers import launcher, rows, run, tiny_run
     ("name", "num_processes", "number", "whole_group"),
     [
         ("python", 1, signal.SIGTERM, False),
-        ("python", 1, signal.SIGINT, True),
-        ("accelerate", 1, signal.SIGTERM, False),
         ("torchrun", 2, signal.SIGTERM, False),
+        pytest.param("python", 1, signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param("accelerate", 1, signal.SIGTERM, False, marks=pytest.mark.slow),
         pytest.param("accelerate", 2, signal.SIGTERM, False, marks=pytest.mark.slow),
         pytest.param("accelerate", 1, signal.SIGINT, True, marks=pytest.mark.slow),
         pytest.param("accelerate", 2, signal.SIGINT, True, marks=pytest.mark.slow),

@@ -270,6 +270,7 @@ def test_another_run_in_the_output_folder_is_not_touched(
         ("--seed 5", "seed"),
         ("--optimizer muon", "optimizer"),
         ("--text_column title", "training tokens"),
+        ("--train_tokenizer --vocab_size 290", "tokenizer"),
     ],
 )
 def test_a_resume_that_would_be_another_run_is_refused_by_field(
