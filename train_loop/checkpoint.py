@@ -15,8 +15,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -58,10 +59,9 @@ class TrainState:
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what ``from_pretrained`` opens, in place of what was there; complete or not at all."""
-    temporary = _temporary(folder)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    _publish(temporary, folder)
+    with _whole_or_nothing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
 
 
 def save_checkpoint(
@@ -73,23 +73,18 @@ def save_checkpoint(
     state: TrainState,
     identity: dict[str, Any],
 ) -> None:
-    """Write a checkpoint; what was written of it is removed if that fails.
+    """Write a checkpoint, complete or not at all.
 
     Args:
         optimizer_tensors: See `optimizer_tensors`.
         identity: What a run that goes on from here must have in common with this one.
     """
-    temporary = _temporary(folder)
-    try:
+    with _whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
         _write_json(temporary / "state.json", {**asdict(state), "identity": identity})
         _write_json(temporary / _MANIFEST, {p.name: _sha256(p) for p in sorted(temporary.iterdir())})
-        _publish(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 class CheckpointWriter:
@@ -144,7 +139,7 @@ class CheckpointWriter:
         self._pending = None
         try:
             written.result()
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             text = f"{folder} could not be written ({error}); earlier checkpoints are as they were"
             if self._on_error == "stop":
                 raise CheckpointError(text) from error
@@ -231,7 +226,9 @@ def remove_old(output_dir: Path, keep: int | None, best_step: int | None) -> Non
     best = None if best_step is None else checkpoint_folder(output_dir, best_step)
     candidates = [folder for folder in checkpoints(output_dir) if folder != best]
     for folder in candidates[: -keep if keep else 0]:
-        shutil.rmtree(folder)
+        _set_aside(folder)  # first: a deletion that is broken off must not leave half a checkpoint under its name
+    for leftover in (output_dir / "checkpoints").glob("*.old"):
+        shutil.rmtree(leftover)
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
@@ -245,23 +242,42 @@ def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict
     }
 
 
-def _temporary(folder: Path) -> Path:
+@contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` at the end, and is removed if that is not reached.
+
+    Raises:
+        OSError: It could not be written; safetensors has an error of its own for that.
+    """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    return temporary
+    try:
+        yield temporary
+        _publish(temporary, folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(str(error)) from error
+        raise
 
 
 def _publish(temporary: Path, folder: Path) -> None:
     """Sync every file and rename the folder into place: after this it survives a power cut."""
     for path in [*temporary.iterdir(), temporary]:
         _fsync(path)
-    replaced = folder.with_name(folder.name + ".old")
-    if folder.exists():
-        folder.rename(replaced)
+    replaced = _set_aside(folder) if folder.exists() else None
     temporary.rename(folder)
     _fsync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder that is to be deleted, at once, so that no part of it is ever taken for the whole."""
+    aside = folder.with_name(folder.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
 
 
 def _fsync(path: Path) -> None:
