@@ -14,7 +14,7 @@ import itertools
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -25,6 +25,7 @@ from data.config import DataConfig
 from launch.world import is_local_main
 from train_loop.config import ModelConfig, TrainConfig
 
+_LIST_OF_SETTINGS = "python -m launch.train --help lists them"
 RECIPES = Path(__file__).parent / "recipes"
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
@@ -46,6 +47,23 @@ class Settings:
         }
 
 
+@dataclass(frozen=True)
+class Command:
+    """An entry point that takes settings.
+
+    Attributes:
+        prog: How it is called.
+        description: What it does.
+        options: Name -> keywords of ``add_argument``, for what is an option of the command but no setting of a run.
+        lists_settings: Whether ``--help`` lists the settings, or names the command that does.
+    """
+
+    prog: str
+    description: str
+    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    lists_settings: bool = False
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An error is one line, and exit code 2."""
 
@@ -61,16 +79,16 @@ def fail(message: object, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-def parse_settings(arguments: Sequence[str]) -> tuple[Settings, argparse.Namespace]:
-    """The settings, and the options that are no settings (``--dry_run``).
+def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings, argparse.Namespace]:
+    """The settings, and the options of the command that are no settings.
 
     Exits with code 2 and one line if a name or a value is wrong.
     """
-    parser = _settings_parser()
+    parser = _settings_parser(command)
     options, unknown = parser.parse_known_args(arguments)
     for word in unknown:
         if word.startswith("--"):
-            fail(_unknown(word.split("=")[0], [f"--{name}" for name in [*HINTS, "recipe", "dry_run", "help"]]))
+            fail(_unknown(word.split("=")[0], [f"--{name}" for name in [*HINTS, *command.options, "recipe", "help"]]))
     if unknown:
         fail(f"{unknown[0]!r} is not expected here: every setting is written --name value")
     values = _read_recipe(options.recipe) if options.recipe else {}
@@ -85,26 +103,29 @@ def parse_settings(arguments: Sequence[str]) -> tuple[Settings, argparse.Namespa
     return Settings(parts["data"], parts["model"], parts["training"]), options
 
 
-def _settings_parser() -> argparse.ArgumentParser:
+def _settings_parser(command: Command) -> argparse.ArgumentParser:
+    extra = [f"[--{name} {keywords.get('metavar', '')}".rstrip() + "]" for name, keywords in command.options.items()]
     parser = OneLineParser(
-        prog="python -m launch.train",
-        usage="python -m launch.train [--recipe NAME] [--SETTING VALUE ...] [--dry_run]",
-        description="Train a masked language model. A recipe gives the settings, options override them.",
+        prog=command.prog,
+        usage=" ".join([command.prog, "[--recipe NAME] [--SETTING VALUE ...]", *extra]),
+        description=command.description,
+        epilog=None if command.lists_settings else f"Settings are those of a run: {_LIST_OF_SETTINGS}.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
     )
     recipes = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
     parser.add_argument("--recipe", metavar="NAME", help=f"A YAML file of settings, or one of: {recipes}.")
-    parser.add_argument("--dry_run", action="store_true", help="Print the settings and the batch arithmetic, and stop.")
+    for name, keywords in command.options.items():
+        parser.add_argument(f"--{name}", **keywords)
     for group, config in GROUPS.items():
         section = parser.add_argument_group(group)
-        texts = documentation(config)
+        texts = documentation(config) if command.lists_settings else {}
         for field in dataclasses.fields(config):
-            _add_argument(section, field, texts[field.name])
+            _add_argument(section, field, texts.get(field.name))
     return parser
 
 
-def _add_argument(section: Any, field: dataclasses.Field[Any], text: str) -> None:
+def _add_argument(section: Any, field: dataclasses.Field[Any], text: str | None) -> None:
     kind, choices = _kind(HINTS[field.name])
     shapes: dict[type, dict[str, Any]] = {
         bool: {"nargs": "?", "const": "true", "metavar": "true|false"},
@@ -112,7 +133,8 @@ def _add_argument(section: Any, field: dataclasses.Field[Any], text: str) -> Non
         tuple: {"nargs": "*", "metavar": "TEXT"},
     }
     shape = shapes.get(kind, {"metavar": "|".join(choices) or kind.__name__.upper()})
-    section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=_help(field, text), **shape)
+    shown = argparse.SUPPRESS if text is None else _help(field, text)
+    section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=shown, **shape)
 
 
 def documentation(config: type) -> dict[str, str]:
@@ -153,7 +175,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
+    return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else f"; {_LIST_OF_SETTINGS}")
 
 
 def convert(name: str, value: Any) -> Any:

@@ -8,30 +8,24 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
 import yaml
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
 from data import (
     MaskedBatch,
     MicroBatches,
-    TokenBlocks,
     TrainLoader,
-    Vocabulary,
-    build_blocks,
     eval_batches,
-    open_documents,
-    open_tokenizer,
     tokenizer_fingerprint,
     vocab_size,
-    vocabulary,
 )
-from launch.cli import Settings, fail, parse_settings
+from launch.cli import Command, Settings, fail, parse_settings
+from launch.corpus import Corpus, open_corpus, print_corpus
 from launch.signals import StopSignals, stop_with_launcher
 from launch.world import (
     has_launcher,
@@ -60,22 +54,18 @@ from train_loop import (
 )
 from train_loop.checkpoint import CheckpointError, CheckpointWriter, find_checkpoint, load_optimizers, load_state
 
+COMMAND = Command(
+    prog="python -m launch.train",
+    description="Train a masked language model. A recipe gives the settings, options override them.",
+    options={"dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."}},
+    lists_settings=True,
+)
 _RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model")
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What the data half hands over."""
-
-    tokenizer: PreTrainedTokenizerBase
-    vocabulary: Vocabulary
-    train: TokenBlocks
-    eval: TokenBlocks
 
 
 def main(arguments: list[str]) -> None:
     """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
-    settings, options = parse_settings(arguments)
+    settings, options = parse_settings(arguments, COMMAND)
     if has_launcher():
         stop_with_launcher()
     show_log()
@@ -129,19 +119,6 @@ def show_log() -> None:
     for name in ("data", "train_loop"):
         logger = logging.getLogger(name)
         logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
-
-
-def open_corpus(settings: Settings) -> Corpus:
-    """Documents, tokenizer and blocks; from the cache where they are there."""
-    config = replace(settings.data, cache_dir=str(Path(settings.data.cache_dir).expanduser()))
-    train_documents, eval_documents = open_documents(config)
-    tokenizer = open_tokenizer(config, train_documents, settings.model.model_name_or_path)
-    return Corpus(
-        tokenizer=tokenizer,
-        vocabulary=vocabulary(tokenizer),
-        train=build_blocks(train_documents, tokenizer, config),
-        eval=build_blocks(eval_documents, tokenizer, config),
-    )
 
 
 def assemble(
@@ -253,12 +230,7 @@ def open_output_dir(settings: Settings) -> None:
 
 def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
     """Where the tokens went, and how a batch is spread."""
-    for name, blocks in (("train", corpus.train), ("eval", corpus.eval)):
-        counts = blocks.counts
-        print(
-            f"{name:<8} {counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
-            f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded"
-        )
+    print_corpus(corpus)
     print(
         f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
         f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "

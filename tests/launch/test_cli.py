@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.cli import GROUPS, RECIPES, documentation, parse_settings
+from launch.cli import GROUPS, RECIPES, Command, documentation, parse_settings
+from launch.train import COMMAND
 from train_loop import TrainConfig, plan_batches
 
+OTHER = Command(
+    "python -m launch.other", "Something else.", {"pages": {"type": int, "metavar": "N", "help": "How many."}}
+)
 
-def _error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+
+def _error(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Command = COMMAND) -> str:
     with pytest.raises(SystemExit) as caught:
-        parse_settings(arguments)
+        parse_settings(arguments, command)
     assert caught.value.code == 2
     out, error = capsys.readouterr()
     assert out == ""
@@ -32,7 +37,7 @@ def test_every_setting_has_one_name_and_a_documentation() -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid_and_says_what_it_needs(path: Path) -> None:
-    settings, _ = parse_settings(["--recipe", path.stem])
+    settings, _ = parse_settings(["--recipe", path.stem], COMMAND)
     assert settings.train.output_dir == f"runs/{path.stem}"
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("Needs:" in line for line in header)
@@ -40,7 +45,7 @@ def test_every_recipe_is_valid_and_says_what_it_needs(path: Path) -> None:
 
 
 def test_the_guides_recipe_is_the_guides() -> None:
-    settings, _ = parse_settings(["--recipe", "eli5"])
+    settings, _ = parse_settings(["--recipe", "eli5"], COMMAND)
     values = settings.as_dict()
     guide = {
         "dataset_split": "train[:5000]",
@@ -59,7 +64,9 @@ def test_the_guides_recipe_is_the_guides() -> None:
 
 
 def test_the_command_line_overrides_the_recipe() -> None:
-    settings, _ = parse_settings(["--recipe", "quickstart", "--max_steps", "7", "--learning_rate=1e-4", "--probe"])
+    settings, _ = parse_settings(
+        ["--recipe", "quickstart", "--max_steps", "7", "--learning_rate=1e-4", "--probe"], COMMAND
+    )
     assert (settings.train.max_steps, settings.train.learning_rate, settings.train.probe) == (7, 1e-4, ())
     assert settings.train.optimizer == "muon"
 
@@ -69,7 +76,7 @@ def test_values_of_every_kind() -> None:
         "--model_type bert --model_config hidden_size=32 hidden_act=relu layer_norm_eps=1e-6 --train_tokenizer "
         "--max_steps none --overwrite_output_dir true --eval_on_start false --probe a<mask> b<mask> --block_size 1e2"
     )
-    settings, _ = parse_settings(words.split())
+    settings, _ = parse_settings(words.split(), COMMAND)
     assert settings.model.model_config == {"hidden_size": 32, "hidden_act": "relu", "layer_norm_eps": 1e-6}
     assert settings.train.probe == ("a<mask>", "b<mask>")
     assert (settings.data.train_tokenizer, settings.train.overwrite_output_dir) == (True, True)
@@ -77,16 +84,16 @@ def test_values_of_every_kind() -> None:
 
 
 def test_resolved_settings_are_a_recipe_again(tmp_path: Path) -> None:
-    settings, _ = parse_settings(["--recipe", "quickstart"])
+    settings, _ = parse_settings(["--recipe", "quickstart"], COMMAND)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings.as_dict()))
-    assert parse_settings(["--recipe", str(path)])[0] == settings
+    assert parse_settings(["--recipe", str(path)], COMMAND)[0] == settings
 
 
 def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("model_type: bert\nlearning_rate: 2e-5\nlr_scheduler_kwargs: {power: 1e-1}\n")
-    settings, _ = parse_settings(["--recipe", str(path)])
+    settings, _ = parse_settings(["--recipe", str(path)], COMMAND)
     assert settings.train.learning_rate == 2e-5
     assert settings.train.lr_scheduler_kwargs == {"power": 0.1}
 
@@ -145,13 +152,28 @@ def test_a_wrong_recipe_is_one_clear_line(
 
 def test_help_names_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        parse_settings(["--help"])
+        parse_settings(["--help"], COMMAND)
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for config in GROUPS.values():
         for field in dataclasses.fields(config):
             assert f"--{field.name}" in text
     assert "Default: 5e-05." in text
+
+
+def test_a_command_has_its_own_options_and_the_settings_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    settings, options = parse_settings(["--recipe", "quickstart", "--pages", "3", "--block_size", "64"], OTHER)
+    assert (settings.data.block_size, options.pages) == (64, 3)
+    assert "did you mean --pages?" in _error(["--page", "3"], capsys, OTHER)
+    assert "--dry_run" not in _error(["--dry_rum"], capsys, OTHER).partition(";")[2]
+    assert "--pages" not in _error(["--page", "3"], capsys)
+    assert "--pages: invalid int value: 'x'" in _error(["--pages", "x"], capsys, OTHER)
+    with pytest.raises(SystemExit):
+        parse_settings(["--help"], OTHER)
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m launch.other [--recipe NAME] [--SETTING VALUE ...] [--pages N]\n")
+    assert "--block_size" not in text
+    assert "python -m launch.train --help" in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from launch.cli import parse_settings
-from launch.train import main
+from launch.train import COMMAND, main
 from tests.launch.conftest import Train
 from tests.models import tiny_model
 
@@ -180,7 +180,7 @@ def test_every_recipe_runs_on_local_folders_of_the_same_shape(
     }[recipe]
     rows = train(tmp_path / "run", *words, "--max_steps", "2", "--logging_steps", "1", base=("--recipe", recipe))
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    original = parse_settings(["--recipe", recipe])[0].as_dict()
+    original = parse_settings(["--recipe", recipe], COMMAND)[0].as_dict()
     assert settings["learning_rate"] == original["learning_rate"]
     assert settings["mlm_probability"] == original["mlm_probability"]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]
