@@ -8,7 +8,7 @@ import torch
 
 from data.blocks import TokenBlocks
 from data.config import DataConfig
-from data.masking import Vocabulary, choose_tokens, replacements, uniform
+from data.masking import Vocabulary, choose_token, replacements, uniform
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,14 @@ def collate(
     input_ids = blocks[ids].astype(np.int64)
     draws = uniform(ids, blocks.block_size, seed, epoch)
     probability = config.mlm_probability
-    positions = choose_tokens(input_ids, draws, vocabulary, probability)[: None if len(block_ids) else 0]
+    positions, kinds = choose_token(~vocabulary.is_special[input_ids], None, draws, probability)
+    if not len(block_ids):
+        positions, kinds = positions[:0], kinds[:0]
     flat = input_ids.reshape(-1)
     labels = flat[positions]
     flat[positions] = replacements(
         labels,
+        kinds,
         draws.reshape(-1)[positions] / probability,
         vocabulary,
         config.mask_replace_prob,
