@@ -140,7 +140,9 @@ class JoinedBlocks:
 
 def token_format(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TokenFormat:
     """How these settings' tokens are stored."""
-    return TokenFormat(vocab_size(tokenizer), keeps_flags=config.document_attention or MASKINGS[config.masking].needs_words)
+    return TokenFormat(
+        vocab_size(tokenizer), keeps_flags=config.document_attention or MASKINGS[config.masking].needs_words
+    )
 
 
 def build_blocks(

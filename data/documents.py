@@ -32,6 +32,10 @@ _BATCH_OF_ROWS = 1000
 _BATCH_OF_CHARACTERS = 1_000_000
 
 
+class DataError(ValueError):
+    """A text that cannot be read; the message names the file, the row and what is wrong."""
+
+
 class Rows(Protocol):
     """A source of rows that can be divided and entered anywhere."""
 
@@ -255,7 +259,7 @@ class Documents:
         problem = row.problem or f"text_column={self.text_column!r} holds no text: {value!r:.80}"
         text = f"dataset={self.name!r}: {self.rows.place(part, position)}: {problem}"
         if not self.skips_bad_rows:
-            raise ValueError(f"{text}; --on_bad_row skip passes over such rows")
+            raise DataError(f"{text}; --on_bad_row skip passes over such rows")
         logger.debug("passed over %s", text)
 
     def _holds_out(self, text: str) -> bool:

@@ -82,6 +82,10 @@ class TrainLoader:
         for first in batches:
             yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
 
+    def tokens_by_source(self, step: int) -> np.ndarray:
+        """``[S]`` tokens of each source in the updates before ``step``, of all processes; zeros but on the first."""
+        return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
+
     def state(self) -> dict[str, np.ndarray]:
         """Nothing: the next step follows from its number."""
         return {}

@@ -86,6 +86,17 @@ def mixture_counts(weights: Sequence[float]) -> np.ndarray:
     return counts
 
 
+def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with_first: bool) -> int:
+    """Of one source all of its blocks, each once; of a mixture what it takes for the first or the last to run out.
+
+    The sources of a mixture go on where they were from epoch to epoch, each in passes of its own.
+    """
+    if len(sizes) == 1:
+        return sizes[0]
+    slots = [-(-size * MIXTURE_PERIOD // int(n)) for size, n in zip(sizes, mixture_counts(weights), strict=True)]
+    return min(slots) if ends_with_first else max(slots)
+
+
 @dataclass(frozen=True)
 class Order:
     """Which blocks each update sees.
@@ -95,7 +106,6 @@ class Order:
         weights: Of a mixture of several sources.
         global_batch_size: Blocks per update.
         seed: Of the permutations.
-        ends_with_first: An epoch of a mixture ends when the first source has run out, not when all have.
         lengths: ``[N]``, tokens in each block, where they differ: batches are then
             made of blocks of similar length, over 16 updates, to pad less.
     """
@@ -104,20 +114,7 @@ class Order:
     weights: tuple[float, ...]
     global_batch_size: int
     seed: int
-    ends_with_first: bool = False
     lengths: np.ndarray | None = None
-
-    @property
-    def blocks_per_epoch(self) -> int:
-        """Of one source all of its blocks, each once; of a mixture what it takes for the first or the last to run out.
-
-        The sources of a mixture go on where they were from epoch to epoch, each in passes of its own.
-        """
-        if len(self.sizes) == 1:
-            return self.sizes[0]
-        counts = mixture_counts(self.weights).tolist()
-        slots = [-(-size * MIXTURE_PERIOD // count) for size, count in zip(self.sizes, counts, strict=True)]
-        return min(slots) if self.ends_with_first else max(slots)
 
     def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of an update, and in which pass over its source each is met: ``[G]`` passes, ``[G]`` ids.
@@ -139,6 +136,12 @@ class Order:
             chosen = np.argsort(self.lengths[ids], kind="stable")[batch * size : (batch + 1) * size]
             passes, ids = passes[chosen], ids[chosen]
         return passes, ids
+
+    def draws_by_source(self, step: int) -> np.ndarray:
+        """``[S]``: blocks of each source in the updates before ``step``."""
+        thousands, rest = divmod(step * self.global_batch_size, MIXTURE_PERIOD)
+        sources, _ = mixture(np.arange(rest) + thousands * MIXTURE_PERIOD, self.weights, self.seed)
+        return thousands * mixture_counts(self.weights) + np.bincount(sources, minlength=len(self.sizes))
 
     def _blocks(self, epoch: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Passes and ids of the blocks in some slots, of an epoch or of the endless row of a mixture."""

@@ -15,7 +15,6 @@ left of the chunk that each stream is in, and where the stream was after it.
 Workers may be ahead; what they have sent and nobody has begun is made again.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from data.blocks import token_format
 from data.collator import Collator, MaskedBatch
 from data.config import DataConfig
-from data.documents import START, Cursor, Documents
+from data.documents import START, Cursor, DataError, Documents
 from data.grouping import GROUPINGS
 from data.hashing import hash64, key64
 from data.loader import worker_options
@@ -62,7 +61,7 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Corpus:
+class StreamCorpus:
     """What streams are made of.
 
     Attributes:
@@ -81,7 +80,7 @@ class Corpus:
 class _Source:
     """Endless blocks of one source in one logical stream, from any block on."""
 
-    def __init__(self, corpus: Corpus, number: int, stream: int, state: Arrays) -> None:
+    def __init__(self, corpus: StreamCorpus, number: int, stream: int, state: Arrays) -> None:
         self._documents = corpus.documents[number]
         self._config = corpus.config
         self._stream = stream
@@ -116,7 +115,7 @@ class _Source:
                 found_text = found_text or bool(batch.texts)
             self._cursor = START
             if not found_text:
-                raise ValueError(
+                raise DataError(
                     f"dataset={self._documents.name!r} has no text for logical stream {self._stream} of "
                     f"{config.num_streams}: use fewer --num_streams, or --streaming false"
                 )
@@ -125,7 +124,7 @@ class _Source:
 _TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: little, so that the first step comes soon
 
 
-def chunks(corpus: Corpus, stream: int, state: Arrays) -> Iterator[Chunk]:
+def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
     """Yield the chunks of a logical stream without end, from the state after an earlier chunk on, or ``{}``."""
     sources = [_Source(corpus, number, stream, state) for number in range(len(corpus.documents))]
     blocks = [source.blocks() for source in sources]
@@ -148,18 +147,18 @@ def chunks(corpus: Corpus, stream: int, state: Arrays) -> Iterator[Chunk]:
         yield Chunk(stream, chunk, owners.astype(np.uint8), after, bad_rows)
 
 
-class _Chunks(IterableDataset[Chunk | ValueError | None]):
+class _Chunks(IterableDataset[Chunk | DataError | None]):
     """Chunks of some logical streams in turn; an error as an item, because a worker's would come as a traceback.
 
     Each worker has every W-th stream and sends as many items a round as the others, so that no stream gets ahead.
     """
 
-    def __init__(self, corpus: Corpus, streams: list[int], states: dict[int, Arrays]) -> None:
+    def __init__(self, corpus: StreamCorpus, streams: list[int], states: dict[int, Arrays]) -> None:
         self._corpus = corpus
         self._streams = streams
         self._states = states
 
-    def __iter__(self) -> Iterator[Chunk | ValueError | None]:
+    def __iter__(self) -> Iterator[Chunk | DataError | None]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
         mine = [chunks(self._corpus, s, self._states.get(s, {})) for s in self._streams[worker::num_workers]]
@@ -169,14 +168,14 @@ class _Chunks(IterableDataset[Chunk | ValueError | None]):
                 for stream in mine:
                     yield next(stream)
                 yield from [None] * idle
-        except ValueError as error:
+        except DataError as error:
             yield error
 
 
 class _ShuffleBuffer:
     """Blocks of one logical stream, drawn from at random; what is drawn when follows from the seed."""
 
-    def __init__(self, corpus: Corpus, stream: int, state: Arrays) -> None:
+    def __init__(self, corpus: StreamCorpus, stream: int, state: Arrays) -> None:
         config = corpus.config
         self._capacity = max(1, config.shuffle_buffer_size // config.num_streams)
         self._stream, self._num_streams = stream, config.num_streams
@@ -245,7 +244,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: StreamCorpus,
         collator: Collator,
         *,
         mlm_probability: Callable[[int], float],
@@ -290,7 +289,7 @@ class StreamLoader:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
 
         Raises:
-            ValueError: The text cannot be read; the message names file and row.
+            DataError: The text cannot be read; the message names file and row.
         """
         loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
         items = iter(loader)
@@ -315,7 +314,7 @@ class StreamLoader:
         """The next chunk of a stream; others' that come before it are kept."""
         while not self._received[stream]:
             item = next(items)
-            if isinstance(item, ValueError):
+            if isinstance(item, DataError):
                 raise item
             if item is not None:
                 self.bad_rows += item.bad_rows
