@@ -23,6 +23,9 @@ class MaskedBatch:
         attention_mask: ``[B, L]`` int64, or None where no block is padded: a mask
             of ones costs a wait for the GPU and the fast attention path.
         block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout.
+        position_ids: ``[B, L]`` int64, counted from 0 in each document of a block, so
+            that a 0 begins a document; 0 where a block is padded. None where a whole
+            block attends to itself.
     """
 
     input_ids: torch.Tensor
@@ -30,6 +33,7 @@ class MaskedBatch:
     labels: torch.Tensor
     attention_mask: torch.Tensor | None
     block_ids: torch.Tensor
+    position_ids: torch.Tensor | None = None
 
     @property
     def num_masked(self) -> int:
@@ -56,6 +60,7 @@ class MaskedBatch:
             labels=function(self.labels),
             attention_mask=None if self.attention_mask is None else function(self.attention_mask),
             block_ids=self.block_ids,
+            position_ids=None if self.position_ids is None else function(self.position_ids),
         )
 
 
