@@ -82,22 +82,32 @@ class DataConfig:
     """Where tokenized blocks and the embedded corpus are kept."""
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_combinations()
+
+    def _check_numbers(self) -> None:
         for name in ("mlm_probability", "mlm_probability_end", "eval_mlm_probability", "eval_fraction"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ValueError(f"{name}={value} must be between 0 and 1, both excluded")
         for name in ("mask_replace_prob", "random_replace_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
+        least = {"num_streams": 1, "shuffle_buffer_size": 1, "max_eval_blocks": 1, "dataloader_num_workers": 0}
+        for name, smallest in {**least, "block_size": 2}.items():
+            if (value := getattr(self, name)) is not None and value < smallest:
+                raise ValueError(f"{name}={value} must be at least {smallest}")
+        if self.dataloader_timeout <= 0:
+            raise ValueError(f"dataloader_timeout={self.dataloader_timeout} must be a positive number")
+        weights = self.mixture.values()
+        if weights and not min(weights) >= sum(weights) / 1000 > 0:
+            raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
+
+    def _check_combinations(self) -> None:
         if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
             raise ValueError(
                 f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
                 "add up to more than 1: lower one of them"
             )
-        for name in ("num_streams", "shuffle_buffer_size", "max_eval_blocks"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.mixture and min(self.mixture.values()) < sum(self.mixture.values()) / 1000:
-            raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(
                 f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="
@@ -105,12 +115,6 @@ class DataConfig:
             )
         if self.masking == "fixed_count" and self.grouping == "line_by_line":
             raise ValueError("masking=fixed_count needs blocks of one length: use another masking, or grouping=pack")
-        if self.block_size < 2:
-            raise ValueError(f"block_size={self.block_size} must be at least 2")
-        if self.dataloader_num_workers < 0:
-            raise ValueError(f"dataloader_num_workers={self.dataloader_num_workers} must be 0 or more")
-        if self.dataloader_timeout <= 0:
-            raise ValueError(f"dataloader_timeout={self.dataloader_timeout} must be a positive number")
         if self.eval_fraction is not None and (self.eval_split or self.eval_dataset):
             raise ValueError(
                 f"eval_fraction={self.eval_fraction} holds out training text, and eval_split or eval_dataset names "

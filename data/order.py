@@ -2,8 +2,9 @@
 
 The order of an epoch is a keyed permutation that is evaluated at the positions
 asked for, never stored: step 1,000,000 costs what step 0 costs, and there is no
-generator state to save. Several sources are mixed by weight in the same way. A process takes a contiguous share of the global batch,
-so the global batch does not depend on how many processes there are.
+generator state to save. Several sources are mixed by weight in the same way. A
+process takes a contiguous share of the global batch, so the global batch does not
+depend on how many processes there are.
 """
 
 import sys

@@ -18,6 +18,7 @@ Workers may be ahead; what they have sent and nobody has begun is made again.
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,7 +297,7 @@ class StreamLoader:
         for step in range(start, stop):
             first = step * self._global_batch_size
             streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
-            drawn = [self._buffers[s].draw(lambda s=s: self._receive(s, items)) for s in streams if s in self._buffers]
+            drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
             cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
             yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
 

@@ -1,4 +1,4 @@
-"""Documents, tokenizer, blocks and loaders as the settings name them: what every command that reads text starts from."""
+"""Documents, tokenizer, blocks and loaders as the settings name them: what every command starts from."""
 
 import os
 from collections.abc import Callable

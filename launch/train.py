@@ -39,6 +39,7 @@ from train_loop import (
     TrainState,
     build_optimizers,
     build_schedule,
+    check_document_attention,
     freeze_unused,
     open_model,
     plan_batches,
@@ -160,6 +161,8 @@ def assemble(
     lr_factor = build_schedule(config, plan.total_steps)
     objective = MaskedLMObjective(model)
     freeze_unused(objective)
+    if settings.data.document_attention:
+        check_document_attention(objective, settings.data.block_size)
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
     if checkpoint is not None:
         load_optimizers(checkpoint, model, optimizers)
