@@ -14,6 +14,7 @@ from data.config import DataConfig
 from data.documents import Documents
 from data.masking import Vocabulary
 from data.tokens import flagged
+from data.words import require_words, word_starts
 
 # As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
 _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
@@ -127,9 +128,9 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
     Raises:
         ValueError: Words are asked for, and the tokenizer cannot tell them.
     """
+    if with_words:
+        require_words(tokenizer, "whole_word")
     if not tokenizer.is_fast:
-        if with_words:
-            raise ValueError(f"tokenizer {tokenizer.name_or_path!r} cannot tell words: use masking=token")
 
         def encode_slowly(texts: list[str]) -> np.ndarray:
             ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
@@ -143,14 +144,19 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
 
     def encode(texts: list[str]) -> np.ndarray:
         # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
-        encodings = backend.encode_batch_fast(texts)
-        ids = [encoding.ids for encoding in encodings]
-        return flagged(_flat(ids), np.array([len(row) for row in ids], dtype=np.int64), None)
+        encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        tokens = _flat(encoding.ids for encoding in encodings)
+        starts = None
+        if with_words:  # which encode_batch_fast does not know
+            word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
+            starts = word_starts(tokenizer, tokens, word_ids, lengths)
+        return flagged(tokens, lengths, starts)
 
     return encode
 
 
-def _flat(ids: list[list[int]]) -> np.ndarray:
+def _flat(ids: Iterable[list[int]]) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
 
 

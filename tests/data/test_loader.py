@@ -1,7 +1,5 @@
 """P2: a batch is a pure function of (seed, epoch, step), for any number of processes and workers."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -12,12 +10,8 @@ from data import (
     Documents,
     MaskedBatch,
     MicroBatches,
-    TrainLoader,
-    build_blocks,
-    collate,
-    eval_batches,
-    vocabulary,
 )
+from tests.batches import all_batches, batch_of, loader_of, micro_batches_of
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 10
@@ -28,8 +22,7 @@ Row = tuple[int, bytes, bytes, bytes]  # block id, input ids, positions within t
 def dataset(
     documents: tuple[Documents, Documents], tokenizer: PreTrainedTokenizerBase, data_config: DataConfig
 ) -> MicroBatches:
-    blocks = build_blocks(documents[0], tokenizer, data_config)
-    return MicroBatches(blocks, vocabulary(tokenizer), data_config, seed=7)
+    return micro_batches_of(documents[0], tokenizer, data_config, seed=7)
 
 
 def _rows(batch: MaskedBatch) -> list[Row]:
@@ -49,13 +42,11 @@ def _rows(batch: MaskedBatch) -> list[Row]:
 
 def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start: int, stop: int) -> list[list[Row]]:
     """The global batches of some steps, put together from all processes."""
-    config = dataclasses.replace(dataset.config, dataloader_num_workers=workers)
-    dataset = dataclasses.replace(dataset, config=config)
-    loaders = [TrainLoader(dataset, GLOBAL_BATCH, micro, rank, processes, CPU) for rank in range(processes)]
+    loaders = [loader_of(dataset, GLOBAL_BATCH, micro, rank, processes, workers) for rank in range(processes)]
     steps: list[list[Row]] = [[] for _ in range(start, stop)]
     for loader in loaders:
         for step, batches in zip(range(start, stop), loader.steps(start, stop), strict=True):
-            if len(loader.plan(step)[0][1]) > 0:  # else a batch with nothing to predict stands in
+            if len(loader.plan(step)[0].batch[1]) > 0:  # else a batch with nothing to predict stands in
                 steps[step - start] += [row for batch in batches for row in _rows(batch)]
     return steps
 
@@ -90,7 +81,7 @@ def test_masks_differ_between_epochs(dataset: MicroBatches) -> None:
 
 
 def test_a_process_without_a_share_gets_a_batch_with_nothing_to_predict(dataset: MicroBatches) -> None:
-    loader = TrainLoader(dataset, global_batch_size=2, micro_batch_size=1, rank=2, num_processes=3, device=CPU)
+    loader = loader_of(dataset, global_batch_size=2, micro_batch_size=1, rank=2, num_processes=3)
     ((batch,),) = loader.steps(0, 1)
     assert batch.num_masked == 0
     assert batch.input_ids.shape == (1, 16)
@@ -98,7 +89,7 @@ def test_a_process_without_a_share_gets_a_batch_with_nothing_to_predict(dataset:
 
 def test_labels_are_the_tokens_at_the_masked_positions(dataset: MicroBatches) -> None:
     ids = np.array([3, 1, 4])
-    batch = collate(dataset.blocks, ids, dataset.vocabulary, dataset.config, seed=0, epoch=0)
+    batch = batch_of(dataset, ids)
     original = torch.from_numpy(dataset.blocks[ids].astype(np.int64)).flatten()
     assert torch.equal(batch.labels, original[batch.masked_positions])
     untouched = torch.ones(original.numel(), dtype=torch.bool)
@@ -113,7 +104,7 @@ def test_evaluation_covers_every_block_once_under_the_same_masks(dataset: MicroB
         return [
             row
             for rank in range(processes)
-            for batch in eval_batches(dataset, batch_size, rank, processes, CPU)
+            for batch in all_batches(dataset, batch_size, rank, processes)
             for row in _rows(batch)
         ]
 

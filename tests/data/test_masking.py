@@ -27,7 +27,7 @@ def vocab() -> Vocabulary:
 def test_draws_are_uniform_and_independent() -> None:
     """1,280,000 draws in 20 bins, chi-square within 6 standard deviations; correlation with the next
     position and the next block within 5 / sqrt(n)."""
-    draws = uniform(np.arange(10_000), 128, seed=3, epoch=1)
+    draws = uniform(np.arange(10_000), 128, seed=3, passes=1)
     counts, _ = np.histogram(draws, bins=20, range=(0, 1))
     expected = draws.size / 20
     assert abs(((counts - expected) ** 2 / expected).sum() - 19) < 6 * np.sqrt(2 * 19)
@@ -60,7 +60,7 @@ def test_rates_are_those_asked_for(vocab: Vocabulary, name: str, p: float, mask:
     80/10/10 within 5 binomial standard deviations of what is drawn together: tokens, words or spans."""
     rng = np.random.default_rng(0)
     ids = rng.integers(0, V, (4000, 128))
-    draws = uniform(np.arange(4000), 128, seed=0, epoch=0)
+    draws = uniform(np.arange(4000), 128, seed=0, passes=0)
     allowed = ~vocab.is_special[ids]
     positions, kinds = MASKINGS[name].choose(allowed, words_of(ids, rng), draws, p)
     assert positions.dtype == np.int64
@@ -92,7 +92,7 @@ def test_rates_are_those_asked_for(vocab: Vocabulary, name: str, p: float, mask:
 def test_special_tokens_are_never_chosen_and_never_drawn(vocab: Vocabulary, name: str) -> None:
     """And the random ones are uniform over the rest: chi-square within 6 standard deviations."""
     ids = np.tile(np.arange(V), (200, 1))
-    draws = uniform(np.arange(200), V, seed=0, epoch=0)
+    draws = uniform(np.arange(200), V, seed=0, passes=0)
     starts = words_of(ids, np.random.default_rng(0))
     positions, kinds = MASKINGS[name].choose(~vocab.is_special[ids], starts, draws, 0.5)
     labels = ids.ravel()[positions]
@@ -155,7 +155,7 @@ def test_words_are_chosen_whole_or_not_at_all(vocab: Vocabulary, name: str, p: f
 def test_spans_cover_every_position_at_the_same_rate(p: float) -> None:
     """Each of the 64 positions, the first and the last too, within 5 binomial standard deviations, whether a word
     is one token or several; neighbours are chosen together far more often than independent ones would be."""
-    draws = uniform(np.arange(20_000), 64, seed=0, epoch=0)
+    draws = uniform(np.arange(20_000), 64, seed=0, passes=0)
     allowed = np.ones(draws.shape, dtype=bool)
     for starts in (allowed, np.random.default_rng(0).random(draws.shape) < 0.4):
         positions, _ = MASKINGS["span"].choose(allowed, starts, draws, p)
@@ -168,7 +168,7 @@ def test_span_lengths_are_geometric() -> None:
     """P(k) = 0.2 * 0.8^(k - 1) / (1 - 0.8^10) words, k = 1..10: chi-square within 6 standard deviations, over the
     spans that no edge of the block can have cut."""
     length = 64
-    draws = uniform(np.arange(20_000), length, seed=1, epoch=0)
+    draws = uniform(np.arange(20_000), length, seed=1, passes=0)
     allowed = np.ones(draws.shape, dtype=bool)
     positions, kinds = MASKINGS["span"].choose(allowed, allowed, draws, 0.15)
     _, first, lengths = np.unique(kinds, return_index=True, return_counts=True)
@@ -196,7 +196,7 @@ def test_fixed_count_is_exact(p: float, length: int, seed: int) -> None:
 def test_token_masks_are_those_of_version_0_1_0(vocab: Vocabulary) -> None:
     """So that a run that began then goes on with the same masks."""
     ids = np.arange(64 * 128).reshape(64, 128) * 7919 % V
-    draws = uniform(np.arange(64), 128, seed=7, epoch=3)
+    draws = uniform(np.arange(64), 128, seed=7, passes=3)
     positions, kinds = choose_token(~vocab.is_special[ids], None, draws, 0.15)
     out = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions] / 0.15, vocab, 0.8, 0.1)
     digest = hashlib.sha256(positions.astype("<i8").tobytes() + out.astype("<i8").tobytes()).hexdigest()
@@ -206,7 +206,7 @@ def test_token_masks_are_those_of_version_0_1_0(vocab: Vocabulary) -> None:
 def test_fresh_draws_are_uniform_and_independent() -> None:
     """1,280,000 draws in 20 bins, chi-square within 6 standard deviations; correlation with the draws they come
     from and between salts within 5 / sqrt(n)."""
-    draws = uniform(np.arange(10_000), 128, seed=3, epoch=1)
+    draws = uniform(np.arange(10_000), 128, seed=3, passes=1)
     one, two = fresh(draws, 1), fresh(draws, 2)
     counts, _ = np.histogram(one, bins=20, range=(0, 1))
     expected = draws.size / 20
@@ -249,7 +249,7 @@ def test_the_meaning_is_that_of_the_reference_collator(tokenizer: PreTrainedToke
     reference = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)([{"input_ids": row} for row in ids])
     theirs = rates(reference["input_ids"].numpy(), reference["labels"].numpy() != -100)
 
-    draws = uniform(np.arange(len(ids)), 64, seed=0, epoch=0)
+    draws = uniform(np.arange(len(ids)), 64, seed=0, passes=0)
     positions, kinds = choose_token(~vocab.is_special[ids], None, draws, 0.15)
     inputs, chosen = ids.copy(), np.zeros(ids.size, dtype=bool)
     inputs.ravel()[positions] = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions], vocab, 0.8, 0.1)
@@ -262,7 +262,7 @@ def test_the_meaning_is_that_of_the_reference_collator(tokenizer: PreTrainedToke
 @given(
     block_ids=st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True),
     seed=st.integers(0, 2**31),
-    epoch=st.integers(0, 1000),
+    passes=st.integers(0, 1000),
 )
 def test_a_blocks_draws_do_not_depend_on_its_batch(block_ids: list[int], seed: int, epoch: int) -> None:
     together = uniform(np.array(block_ids), 32, seed, epoch)
@@ -272,6 +272,6 @@ def test_a_blocks_draws_do_not_depend_on_its_batch(block_ids: list[int], seed: i
 
 
 def test_seed_epoch_and_block_each_change_the_draws() -> None:
-    base = uniform(np.array([5]), 32, seed=0, epoch=0)
+    base = uniform(np.array([5]), 32, seed=0, passes=0)
     others = [uniform(np.array([b]), 32, s, e) for b, s, e in [(6, 0, 0), (5, 1, 0), (5, 0, 1)]]
     assert all(not np.any(base == other) for other in others)

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.order import global_batch, micro_batches, permute, share, steps_per_epoch
+from data.order import Order, blocks_per_epoch, micro_batches, mixture, permute, share
+
+
+def steps_per_epoch(num_blocks: int, global_batch_size: int) -> int:
+    return -(-num_blocks // global_batch_size)
+
+
+def global_batch(step: int, num_blocks: int, global_batch_size: int, seed: int) -> tuple[int, np.ndarray]:
+    passes, ids = Order((num_blocks,), (1.0,), global_batch_size, seed).global_batch(step)
+    (epoch,) = set(passes.tolist())
+    return epoch, ids
 
 
 @given(num_blocks=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
@@ -27,7 +37,7 @@ def test_an_epoch_meets_every_block_once_however_it_is_shared(
     for step in range(per_epoch, 2 * per_epoch):
         epoch, ids = global_batch(step, num_blocks, global_batch_size, seed)
         assert epoch == 1
-        shares = [share(ids, rank, num_processes) for rank in range(num_processes)]
+        shares = [share((ids, ids), rank, num_processes)[1] for rank in range(num_processes)]
         assert np.array_equal(np.concatenate(shares), ids)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         seen.append(ids)
@@ -37,7 +47,7 @@ def test_an_epoch_meets_every_block_once_however_it_is_shared(
 @given(size=st.integers(1, 9), count=st.integers(0, 40))
 def test_micro_batches_cut_a_share_without_loss(size: int, count: int) -> None:
     ids = np.arange(count)
-    parts = micro_batches(ids, size)
+    parts = [part for _, part in micro_batches((ids, ids), size)]
     assert np.array_equal(np.concatenate(parts), ids)
     assert len(parts) == max(1, -(-count // size))
     assert all(len(part) <= size for part in parts)
@@ -75,3 +85,65 @@ def test_a_late_step_costs_what_an_early_one_costs() -> None:
     assert len(set(ids.tolist())) == 256
     assert ids.min() >= 0
     assert ids.max() < 10**12
+
+
+def test_each_thousand_slots_of_a_mixture_hold_the_weights_exactly_in_an_order_of_their_own() -> None:
+    sources, indices = mixture(np.arange(5000), (0.7, 0.2, 0.1), seed=3)
+    for thousand in sources.reshape(5, 1000):
+        assert np.bincount(thousand).tolist() == [700, 200, 100]
+    assert len({thousand.tobytes() for thousand in sources.reshape(5, 1000)}) == 5
+    for source, count in enumerate((3500, 1000, 500)):
+        assert np.array_equal(np.sort(indices[sources == source]), np.arange(count))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=2, max_size=4),
+    seed=st.integers(0, 100),
+    global_batch_size=st.integers(1, 50),
+)
+def test_a_mixture_sees_each_source_in_whole_passes(sizes: list[int], seed: int, global_batch_size: int) -> None:
+    weights = tuple(range(1, len(sizes) + 1))
+    order = Order(tuple(sizes), tuple(map(float, weights)), global_batch_size, seed)
+    steps = -(-4000 // global_batch_size)
+    pairs = [
+        (p, i) for step in range(steps) for p, i in zip(*map(np.ndarray.tolist, order.global_batch(step)), strict=True)
+    ]
+    assert len(set(pairs)) == len(pairs)  # no block twice in one pass
+    firsts = np.cumsum([0, *sizes])
+    for source, size in enumerate(sizes):
+        mine = [(p, i) for p, i in pairs if firsts[source] <= i < firsts[source + 1]]
+        complete = {p for p, _ in mine if p < max(p for p, _ in mine) - 1000 // size - 1}
+        for number in complete:
+            assert sum(p == number for p, _ in mine) == size
+    drawn = order.draws_by_source(steps)
+    assert drawn.sum() == len(pairs)
+    assert drawn.tolist() == [sum(firsts[s] <= i < firsts[s + 1] for _, i in pairs) for s in range(len(sizes))]
+
+
+def test_an_epoch_of_a_mixture_ends_with_the_first_or_the_last_source() -> None:
+    """100 blocks at 80 % last 125 slots; 400 at 20 % last 2,000."""
+    assert blocks_per_epoch((100, 400), (0.8, 0.2), ends_with_first=True) == 125
+    assert blocks_per_epoch((100, 400), (0.8, 0.2), ends_with_first=False) == 2000
+    assert blocks_per_epoch((100,), (1.0,), ends_with_first=False) == 100
+
+
+@given(num_blocks=st.integers(1, 500), global_batch_size=st.integers(1, 40), seed=st.integers(0, 99))
+def test_batches_by_length_still_meet_every_block_once(num_blocks: int, global_batch_size: int, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 128, num_blocks)
+    order = Order((num_blocks,), (1.0,), global_batch_size, seed, lengths)
+    steps = steps_per_epoch(num_blocks, global_batch_size)
+    batches = [order.global_batch(step)[1] for step in range(steps, 2 * steps)]
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(num_blocks))
+    assert max(map(len, batches)) <= global_batch_size
+
+
+def test_batches_by_length_hold_blocks_of_similar_length() -> None:
+    lengths = np.random.default_rng(0).integers(1, 129, 10_000)
+    padding = []
+    for known in (None, lengths):
+        order = Order((len(lengths),), (1.0,), 32, 0, known)
+        batches = [lengths[order.global_batch(step)[1]] for step in range(300)]
+        padding.append(sum(b.max() * len(b) - b.sum() for b in batches) / sum(b.sum() for b in batches))
+    without, with_lengths = padding
+    assert without > 0.9  # lengths from 1 to 128: as much padding as text
+    assert with_lengths < 0.15

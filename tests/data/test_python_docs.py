@@ -33,7 +33,7 @@ def test_it_holds_topics_python_modules_and_builtins(rows: list[dict]) -> None: 
 
 def test_it_is_written_once_and_opens_through_the_common_door(tmp_path: Path) -> None:
     config = DataConfig(cache_dir=str(tmp_path))
-    train, evaluation = open_documents(config)
+    (train,), (evaluation,) = open_documents(config)
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
     sizes = [sum(map(len, side.texts())) for side in (train, evaluation)]

@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data import DataConfig, Documents, open_tokenizer, vocab_size, vocabulary
-from data.tokenization import encode, tokenizer_fingerprint, train_bpe
+from data.tokenization import tokenizer_fingerprint, train_bpe
+from tests.batches import encode
 
 TEXTS = ["the cat sat", "", "naïve 日本語 \x00 <mask> text", "a " * 3000]
 
@@ -63,7 +64,7 @@ def test_no_pad_token_is_an_error_only_where_blocks_are_padded(
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, mask_token="<mask>")
     bare.save_pretrained(tmp_path)
     open_tokenizer(DataConfig(tokenizer_name_or_path=str(tmp_path)), None, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no pad token: use --last_block drop"):
+    with pytest.raises(ValueError, match="no pad token: use --grouping concatenate --last_block drop"):
         open_tokenizer(DataConfig(tokenizer_name_or_path=str(tmp_path), last_block="pad"), None, None)  # type: ignore[arg-type]
 
 

@@ -4,15 +4,14 @@ The processes are played one after another in this one, with the loaders and the
 test_launch.py starts real ones.
 """
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from data import DataConfig, Documents, MicroBatches, TrainLoader, build_blocks, vocabulary
+from data import DataConfig, Documents, MicroBatches
+from tests.batches import loader_of, micro_batches_of
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective
 
@@ -23,11 +22,17 @@ CPU = torch.device("cpu")
 def dataset(
     documents: tuple[Documents, Documents], tokenizer: PreTrainedTokenizerBase, data_config: DataConfig
 ) -> MicroBatches:
-    return MicroBatches(build_blocks(documents[1], tokenizer, data_config), vocabulary(tokenizer), data_config, seed=5)
+    return micro_batches_of(documents[1], tokenizer, data_config, seed=5)
 
 
 def _update(
-    dataset: MicroBatches, step: int, global_batch_size: int, micro_batch_size: int, num_processes: int, start: int
+    dataset: MicroBatches,
+    step: int,
+    global_batch_size: int,
+    micro_batch_size: int,
+    num_processes: int,
+    start: int,
+    num_workers: int = 0,
 ) -> tuple[list[int], float, torch.Tensor]:
     """Block ids, loss and the whole gradient of one update, from loaders that began at ``start``."""
     objective = MaskedLMObjective(tiny_model("modernbert"))
@@ -35,9 +40,9 @@ def _update(
     num_masked = 0
     loss_sum = torch.zeros(())
     for rank in range(num_processes):
-        loader = TrainLoader(dataset, global_batch_size, micro_batch_size, rank, num_processes, CPU)
+        loader = loader_of(dataset, global_batch_size, micro_batch_size, rank, num_processes, num_workers)
         *_, batches = loader.steps(start, step + 1)
-        has_share = len(loader.plan(step)[0][1]) > 0
+        has_share = len(loader.plan(step)[0].batch[1]) > 0
         for batch in batches:
             ids += batch.block_ids.tolist() if has_share else []
             num_masked += batch.num_masked
@@ -69,10 +74,8 @@ def test_any_split_makes_the_same_update(
     expected_ids, expected_loss, expected_gradient = _update(
         dataset, step, global_batch_size, global_batch_size, 1, step
     )
-    config = dataclasses.replace(dataset.config, dataloader_num_workers=num_workers)
-    split = dataclasses.replace(dataset, config=config)
     ids, loss, gradient = _update(
-        split, step, global_batch_size, micro_batch_size, num_processes, start=max(0, step - replayed)
+        dataset, step, global_batch_size, micro_batch_size, num_processes, max(0, step - replayed), num_workers
     )
     assert ids == expected_ids
     assert loss == pytest.approx(expected_loss, rel=1e-5)

@@ -87,7 +87,9 @@ def _save_for_ever(output_dir: Path, tokenizer: PreTrainedTokenizerBase, first: 
             optimizer.step()
         folder = checkpoint_folder(output_dir, step)
         tensors = optimizer_tensors(model, optimizers)
-        save_checkpoint(folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY)
+        save_checkpoint(
+            folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY, data_state={}
+        )
         remove_old(output_dir, keep=2, best_step=None)
 
 

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedTokenizerBase
 
-from data import DataConfig, build_blocks, open_documents
-from data.order import global_batch
+from data import DataConfig, Order, build_blocks, open_documents
 from tests.launchers import launcher, rows, run
 
 BLOCK, BATCH, STEPS = 40, 10, 6
@@ -49,7 +48,7 @@ def poisoned(
     # A seed by which an early, but not the first, step meets it on the second of two processes.
     for seed in range(1000):
         for step in range(2, STEPS - 1):
-            place = np.flatnonzero(global_batch(step, len(blocks), BATCH, seed)[1] == bad_block)
+            place = np.flatnonzero(Order((len(blocks),), (1.0,), BATCH, seed).global_batch(step)[1] == bad_block)
             if len(place) and place[0] >= BATCH // 2:
                 words = {
                     "dataset": folder, "model_name_or_path": folder / "model", "block_size": BLOCK, "seed": seed,

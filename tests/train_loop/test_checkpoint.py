@@ -41,7 +41,7 @@ def _save(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, step: int, kind: s
     model = tiny_model("modernbert")
     folder = checkpoint_folder(tmp_path, step)
     tensors = optimizer_tensors(model, _optimizers(model, kind, steps=2))
-    save_checkpoint(folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY)
+    save_checkpoint(folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY, data_state={})
     return folder
 
 
@@ -54,7 +54,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
     state = TrainState(step=7, best_step=5, best_loss=1.5, evaluations_without_improvement=2, scaler={"scale": 4.0})
     folder = checkpoint_folder(tmp_path, 7)
     tensors = optimizer_tensors(model, optimizers)
-    save_checkpoint(folder, model, tokenizer, tensors, state=state, identity=IDENTITY)
+    save_checkpoint(folder, model, tokenizer, tensors, state=state, identity=IDENTITY, data_state={})
 
     verify(folder)
     assert load_state(folder, IDENTITY) == state
@@ -176,6 +176,7 @@ def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
         optimizers,
         state=state,
         identity=IDENTITY,
+        data_state={},
         then=lambda: called.append(folder.exists()),
     )
     state.step = 4

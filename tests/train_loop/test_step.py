@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data import DataConfig, Documents, MaskedBatch, MicroBatches, build_blocks, vocabulary
-from data.order import micro_batches
+from data import DataConfig, Documents, MaskedBatch, MicroBatches
+from tests.batches import batch_of, micro_batches_of
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLMObjective, NonFiniteError, StepMetrics, TrainConfig, build_optimizers, train_step
 from train_loop.step import dropout_seed
@@ -25,11 +25,11 @@ def accelerator() -> Accelerator:
 def dataset(
     documents: tuple[Documents, Documents], tokenizer: PreTrainedTokenizerBase, data_config: DataConfig
 ) -> MicroBatches:
-    return MicroBatches(build_blocks(documents[0], tokenizer, data_config), vocabulary(tokenizer), data_config, seed=1)
+    return micro_batches_of(documents[0], tokenizer, data_config, seed=1)
 
 
 def _cut(dataset: MicroBatches, num_blocks: int, size: int) -> list[MaskedBatch]:
-    return [dataset[0, ids] for ids in micro_batches(np.arange(11, 11 + num_blocks), size)]
+    return [batch_of(dataset, np.arange(i, min(i + size, 11 + num_blocks))) for i in range(11, 11 + num_blocks, size)]
 
 
 def _gradients_after(
@@ -107,7 +107,7 @@ def test_dropout_follows_the_micro_batch_and_the_step(accelerator: Accelerator, 
 def test_a_batch_with_nothing_masked_changes_nothing_but_by_weight_decay(
     accelerator: Accelerator, dataset: MicroBatches
 ) -> None:
-    empty = dataset[0, np.zeros(0, dtype=np.int64)]
+    empty = batch_of(dataset, np.zeros(0, dtype=np.int64))
     gradients, metrics = _gradients_after(accelerator, tiny_model("roberta"), [empty])
     assert all(not g.any() for g in gradients.values())
     assert float(metrics.loss_sum) == 0.0

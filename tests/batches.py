@@ -1,0 +1,66 @@
+"""Tokens and batches by short names, for tests of what is made of them."""
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data import (
+    Collator,
+    DataConfig,
+    Documents,
+    MaskedBatch,
+    MicroBatches,
+    Order,
+    TrainLoader,
+    build_blocks,
+    vocabulary,
+)
+from data.loader import Plan, eval_batches
+from data.tokenization import encoder
+from data.tokens import ID_MASK, WORD_START
+
+CPU = torch.device("cpu")
+PROBABILITY = 0.15
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
+    """All tokens of some texts, ``[T]`` int64."""
+    return (encoder(tokenizer, with_words=False)(texts) & ID_MASK).astype(np.int64)
+
+
+def encode_with_words(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The same, and which of them begin a word."""
+    tokens = encoder(tokenizer, with_words=True)(texts)
+    return (tokens & ID_MASK).astype(np.int64), (tokens & WORD_START) != 0
+
+
+def micro_batches_of(
+    documents: Documents, tokenizer: PreTrainedTokenizerBase, config: DataConfig, seed: int
+) -> MicroBatches:
+    """Blocks of some documents, with token masking."""
+    collator = Collator(vocabulary(tokenizer), seed, pad_token_id=tokenizer.pad_token_id)
+    return MicroBatches(build_blocks([documents], tokenizer, config), collator)
+
+
+def batch_of(dataset: MicroBatches, block_ids: np.ndarray, epoch: int = 0) -> MaskedBatch:
+    """The masked batch of some blocks."""
+    return dataset[Plan((np.full_like(block_ids, epoch), block_ids), PROBABILITY)]
+
+
+def loader_of(
+    dataset: MicroBatches,
+    global_batch_size: int,
+    micro_batch_size: int,
+    rank: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+) -> TrainLoader:
+    """The training loader of one process."""
+    order = Order((len(dataset.blocks),), (1.0,), global_batch_size, dataset.collator.seed)
+    config = DataConfig(dataloader_num_workers=num_workers)
+    return TrainLoader(dataset, order, lambda step: PROBABILITY, micro_batch_size, rank, num_processes, CPU, config)
+
+
+def all_batches(dataset: MicroBatches, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[MaskedBatch]:
+    """The evaluation batches of one process."""
+    return list(eval_batches(dataset, batch_size, PROBABILITY, rank, num_processes, CPU, DataConfig()))
