@@ -1,29 +1,39 @@
 """Blocks of tokens on disk: made once, memory-mapped, any of them by index.
 
-A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens in
-the smallest unsigned integer that holds the vocabulary; ``token_counts.npy``; and
-``blocks.json``, the shape and the counts. It is written beside and renamed:
-complete, or not there.
+A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens
+without padding (see `data.tokens`); ``lengths.npy`` where blocks differ in length;
+``token_counts.npy``; and ``blocks.json``, the shape and the counts. It is made
+under a lock, by one process, and written beside and renamed: complete, or not there.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from data.config import DataConfig
 from data.documents import Documents
-from data.grouping import group
-from data.tokenization import encode, tokenizer_fingerprint, vocab_size
+from data.grouping import GROUPINGS
+from data.masking import MASKINGS
+from data.tokenization import encoder, tokenizer_fingerprint, vocab_size
+from data.tokens import ID_MASK, TokenFormat
 
-_FORMAT_VERSION = 1
+A = TypeVar("A")
+B = TypeVar("B")
+
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,14 +44,30 @@ class BlockCounts:
     kept: int
     dropped: int
     padded: int
+    bad_rows: int
+
+
+class Blocks(Protocol):
+    """N blocks of at most L tokens, by index."""
+
+    block_size: int
+    lengths: np.ndarray | None
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
+        """``[B, L]``, a copy of tokens as they are stored; the largest integer where a block is shorter than L."""
 
 
 class TokenBlocks:
-    """N blocks of L tokens, memory-mapped.
+    """Blocks of one source, memory-mapped.
 
     Attributes:
+        block_size: L.
+        lengths: ``[N]`` tokens in each block, or None where all have L.
         counts: See `BlockCounts`.
-        sha256: Of all tokens, in order: the same data, wherever it lies.
+        sha256: Of all blocks, in order: the same data, wherever it lies.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,124 +75,220 @@ class TokenBlocks:
         facts = json.loads((folder / "blocks.json").read_text())
         self.counts = BlockCounts(**facts["counts"])
         self.sha256: str = facts["sha256"]
-        shape = (facts["num_blocks"], facts["block_size"])
-        self._tokens: np.ndarray = (
-            np.memmap(folder / "blocks.bin", dtype=facts["dtype"], mode="r", shape=shape)
-            if facts["num_blocks"]
-            else np.zeros(shape, dtype=facts["dtype"])
-        )
+        self.block_size: int = facts["block_size"]
+        self._num_blocks: int = facts["num_blocks"]
+        dtype = np.dtype(facts["dtype"])
+        has_tokens = self._num_blocks > 0  # an empty file cannot be mapped
+        self._tokens = np.memmap(folder / "blocks.bin", dtype=dtype, mode="r") if has_tokens else np.zeros(0, dtype)
+        self.lengths: np.ndarray | None = None
+        if (folder / "lengths.npy").exists():
+            self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+            self._starts = np.cumsum(self.lengths) - self.lengths
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return type(self), (self.folder,)  # a worker maps the file again: pickling a memory map copies it
 
     def __len__(self) -> int:
-        return self._tokens.shape[0]
-
-    @property
-    def block_size(self) -> int:
-        """L."""
-        return self._tokens.shape[1]
+        return self._num_blocks
 
     def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
-        """``[B, L]``, a copy, in the stored integer type."""
-        return self._tokens[block_ids]
-
-    def attention_mask(self, block_ids: np.ndarray) -> np.ndarray | None:
-        """``[B, L]`` int64 with 0 at padding, or None if none of these blocks is padded: only the last one can be."""
-        is_last = block_ids == len(self) - 1
-        if not self.counts.padded or not is_last.any():
-            return None
-        mask = np.ones((len(block_ids), self.block_size), dtype=np.int64)
-        mask[is_last, self.block_size - self.counts.padded :] = 0
-        return mask
+        """See `Blocks`."""
+        if self.lengths is None:
+            return self._tokens.reshape(-1, self.block_size)[block_ids]
+        out = np.full((len(block_ids), self.block_size), np.iinfo(self._tokens.dtype).max, self._tokens.dtype)
+        for row, start, length in zip(out, self._starts[block_ids], self.lengths[block_ids], strict=True):
+            row[:length] = self._tokens[start : start + length]
+        return out
 
     def token_counts(self) -> np.ndarray:
         """``[V]`` int64, how often each token occurs in the documents, counted when the blocks were made."""
         return np.load(self.folder / "token_counts.npy", allow_pickle=False)
 
 
-def build_blocks(documents: Documents, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TokenBlocks:
-    """The blocks of some documents, from the cache or made now.
+class JoinedBlocks:
+    """The blocks of several sources, one after the other.
+
+    Attributes:
+        block_size: L.
+        lengths: ``[N]``, or None where all have L.
+        first_ids: ``[S + 1]``, the id of each source's first block, and N.
+    """
+
+    def __init__(self, sources: Sequence[TokenBlocks]) -> None:
+        self.sources = list(sources)
+        self.block_size = sources[0].block_size
+        self.first_ids = np.cumsum([0, *map(len, sources)])
+        self.lengths = None
+        if any(source.lengths is not None for source in sources):
+            full = [np.full(len(source), self.block_size) for source in sources]
+            self.lengths = np.concatenate(
+                [f if s.lengths is None else s.lengths for s, f in zip(sources, full, strict=True)]
+            )
+
+    def __len__(self) -> int:
+        return int(self.first_ids[-1])
+
+    def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
+        """See `Blocks`."""
+        owner = np.searchsorted(self.first_ids, block_ids, side="right") - 1
+        out = np.empty((len(block_ids), self.block_size), dtype=self.sources[0][block_ids[:0]].dtype)
+        for i in np.unique(owner):
+            mine = owner == i
+            out[mine] = self.sources[i][block_ids[mine] - self.first_ids[i]]
+        return out
+
+
+def token_format(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TokenFormat:
+    """How these settings' tokens are stored."""
+    return TokenFormat(
+        vocab_size(tokenizer), keeps_flags=config.document_attention or MASKINGS[config.masking].needs_words
+    )
+
+
+def build_blocks(
+    documents: Sequence[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    max_blocks: int | None = None,
+) -> TokenBlocks:
+    """The blocks of some documents, from the cache or made now; at most the first ``max_blocks`` of them.
 
     Raises:
         ValueError: The documents hold no text, or fewer tokens than one block.
     """
-    folder = Path(config.cache_dir) / "blocks" / _fingerprint(documents, tokenizer, config)
+    folder = Path(config.cache_dir) / "blocks" / _fingerprint(documents, tokenizer, config, max_blocks)
     if not (folder / "blocks.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
-        try:
-            _write(temporary, documents, tokenizer, config)
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not (folder / "blocks.json").exists():  # else another process was first, with the same blocks
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with FileLock(folder.with_suffix(".lock")):  # other processes wait here, and then find the blocks
+            if not (folder / "blocks.json").exists():
+                temporary = folder.with_suffix(".tmp")
+                shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was broken off
+                temporary.mkdir()
+                try:
+                    _write(temporary, documents, tokenizer, config, max_blocks)
+                    temporary.rename(folder)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
     blocks = TokenBlocks(folder)
     if len(blocks) == 0:
-        held_out = " held out for evaluation" if documents.held_out else ""
+        held_out = any(source.held_out for source in documents)
         raise ValueError(
-            f"dataset={documents.name!r}: the {blocks.counts.dropped:,} tokens of its {blocks.counts.documents:,} "
-            f"documents{held_out} do not fill one block: use a --block_size below {config.block_size}, "
-            f"{'a larger --eval_fraction, ' if documents.held_out else ''}or --last_block pad"
+            f"dataset={', '.join(source.name for source in documents)!r}: the {blocks.counts.dropped:,} tokens of its "
+            f"{blocks.counts.documents:,} documents{' held out for evaluation' if held_out else ''} do not fill one "
+            f"block: use a --block_size below {config.block_size}, "
+            f"{'a larger --eval_fraction, ' if held_out else ''}or --last_block pad"
         )
     return blocks
 
 
-def _write(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
-    dtype = np.dtype(np.uint16 if vocab_size(tokenizer) <= 2**16 else np.uint32)
-    num_documents = num_blocks = padded = 0
-    token_counts = np.zeros(vocab_size(tokenizer), dtype=np.int64)
+class _Writer:
+    """Appends blocks to ``blocks.bin``, and counts."""
 
-    def token_batches() -> Iterator[np.ndarray]:
-        nonlocal num_documents
-        for texts in documents.texts():
-            num_documents += len(texts)
-            tokens = encode(tokenizer, texts)
-            np.add(token_counts, np.bincount(tokens, minlength=len(token_counts)), out=token_counts)
-            yield tokens.astype(dtype)
+    def __init__(self, folder: Path, form: TokenFormat, most: int | None) -> None:
+        self._folder = folder
+        self._form = form
+        self._most = most
+        self._file = (folder / "blocks.bin").open("wb")
+        self._digest = hashlib.sha256()
+        self.lengths: list[int] = []
 
-    remainder = np.zeros(0, dtype=dtype)
-    digest = hashlib.sha256()
-    with (folder / "blocks.bin").open("wb") as file:
+    @property
+    def is_full(self) -> bool:
+        return self._most is not None and len(self.lengths) == self._most
 
-        def append(blocks: np.ndarray) -> None:
-            nonlocal num_blocks
-            content = blocks.tobytes()
-            file.write(content)
-            digest.update(content)
-            num_blocks += len(blocks)
+    def append(self, blocks: Sequence[np.ndarray]) -> None:
+        blocks = blocks[: None if self._most is None else self._most - len(self.lengths)]
+        if blocks:
+            content = self._form.store(np.concatenate(blocks)).tobytes()
+            self._file.write(content)
+            self._digest.update(content)
+            self.lengths += map(len, blocks)
 
-        for blocks, rest in group(token_batches(), config.block_size):
-            append(blocks)
-            remainder = rest
-        if config.last_block == "pad" and len(remainder):
-            padded = config.block_size - len(remainder)
-            append(np.pad(remainder, (0, padded), constant_values=tokenizer.pad_token_id)[None])
-            remainder = remainder[:0]
-        file.flush()
-        os.fsync(file.fileno())
-    kept = num_blocks * config.block_size - padded
-    counts = BlockCounts(documents=num_documents, kept=kept, dropped=len(remainder), padded=padded)
+    def close(self, block_size: int) -> str:
+        """Sync to disk; return the hash."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if any(length < block_size for length in self.lengths):
+            lengths = np.array(self.lengths, dtype=np.uint32)
+            self._digest.update(lengths.tobytes())
+            np.save(self._folder / "lengths.npy", lengths.astype(np.int64), allow_pickle=False)
+        return self._digest.hexdigest()
+
+
+def _write(
+    folder: Path,
+    documents: Sequence[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    max_blocks: int | None,
+) -> None:
+    form = token_format(tokenizer, config)
+    encode = encoder(tokenizer, with_words=MASKINGS[config.masking].needs_words)
+    group = GROUPINGS[config.grouping]
+    num_documents = num_bad = num_tokens = 0
+    token_counts = np.zeros(form.vocab_size, dtype=np.int64)
+    rest = np.zeros(0, dtype=np.uint32)
+    writer = _Writer(folder, form, max_blocks)
+    name = ", ".join(source.name for source in documents)
+    bar = tqdm(desc=f"tokenizing {name}", unit=" tokens", unit_scale=True, disable=None, leave=False)
+    batches = itertools.chain.from_iterable(source.batches() for source in documents)
+    for batch, tokens in _ahead(lambda batch: (batch, encode(batch.texts)), batches):
+        num_documents += len(batch.texts)
+        num_bad += batch.num_bad
+        num_tokens += len(tokens)
+        bar.update(len(tokens))
+        token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
+        blocks, rest = group(rest, tokens, config.block_size)
+        writer.append(blocks)
+        if writer.is_full:
+            break
+    bar.close()
+    if len(rest) and (config.last_block == "pad" or config.grouping == "pack"):
+        writer.append([rest])
+    sha256 = writer.close(config.block_size)
+    kept = sum(writer.lengths)
     facts = {
-        "num_blocks": num_blocks,
+        "num_blocks": len(writer.lengths),
         "block_size": config.block_size,
-        "dtype": dtype.name,
-        "sha256": digest.hexdigest(),
-        "counts": asdict(counts),
+        "dtype": form.dtype.name,
+        "sha256": sha256,
+        "counts": asdict(
+            BlockCounts(
+                documents=num_documents,
+                kept=kept,
+                dropped=num_tokens - kept,
+                padded=len(writer.lengths) * config.block_size - kept,
+                bad_rows=num_bad,
+            )
+        ),
     }
     np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
 
 
-def _fingerprint(documents: Documents, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> str:
+def _ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Map in order, in as many threads as there are cores: the tokenizer works outside Python's lock."""
+    num_threads = os.cpu_count() or 1
+    pending: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(num_threads) as threads:
+        for item in items:
+            pending.append(threads.submit(function, item))
+            if len(pending) > num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _fingerprint(
+    documents: Sequence[Documents], tokenizer: PreTrainedTokenizerBase, config: DataConfig, max_blocks: int | None
+) -> str:
     parts = (
         _FORMAT_VERSION,
-        documents.fingerprint,
+        [source.fingerprint for source in documents],
         tokenizer_fingerprint(tokenizer),
-        config.block_size,
-        config.last_block,
+        (config.block_size, config.grouping, config.last_block, max_blocks),
+        (config.document_attention, MASKINGS[config.masking].needs_words),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
 """Settings of the data half: which text, which tokenizer, which blocks, which masks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 PYTHON_DOCS = "python-docs"
@@ -13,6 +13,18 @@ class DataConfig:
     dataset: str = PYTHON_DOCS
     """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .parquet .arrow, also .gz
     and .zst), or 'python-docs', the embedded corpus."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Several sources with their weights, instead of dataset: wiki.jsonl=0.7 books/=0.3."""
+    mixture_stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
+    """Where an epoch of a mixture ends: when the first source has run out, or when all have, the others repeated."""
+    streaming: bool = False
+    """Read while training, with no pass over the text before the first step; needs max_steps."""
+    num_streams: int = 16
+    """Logical streams that a streamed source is divided into; at least as many as processes."""
+    shuffle_buffer_size: int = 10000
+    """Blocks that streaming draws from, over all streams."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """What to do with a row that cannot be read or holds no text: stop, or pass over it and count it."""
     dataset_config: str | None = None
     """Configuration name of a Hub dataset."""
     dataset_revision: str | None = None
@@ -27,6 +39,8 @@ class DataConfig:
     eval_fraction: float | None = None
     """Fraction of the training documents to hold out for evaluation, chosen by a hash of their text. Default:
     0.05 where there is no evaluation split."""
+    max_eval_blocks: int | None = None
+    """Evaluate on the first so many blocks. Default: all; 1,000 when streaming."""
     text_column: str | None = None
     """Column of the text; a dotted path for a nested one ('answers.text'); lists are joined by a space.
     Default: 'text' or 'answers.text', whichever there is."""
@@ -38,10 +52,22 @@ class DataConfig:
     """Size of the trained tokenizer's vocabulary."""
     block_size: int = 128
     """Tokens in a block."""
+    grouping: Literal["concatenate", "line_by_line", "pack"] = "concatenate"
+    """How texts become blocks: cut from all texts end to end; one text a block, padded; or whole texts packed into
+    blocks, padded. A text that is longer than a block is cut."""
+    document_attention: bool = False
+    """Let a token attend to its own document alone, and count positions from each document's start."""
     last_block: Literal["drop", "pad"] = "drop"
-    """The tokens after the last full block: drop them, or pad them to a block."""
+    """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
+    masking: Literal["token", "whole_word", "span", "fixed_count"] = "token"
+    """What is chosen for prediction: tokens, whole words, spans of words, or the same number of tokens in each
+    block. Evaluation always chooses tokens, so that it can be compared."""
     mlm_probability: float = 0.15
     """Probability that a token is chosen to be predicted."""
+    mlm_probability_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the probability goes from mlm_probability to mlm_probability_end over the run."""
+    mlm_probability_end: float | None = None
+    """Probability at the end of the run."""
     eval_mlm_probability: float | None = None
     """The same for evaluation, where it should not follow mlm_probability."""
     mask_replace_prob: float = 0.8
@@ -56,7 +82,7 @@ class DataConfig:
     """Where tokenized blocks and the embedded corpus are kept."""
 
     def __post_init__(self) -> None:
-        for name in ("mlm_probability", "eval_mlm_probability", "eval_fraction"):
+        for name in ("mlm_probability", "mlm_probability_end", "eval_mlm_probability", "eval_fraction"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ValueError(f"{name}={value} must be between 0 and 1, both excluded")
         for name in ("mask_replace_prob", "random_replace_prob"):
@@ -67,6 +93,18 @@ class DataConfig:
                 f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
                 "add up to more than 1: lower one of them"
             )
+        for name in ("num_streams", "shuffle_buffer_size", "max_eval_blocks"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.mixture and min(self.mixture.values()) < sum(self.mixture.values()) / 1000:
+            raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
+        if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
+            raise ValueError(
+                f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="
+                f"{self.mlm_probability_end}: a schedule other than constant needs an end, and only that"
+            )
+        if self.masking == "fixed_count" and self.grouping == "line_by_line":
+            raise ValueError("masking=fixed_count needs blocks of one length: use another masking, or grouping=pack")
         if self.block_size < 2:
             raise ValueError(f"block_size={self.block_size} must be at least 2")
         if self.dataloader_num_workers < 0:

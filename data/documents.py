@@ -1,102 +1,266 @@
 """Open any source of text as a stream of documents.
 
-One door for a Hub dataset, local files and the embedded corpus; reading is left
-to the `datasets` library, which memory-maps what it reads. What is added here:
-which files and split are meant, where in a row the text is, which documents are
-held out for evaluation, and errors that name the file, line or column.
+One door for a Hub dataset, local files and the embedded corpus. `readers` reads
+files; the `datasets` library finds and downloads what is on the Hub. What is
+added here: which files and split are meant, where in a row the text is, which
+documents are held out for evaluation, and errors that name file, row and column.
 """
 
-import gzip
 import hashlib
-import io
+import itertools
+import logging
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import datasets
-import zstandard
 from datasets.data_files import DataFilesDict, get_data_patterns
 
-from data import python_docs
+from data import python_docs, readers
 from data.config import PYTHON_DOCS, DataConfig
+from data.readers import Range, Row
 
-# File ending -> (reader of `datasets`, its options). Endings may be followed by .gz or .zst.
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".txt": ("text", {}),
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".parquet": ("parquet", {}),
-    ".arrow": ("arrow", {}),
-}
-COMPRESSIONS = (".gz", ".zst")
-_TEXT_FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv")
+logger = logging.getLogger(__name__)
+
 _DEFAULT_TEXT_COLUMNS = ("text", "answers.text")
 _DEFAULT_EVAL_FRACTION = 0.05
 _BATCH_OF_ROWS = 1000
+_BATCH_OF_CHARACTERS = 1_000_000
+
+
+class DataError(ValueError):
+    """A text that cannot be read; the message names the file, the row and what is wrong."""
+
+
+class Rows(Protocol):
+    """A source of rows that can be divided and entered anywhere."""
+
+    def ranges(self, num_streams: int, stream: int) -> list[Range]:
+        """What a logical stream reads: together the streams read each row once."""
+
+    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
+        """Yield the rows of a range from a position on."""
+
+    def place(self, part: Range, position: int) -> str:
+        """A row by name and number, for messages."""
+
+    def columns(self) -> set[str]:
+        """Dotted paths of the columns."""
+
+    def count(self) -> int:
+        """Rows in all; may read everything."""
+
+    @property
+    def identity(self) -> str:
+        """Tells the source from another, on any machine."""
+
+    @property
+    def version(self) -> str:
+        """Changes when the source does, on this machine."""
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Rows of files of one format, on this machine or, by an ``hf://`` path, on the Hub."""
+
+    paths: tuple[str, ...]
+
+    def ranges(self, num_streams: int, stream: int) -> list[Range]:
+        """See `Rows`."""
+        return readers.ranges(self.paths, num_streams, stream)
+
+    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
+        """See `Rows`."""
+        return readers.read(part, start, column)
+
+    def place(self, part: Range, position: int) -> str:
+        """See `Rows`."""
+        return readers.place(part.path, position)
+
+    def columns(self) -> set[str]:
+        """See `Rows`."""
+        return readers.columns(self.paths[0])
+
+    def count(self) -> int:
+        """See `Rows`."""
+        return sum(1 for part in self.ranges(1, 0) for _ in self.read(part, part.begin, ""))
+
+    @property
+    def identity(self) -> str:
+        """Names and sizes."""
+        return repr([(Path(path).name, readers.file_size(path)) for path in self.paths])
+
+    @property
+    def version(self) -> str:
+        """Places and times of change."""
+        return repr([(path, readers.modified(path)) for path in self.paths])
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a table that `datasets` has downloaded and memory-mapped."""
+
+    table: datasets.Dataset
+
+    def ranges(self, num_streams: int, stream: int) -> list[Range]:
+        """See `Rows`."""
+        begin, end = (len(self.table) * (stream + i) // num_streams for i in (0, 1))
+        return [Range("", begin, end)]
+
+    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
+        """See `Rows`."""
+        rows = self.table.select_columns([column]).select(range(start, part.end))
+        position = start
+        for batch in rows.iter(batch_size=_BATCH_OF_ROWS):
+            for value in batch[column]:
+                position += 1
+                yield Row(position, {column: value})
+
+    def place(self, part: Range, position: int) -> str:
+        """See `Rows`."""
+        return f"row {position}"
+
+    def columns(self) -> set[str]:
+        """See `Rows`."""
+        return readers.schema_columns(self.table.features.arrow_schema)
+
+    def count(self) -> int:
+        """See `Rows`."""
+        return len(self.table)
+
+    @property
+    def identity(self) -> str:
+        """Of `datasets`: changes with the source, the revision and the split."""
+        return str(self.table._fingerprint)
+
+    @property
+    def version(self) -> str:
+        """See `identity`."""
+        return ""
+
+
+class Cursor(NamedTuple):
+    """Where a logical stream of documents goes on: the number of its range, and the position there."""
+
+    part: int = 0
+    position: int | None = None
+
+
+START = Cursor()
+
+
+class TextBatch(NamedTuple):
+    """Some texts of a stream.
+
+    Attributes:
+        texts: Without blank ones; may be empty.
+        cursor: Behind them.
+        num_bad: Rows without a readable text that were passed over.
+    """
+
+    texts: list[str]
+    cursor: Cursor
+    num_bad: int
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts that can be read from the start any number of times.
+    """Texts that can be read from the start any number of times, whole or in logical streams.
 
     Attributes:
-        rows: The memory-mapped table.
+        rows: Where they are read from.
         name: What the user called the source, for messages.
         text_column: Dotted path of the text in a row.
-        files: Where the rows were read from, if from local files.
+        row_slice: First row and end of those that are read, where the split is ``name[first:end]``.
         held_out: Keep only the documents that the hash holds out (True), only
             the others (False), or all (None).
         eval_fraction: The fraction that the hash holds out.
+        skips_bad_rows: Pass over a row without a readable text, rather than raise.
     """
 
-    rows: datasets.Dataset
+    rows: Rows
     name: str
     text_column: str
-    files: tuple[str, ...] = ()
+    row_slice: tuple[int, int] | None = None
     held_out: bool | None = None
     eval_fraction: float = 0.0
+    skips_bad_rows: bool = False
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the source, the split, the column or the held-out part does."""
-        parts = (self.rows._fingerprint, self.text_column, self.held_out, self.eval_fraction)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        """Changes when anything does that the texts depend on, a file's time of change too."""
+        return hashlib.sha256(repr((self.identity, self.rows.version)).encode()).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """Changes when the source, the split, the column or the held-out part does; the same on another machine."""
+        parts = (self.rows.identity, self.text_column, self.row_slice, self.held_out, self.eval_fraction)
+        return hashlib.sha256(repr((*parts, self.skips_bad_rows)).encode()).hexdigest()
 
     def texts(self) -> Iterator[list[str]]:
-        """Yield the texts in batches, in order, without the blank ones.
+        """Yield all texts in batches, in order, without the blank ones.
 
         Raises:
-            ValueError: A row without a text, naming the row and the column.
+            ValueError: A row without a text, naming file, row and column.
+        """
+        for batch in self.batches():
+            yield batch.texts
+
+    def batches(
+        self,
+        num_streams: int = 1,
+        stream: int = 0,
+        cursor: Cursor = START,
+        at_once: tuple[int, int] = (_BATCH_OF_ROWS, _BATCH_OF_CHARACTERS),
+    ) -> Iterator[TextBatch]:
+        """Yield the texts of a logical stream, from a cursor to the end of the stream; so many rows or characters.
+
+        Raises:
+            ValueError: See `texts`.
         """
         column, *path = self.text_column.split(".")
-        row = 0
-        for values in self._columns(column):
-            texts = []
-            for value in values:
-                text = _text_of(value, path)
-                if text is None:
-                    raise ValueError(
-                        f"dataset={self.name!r}, row {row}: text_column={self.text_column!r} holds no text: "
-                        f"{value!r:.80}"
-                    )
-                row += 1
-                if text.strip() and (self.held_out is None or self._holds_out(text) == self.held_out):
-                    texts.append(text)
-            yield texts
+        texts: list[str] = []
+        num_bad = num_rows = num_characters = 0
+        for part, position, row, after in itertools.islice(
+            self._rows(num_streams, stream, cursor, column), *(self.row_slice or (0, None))
+        ):
+            text = None if row.problem or row.value is None else _text_of(row.value.get(column), path)
+            if text is None:
+                self._bad(part, position, row)
+                num_bad += 1
+            elif text.strip() and (self.held_out is None or self._holds_out(text) == self.held_out):
+                texts.append(text)
+                num_characters += len(text)
+            num_rows += 1
+            if num_rows == at_once[0] or num_characters >= at_once[1]:
+                yield TextBatch(texts, after, num_bad)
+                texts, num_bad, num_rows, num_characters = [], 0, 0, 0
+        yield TextBatch(texts, Cursor(sys.maxsize), num_bad)
 
-    def _columns(self, column: str) -> Iterator[list[Any]]:
-        try:
-            for batch in self.rows.select_columns([column]).iter(batch_size=_BATCH_OF_ROWS):
-                yield batch[column]
-        except UnicodeDecodeError as error:  # JSON and Parquet are read without a look at the bytes
-            for file in self.files:
-                _check_utf8(Path(file))
-            raise ValueError(f"dataset={self.name!r}: text_column={column!r} is not UTF-8: {error}") from error
+    def _rows(
+        self, num_streams: int, stream: int, cursor: Cursor, column: str
+    ) -> Iterator[tuple[Range, int, Row, Cursor]]:
+        """Yield range, position, row, and the cursor behind it."""
+        for number, part in enumerate(self.rows.ranges(num_streams, stream)):
+            if number >= cursor.part:
+                position = part.begin
+                if number == cursor.part and cursor.position is not None:
+                    position = cursor.position
+                for row in self.rows.read(part, position, column):
+                    yield part, position, row, Cursor(number, row.position)
+                    position = row.position
+
+    def _bad(self, part: Range, position: int, row: Row) -> None:
+        value = (row.value or {}).get(self.text_column.split(".")[0])
+        problem = row.problem or f"text_column={self.text_column!r} holds no text: {value!r:.80}"
+        text = f"dataset={self.name!r}: {self.rows.place(part, position)}: {problem}"
+        if not self.skips_bad_rows:
+            raise DataError(f"{text}; --on_bad_row skip passes over such rows")
+        logger.debug("passed over %s", text)
 
     def _holds_out(self, text: str) -> bool:
         """By the text itself, so that a text met twice is never on both sides."""
@@ -104,26 +268,33 @@ class Documents:
         return int.from_bytes(digest, "big") < self.eval_fraction * 2**64
 
 
-def open_documents(config: DataConfig) -> tuple[Documents, Documents]:
-    """The training and the evaluation documents that the settings name.
+def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]]:
+    """The training and the evaluation documents that the settings name, source by source.
 
     Raises:
         ValueError: What is missing or wrong, and what would work.
     """
-    train = _open(config.dataset, config.dataset_split, config)
-    eval_name = config.eval_dataset or config.dataset
-    eval_split = config.eval_split
-    if eval_split is None and config.eval_fraction is None:
-        eval_split = _default_eval_split(eval_name, config)
-    if eval_split is not None:
-        return train, _open(eval_name, eval_split, config)
+    names = list(config.mixture) or [config.dataset]
+    train = [_open(name, config.dataset_split, config, streaming=config.streaming) for name in names]
+    if config.eval_dataset is not None:
+        split = config.eval_split or _default_eval_split(config.eval_dataset, ("validation", "test", "train"), config)
+        return train, [_open(config.eval_dataset, split or "train", config)]
+    if config.eval_split is not None:
+        return train, [_open(name, config.eval_split, config) for name in names]
+    pairs = [_held_out(name, documents, config) for name, documents in zip(names, train, strict=True)]
+    return [train for train, _ in pairs], [held_out for _, held_out in pairs]
+
+
+def _held_out(name: str, documents: Documents, config: DataConfig) -> tuple[Documents, Documents]:
+    """Training documents and evaluation documents of a source: its validation split, or a part held out by hash."""
+    if config.eval_fraction is None and (split := _default_eval_split(name, ("validation",), config)):
+        return documents, _open(name, split, config)
     fraction = config.eval_fraction or _DEFAULT_EVAL_FRACTION
-    return replace(train, held_out=False, eval_fraction=fraction), replace(train, held_out=True, eval_fraction=fraction)
+    train, evaluation = (replace(documents, held_out=side, eval_fraction=fraction) for side in (False, True))
+    return train, evaluation
 
 
-def _default_eval_split(name: str, config: DataConfig) -> str | None:
-    """The split to evaluate on where the settings name none; None means to hold some of the training text out."""
-    wanted = ("validation", "test", "train") if config.eval_dataset else ("validation",)
+def _default_eval_split(name: str, wanted: tuple[str, ...], config: DataConfig) -> str | None:
     splits = _split_names(name, config)
     return next((split for split in wanted if split in splits), None)
 
@@ -137,17 +308,71 @@ def _split_names(name: str, config: DataConfig) -> list[str]:
         raise ValueError(_hub_message(name, error)) from error
 
 
-def _open(name: str, split: str, config: DataConfig) -> Documents:
-    files = _files(name, config)
-    if files is not None:
-        chosen, rows = _load_files(name, files, split)
+def _open(name: str, split: str, config: DataConfig, *, streaming: bool = False) -> Documents:
+    row_slice = None
+    rows: Rows
+    if (files := _files(name, config)) is not None:
+        split_name = re.split(r"[\[+]", split)[0]
+        rows = FileRows(_chosen(name, files, split_name))
+        row_slice = _row_slice(split, rows, streaming)
+    elif streaming:
+        rows = FileRows(_chosen(name, _hub_files(name, config), split))
     else:
-        chosen = ()
         try:
-            rows = datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
+            rows = TableRows(
+                datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
+            )
         except Exception as error:
             raise ValueError(_hub_message(name, error)) from error
-    return Documents(rows, name, _text_column(rows, name, config.text_column), chosen)
+    column = _text_column(rows.columns(), name, config.text_column, anywhere=bool(config.mixture))
+    return Documents(rows, name, column, row_slice, skips_bad_rows=config.on_bad_row == "skip")
+
+
+def _row_slice(split: str, rows: Rows, streaming: bool) -> tuple[int, int] | None:
+    """First row and end of ``train[10:500]`` or ``train[:20%]``; None of a whole split."""
+    if re.fullmatch(r"[\w.-]+", split):
+        return None
+    match = re.fullmatch(r"[\w.-]+\[(-?\d+%?)?:(-?\d+%?)?\]", split)
+    if match is None or streaming:
+        why = "a stream has no end to count from" if match else "write a part as 'train[:5000]' or 'train[10%:20%]'"
+        raise ValueError(f"dataset_split={split!r} cannot be read: {why}")
+    first, end = match.groups()
+    if all(bound is None or bound.isdigit() for bound in (first, end)):
+        return int(first or 0), int(end) if end else sys.maxsize
+    num_rows = rows.count()
+
+    def resolve(bound: str | None, default: int) -> int:
+        if bound is None:
+            return default
+        number = round(num_rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
+        return min(num_rows, max(0, number + num_rows if number < 0 else number))
+
+    return resolve(first, 0), resolve(end, num_rows)
+
+
+def _hub_files(name: str, config: DataConfig) -> dict[str, list[str]]:
+    """``{split: [hf:// path, ...]}`` of a Hub dataset."""
+    try:
+        builder = datasets.load_dataset_builder(name, config.dataset_config, revision=config.dataset_revision)
+    except Exception as error:
+        raise ValueError(_hub_message(name, error)) from error
+    return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
+
+
+def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:
+    """The files of a split, checked to be of one known format and not all empty."""
+    if split not in files:
+        raise ValueError(f"dataset={name!r} has no split {split!r}: it has {', '.join(files)}")
+    chosen = files[split]
+    formats = {readers.file_format(path) or "unknown" for path in chosen}
+    if len(formats) > 1 or "unknown" in formats:
+        raise ValueError(
+            f"dataset={name!r} must be files of one format ({readers.known_formats()}), "
+            f"but holds: {', '.join(sorted(formats))}"
+        )
+    if all(readers.file_size(path) == 0 for path in chosen):
+        raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
+    return tuple(chosen)
 
 
 def _files(name: str, config: DataConfig) -> dict[str, list[str]] | None:
@@ -176,7 +401,7 @@ def local_files(name: str) -> dict[str, list[str]] | None:
         if not matches:
             raise ValueError(f"dataset={name!r}: no file matches")
         return {"train": matches}
-    if _format(path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+    if readers.file_format(str(path)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise ValueError(f"dataset={name!r}: no such file or folder")
     return None
 
@@ -187,84 +412,20 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
         found = DataFilesDict.from_patterns(patterns, base_path=str(folder))
     except FileNotFoundError:  # of an empty folder
         found = {}
-    known = {str(split): sorted(f for f in files if _format(Path(f))) for split, files in found.items()}
+    known = {str(split): sorted(f for f in files if readers.file_format(f)) for split, files in found.items()}
     if not any(known.values()):
-        raise ValueError(f"dataset={name!r}: the folder holds no {_known_formats()} file")
+        raise ValueError(f"dataset={name!r}: the folder holds no {readers.known_formats()} file")
     return {split: files for split, files in known.items() if files}
 
 
-def _load_files(name: str, files: dict[str, list[str]], split: str) -> tuple[tuple[str, ...], datasets.Dataset]:
-    split_name = re.split(r"[\[+]", split)[0]
-    if split_name not in files:
-        raise ValueError(f"dataset={name!r} has no split {split_name!r}: it has {', '.join(files)}")
-    chosen = files[split_name]
-    formats = {_format(Path(f)) or "unknown" for f in chosen}
-    if len(formats) > 1 or "unknown" in formats:
-        found = ", ".join(sorted(formats))
-        raise ValueError(f"dataset={name!r} must be files of one format ({_known_formats()}), but holds: {found}")
-    reader, options = FORMATS[formats.pop()]
-    if all(Path(f).stat().st_size == 0 for f in chosen):
-        raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
-    try:
-        rows = datasets.load_dataset(reader, data_files={split_name: chosen}, split=split, **options)
-    except Exception as error:
-        for file in chosen:
-            _check_utf8(Path(file))
-        raise ValueError(f"dataset={name!r} cannot be read as {reader}: {_first_cause(error)}") from error
-    return tuple(chosen), rows
-
-
-def _check_utf8(path: Path) -> None:
-    """Raise ValueError that names the first line that is not UTF-8; used to explain a failed read."""
-    if _format(path) not in _TEXT_FORMATS:
-        return
-    with _open_binary(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}): "
-                    f"convert the file, for example with: iconv -f LATIN1 -t UTF-8"
-                ) from None
-
-
-def _open_binary(path: Path) -> io.BufferedIOBase | gzip.GzipFile:
-    if path.suffix == ".gz":
-        return gzip.open(path)
-    if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.open(path, "rb"))
-    return path.open("rb")
-
-
-def _format(path: Path) -> str | None:
-    suffix = Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
-    return suffix if suffix in FORMATS else None
-
-
-def _known_formats() -> str:
-    return " ".join(FORMATS)
-
-
-def _text_column(rows: datasets.Dataset, name: str, wanted: str | None) -> str:
-    """The dotted path of the text, checked against the columns there are."""
-    for column in (wanted,) if wanted else _DEFAULT_TEXT_COLUMNS:
-        if _has_path(rows.features, column):
+def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: bool) -> str:
+    """The dotted path of the text, checked against the columns there are; of a mixture, not every source has it."""
+    candidates = (wanted, *_DEFAULT_TEXT_COLUMNS) if anywhere else (wanted,) if wanted else _DEFAULT_TEXT_COLUMNS
+    for column in candidates:
+        if column in columns:
             return column
-    columns = sorted({*rows.column_names, *rows.features.flatten()})
     problem = f"has no column {wanted!r}" if wanted else "has no column 'text': name one with --text_column"
-    raise ValueError(f"dataset={name!r} {problem}; the columns are: {', '.join(columns)}")
-
-
-def _has_path(features: Any, path: str) -> bool:
-    """Whether a dotted path leads somewhere, through lists of structs too."""
-    for part in path.split("."):
-        while isinstance(features, datasets.List | datasets.LargeList):
-            features = features.feature
-        if not isinstance(features, dict) or part not in features:
-            return False
-        features = features[part]
-    return True
+    raise ValueError(f"dataset={name!r} {problem}; the columns are: {', '.join(sorted(columns))}")
 
 
 def _text_of(value: Any, path: list[str]) -> str | None:
@@ -282,10 +443,3 @@ def _hub_message(name: str, error: Exception) -> str:
         f"dataset={name!r} is no local file or folder, and the Hub did not give it: "
         f"{type(error).__name__}: {' '.join(str(error).split())}"
     )
-
-
-def _first_cause(error: BaseException) -> str:
-    """The message at the bottom of a chain of exceptions, on one line."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,36 +1,69 @@
-"""Concatenate token arrays and cut the stream into blocks, the remainder carried over.
+"""Documents to blocks of at most L tokens, what is left over carried into the next batch of documents.
 
 The Hugging Face guide groups 1,000 rows at a time and throws away what is left
-of each batch of rows. Here the remainder is an explicit state that goes into
-the next batch, so only the very last one is ever dropped or padded.
+of each batch of rows. Here the rest is an explicit state that goes into the next
+batch. A grouping is a pure function ``(rest, tokens, L) -> (blocks, rest)`` of
+flagged tokens (see `data.tokens`), so that cached and streamed blocks come from
+the same code; no token is lost, invented or put elsewhere within its document.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, insort
+from collections.abc import Callable
 
 import numpy as np
 
+from data.tokens import DOCUMENT_START
 
-def group(
-    batches: Iterable[np.ndarray], block_size: int, remainder: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``(blocks, remainder)`` for each batch of tokens.
+Blocks = list[np.ndarray]  # each a flat uint32 array of 1 to L tokens
+Grouping = Callable[[np.ndarray, np.ndarray, int], tuple[Blocks, np.ndarray]]
 
-    With ``block_size=4`` and batches ``[1 2 3 4 5 6]``, ``[7 8 9]``::
 
-        blocks [[1 2 3 4]], remainder [5 6]
-        blocks [[5 6 7 8]], remainder [9]
+def concatenate(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
+    """All documents end to end, cut every L tokens.
 
-    Args:
-        batches: Flat integer arrays, each the concatenated tokens of some texts.
-        block_size: L, tokens in a block.
-        remainder: What was left when an earlier call stopped; fewer than L tokens.
-
-    Yields:
-        blocks: ``[N, L]``, N may be 0.
-        remainder: ``[R]``, R < L: the state from which a later call goes on.
+    With L = 4, rest ``[1 2]`` and tokens ``[3 4 5 6 7 8 9]``: blocks ``[1 2 3 4] [5 6 7 8]``, rest ``[9]``.
     """
-    for batch in batches:
-        tokens = batch if remainder is None else np.concatenate([remainder, batch])
-        num_blocks = len(tokens) // block_size
-        blocks, remainder = np.split(tokens, [num_blocks * block_size])
-        yield blocks.reshape(num_blocks, block_size), remainder
+    tokens = np.concatenate([rest, tokens])
+    end = len(tokens) // block_size * block_size
+    return list(tokens[:end].reshape(-1, block_size)), tokens[end:]
+
+
+def line_by_line(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
+    """A block for each document, more where it is longer than L; nothing is left over."""
+    return _pieces(tokens, block_size), rest
+
+
+def pack(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
+    """Whole documents packed into blocks, the longest first, each into the fullest block that has room (best fit).
+
+    A document longer than L is cut, and its pieces are documents of their own.
+    The emptiest block is left over.
+    """
+    free: list[tuple[int, int]] = []  # (room, block), ascending
+    packed: list[Blocks] = []
+    for piece in sorted(_pieces(np.concatenate([rest, tokens]), block_size), key=len, reverse=True):
+        best = bisect_left(free, (len(piece), 0))
+        if best == len(free):
+            room, block = block_size, len(packed)
+            packed.append([])
+        else:
+            room, block = free.pop(best)
+        packed[block].append(piece)
+        if room > len(piece):
+            insort(free, (room - len(piece), block))
+    left = packed.pop(free[-1][1]) if free else [rest[:0]]
+    return [np.concatenate(pieces) for pieces in packed], np.concatenate(left)
+
+
+def _pieces(tokens: np.ndarray, block_size: int) -> Blocks:
+    """The documents, cut where they are longer than L; each piece begins with the flag."""
+    tokens = tokens.copy()
+    starts = np.flatnonzero(tokens & DOCUMENT_START)
+    documents = np.split(tokens, starts[1:]) if len(starts) else []
+    pieces = [document[i : i + block_size] for document in documents for i in range(0, len(document), block_size)]
+    for piece in pieces:
+        piece[0] |= DOCUMENT_START
+    return pieces
+
+
+GROUPINGS: dict[str, Grouping] = {"concatenate": concatenate, "line_by_line": line_by_line, "pack": pack}

@@ -7,34 +7,37 @@ pinning; each of its items is a whole micro-batch.
 
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.blocks import TokenBlocks
-from data.collator import MaskedBatch, collate
+from data.blocks import Blocks
+from data.collator import Collator, MaskedBatch
 from data.config import DataConfig
-from data.masking import Vocabulary
-from data.order import global_batch, micro_batches, share
+from data.order import Batch, Order, micro_batches, share
 
-_Plan = tuple[int, np.ndarray]  # (epoch, block ids) of a micro-batch
+
+class Plan(NamedTuple):
+    """Of a micro-batch: which blocks, and the rate at which tokens are chosen."""
+
+    batch: Batch
+    mlm_probability: float
 
 
 @dataclass(frozen=True)
 class MicroBatches(Dataset[MaskedBatch]):
     """Masked batches by plan, for a DataLoader whose sampler yields the plans."""
 
-    blocks: TokenBlocks
-    vocabulary: Vocabulary
-    config: DataConfig
-    seed: int
+    blocks: Blocks
+    collator: Collator
 
-    def __getitem__(self, plan: _Plan) -> MaskedBatch:
-        epoch, block_ids = plan
-        return collate(self.blocks, block_ids, self.vocabulary, self.config, seed=self.seed, epoch=epoch)
+    def __getitem__(self, plan: Plan) -> MaskedBatch:
+        passes, block_ids = plan.batch
+        return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
 
 
 @dataclass(frozen=True)
@@ -42,50 +45,69 @@ class TrainLoader:
     """The micro-batches of one process, on its device.
 
     Attributes:
-        dataset: Blocks, masks and seed.
-        global_batch_size: Blocks per update, over all processes.
+        dataset: Blocks and masks.
+        order: Which blocks each update sees.
+        mlm_probability: Step -> the rate at which tokens are chosen.
         micro_batch_size: At most this many blocks in one micro-batch.
         rank, num_processes: Which contiguous share of each global batch is this process's.
+        config: How many workers.
     """
 
     dataset: MicroBatches
-    global_batch_size: int
+    order: Order
+    mlm_probability: Callable[[int], float]
     micro_batch_size: int
     rank: int
     num_processes: int
     device: torch.device
+    config: DataConfig
 
-    def plan(self, step: int) -> list[_Plan]:
-        """Epoch and block ids of each of this process's micro-batches of an update."""
-        epoch, block_ids = global_batch(step, len(self.dataset.blocks), self.global_batch_size, self.dataset.seed)
-        mine = share(block_ids, self.rank, self.num_processes)
-        return [(epoch, ids) for ids in micro_batches(mine, self.micro_batch_size)]
+    def plan(self, step: int) -> list[Plan]:
+        """Each of this process's micro-batches of an update."""
+        mine = share(self.order.global_batch(step), self.rank, self.num_processes)
+        return [Plan(batch, self.mlm_probability(step)) for batch in micro_batches(mine, self.micro_batch_size)]
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
         counts: deque[int] = deque()
 
-        def plans() -> Iterator[_Plan]:
+        def plans() -> Iterator[Plan]:
             for step in range(start, stop):
                 plan = self.plan(step)
                 counts.append(len(plan))
                 yield from plan
 
         # Workers ask for plans ahead of time, so a step's count is always there before its last batch.
-        batches = load(self.dataset, plans(), self.device)
+        batches = load(self.dataset, plans(), self.device, self.config)
         for first in batches:
             yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
 
+    def tokens_by_source(self, step: int) -> np.ndarray:
+        """``[S]`` tokens of each source in the updates before ``step``, of all processes; zeros but on the first."""
+        return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Nothing: the next step follows from its number."""
+        return {}
+
 
 def eval_batches(
-    dataset: MicroBatches, batch_size: int, rank: int, num_processes: int, device: torch.device
+    dataset: MicroBatches,
+    batch_size: int,
+    mlm_probability: float,
+    rank: int,
+    num_processes: int,
+    device: torch.device,
+    config: DataConfig,
 ) -> Iterator[MaskedBatch]:
-    """Yield this process's share of all blocks, in order, always under the masks of epoch 0."""
-    mine = share(np.arange(len(dataset.blocks)), rank, num_processes)
-    return load(dataset, ((0, ids) for ids in micro_batches(mine, batch_size)), device)
+    """Yield this process's share of all blocks, in order, always under the masks of the first pass."""
+    ids = np.arange(len(dataset.blocks))
+    mine = share((np.zeros_like(ids), ids), rank, num_processes)
+    plans = (Plan(batch, mlm_probability) for batch in micro_batches(mine, batch_size))
+    return load(dataset, plans, device, config)
 
 
-def _leave_signals_to_the_trainer(worker_id: int) -> None:
+def leave_signals_to_the_trainer(worker_id: int) -> None:
     """Ctrl-C and cluster schedulers signal every process: workers go on, so that the trainer can save first.
 
     They end when the trainer does.
@@ -94,17 +116,26 @@ def _leave_signals_to_the_trainer(worker_id: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def load(dataset: MicroBatches, plans: Iterator[_Plan], device: torch.device) -> Iterator[MaskedBatch]:
+def load(
+    dataset: MicroBatches, plans: Iterator[Plan], device: torch.device, config: DataConfig
+) -> Iterator[MaskedBatch]:
     """Yield the batches of some plans on the device, prepared by workers where the settings ask for them."""
-    num_workers = dataset.config.dataloader_num_workers
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a micro-batch already
         sampler=plans,
-        num_workers=num_workers,
-        timeout=dataset.config.dataloader_timeout if num_workers else 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_trainer,
+        **worker_options(config),
     )
     for batch in loader:
         yield batch.to(device)
+
+
+def worker_options(config: DataConfig) -> dict[str, Any]:
+    """Of a DataLoader."""
+    num_workers = config.dataloader_num_workers
+    return {
+        "num_workers": num_workers,
+        "timeout": config.dataloader_timeout if num_workers else 0,
+        "worker_init_fn": leave_signals_to_the_trainer,
+    }

@@ -2,15 +2,22 @@
 
 The order of an epoch is a keyed permutation that is evaluated at the positions
 asked for, never stored: step 1,000,000 costs what step 0 costs, and there is no
-generator state to save. A process takes a contiguous share of the global batch,
+generator state to save. Several sources are mixed by weight in the same way. A process takes a contiguous share of the global batch,
 so the global batch does not depend on how many processes there are.
 """
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from data.hashing import hash64, key64
 
+Batch = tuple[np.ndarray, np.ndarray]  # [B] passes, [B] block ids
+MIXTURE_PERIOD = 1000
 _FEISTEL_ROUNDS = 6
+_STEPS_SORTED_TOGETHER = 16
 
 
 def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
@@ -45,27 +52,123 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     return out.astype(np.int64)
 
 
-def steps_per_epoch(num_blocks: int, global_batch_size: int) -> int:
-    """Updates in an epoch; the last one sees what is left, so that each block is seen exactly once."""
-    return -(-num_blocks // global_batch_size)
+def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide an endless row of slots among sources, in proportion to their weights.
+
+    Every 1,000 slots hold the same number of each source, in an order of their
+    own, so any slot is found without those before it, and the proportions are exact.
+
+    Args:
+        slots: ``[N]`` int64, 0 or more.
+        weights: ``[S]``, relative.
+
+    Returns:
+        sources: ``[N]``, which source fills each slot.
+        indices: ``[N]``, which of the source's draws it is; the draws before slot
+            n are, but for its own thousand, the indices below it.
+    """
+    counts = mixture_counts(weights)
+    ends = np.cumsum(counts)
+    thousands, within = np.divmod(slots, MIXTURE_PERIOD)
+    shuffled = np.empty_like(slots)
+    for thousand in np.unique(thousands):
+        here = thousands == thousand
+        shuffled[here] = permute(within[here], MIXTURE_PERIOD, key64(seed, int(thousand)))
+    sources = np.searchsorted(ends, shuffled, side="right")
+    return sources, thousands * counts[sources] + shuffled - (ends - counts)[sources]
 
 
-def global_batch(step: int, num_blocks: int, global_batch_size: int, seed: int) -> tuple[int, np.ndarray]:
-    """The epoch of an update (from 0) and the ids of the blocks it sees, ``[G]`` int64."""
-    epoch, step_in_epoch = divmod(step, steps_per_epoch(num_blocks, global_batch_size))
-    start = step_in_epoch * global_batch_size
-    positions = np.arange(start, min(start + global_batch_size, num_blocks))
-    return epoch, permute(positions, num_blocks, key64(seed, epoch))
+def mixture_counts(weights: Sequence[float]) -> np.ndarray:
+    """``[S]``: slots of each source among 1,000, by largest remainder."""
+    exact = np.asarray(weights) / np.sum(weights) * MIXTURE_PERIOD
+    counts = exact.astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: MIXTURE_PERIOD - counts.sum()]] += 1
+    return counts
 
 
-def share(block_ids: np.ndarray, rank: int, num_processes: int) -> np.ndarray:
+def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with_first: bool) -> int:
+    """Of one source all of its blocks, each once; of a mixture what it takes for the first or the last to run out.
+
+    The sources of a mixture go on where they were from epoch to epoch, each in passes of its own.
+    """
+    if len(sizes) == 1:
+        return sizes[0]
+    slots = [-(-size * MIXTURE_PERIOD // int(n)) for size, n in zip(sizes, mixture_counts(weights), strict=True)]
+    return min(slots) if ends_with_first else max(slots)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which blocks each update sees.
+
+    Attributes:
+        sizes: Blocks of each source; their ids follow each other.
+        weights: Of a mixture of several sources.
+        global_batch_size: Blocks per update.
+        seed: Of the permutations.
+        lengths: ``[N]``, tokens in each block, where they differ: batches are then
+            made of blocks of similar length, over 16 updates, to pad less.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    global_batch_size: int
+    seed: int
+    lengths: np.ndarray | None = None
+
+    def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of an update, and in which pass over its source each is met: ``[G]`` passes, ``[G]`` ids.
+
+        The last update of an epoch of one source sees what is left, so that each block is seen exactly once.
+        """
+        epoch, step_in_epoch, end = 0, step, sys.maxsize
+        if len(self.sizes) == 1:
+            epoch, step_in_epoch = divmod(step, -(-self.sizes[0] // self.global_batch_size))
+            end = self.sizes[0]
+        num_steps = 1 if self.lengths is None else _STEPS_SORTED_TOGETHER
+        first = step_in_epoch // num_steps * num_steps
+        size = self.global_batch_size
+        slots = np.arange(first * size, min((first + num_steps) * size, end))
+        passes, ids = self._blocks(epoch, slots)
+        if self.lengths is not None:
+            num_batches = -(-len(slots) // size)
+            batch = permute(np.array([step_in_epoch - first]), num_batches, key64(self.seed, epoch, first))[0]
+            chosen = np.argsort(self.lengths[ids], kind="stable")[batch * size : (batch + 1) * size]
+            passes, ids = passes[chosen], ids[chosen]
+        return passes, ids
+
+    def draws_by_source(self, step: int) -> np.ndarray:
+        """``[S]``: blocks of each source in the updates before ``step``."""
+        thousands, rest = divmod(step * self.global_batch_size, MIXTURE_PERIOD)
+        sources, _ = mixture(np.arange(rest) + thousands * MIXTURE_PERIOD, self.weights, self.seed)
+        return thousands * mixture_counts(self.weights) + np.bincount(sources, minlength=len(self.sizes))
+
+    def _blocks(self, epoch: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Passes and ids of the blocks in some slots, of an epoch or of the endless row of a mixture."""
+        if len(self.sizes) == 1:
+            ids = permute(slots, self.sizes[0], key64(self.seed, epoch))
+            return np.full_like(ids, epoch), ids
+        sources, indices = mixture(slots, self.weights, self.seed)
+        passes, places = np.divmod(indices, np.asarray(self.sizes)[sources])
+        first_ids = np.cumsum(self.sizes) - self.sizes
+        ids = np.empty_like(slots)
+        for source, number in {*zip(sources.tolist(), passes.tolist(), strict=True)}:
+            here = (sources == source) & (passes == number)
+            key = key64(self.seed, source, number)
+            ids[here] = first_ids[source] + permute(places[here], self.sizes[source], key)
+        return passes, ids
+
+
+def share(batch: Batch, rank: int, num_processes: int) -> Batch:
     """The contiguous part of a batch that a process takes; parts differ by at most one block and may be empty."""
-    return np.array_split(block_ids, num_processes)[rank]
+    passes, ids = (np.array_split(part, num_processes)[rank] for part in batch)
+    return passes, ids
 
 
-def micro_batches(block_ids: np.ndarray, size: int) -> list[np.ndarray]:
+def micro_batches(batch: Batch, size: int) -> list[Batch]:
     """Cut a process's share into micro-batches of ``size``; an empty share is one empty micro-batch.
 
     A process with nothing to do still takes part in the gradient all-reduce.
     """
-    return [block_ids[i : i + size] for i in range(0, len(block_ids), size)] or [block_ids]
+    passes, ids = batch
+    return [(passes[i : i + size], ids[i : i + size]) for i in range(0, len(ids), size)] or [batch]

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from data.config import DataConfig
 from data.documents import Documents
 from data.masking import Vocabulary
+from data.tokens import flagged
 
 # As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
 _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
+_STREAMED_CHARACTERS = 20_000_000  # of each source, that a tokenizer is trained on when streaming
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
 
 
-def open_tokenizer(config: DataConfig, documents: Documents, model_name_or_path: str | None) -> PreTrainedTokenizerBase:
+def open_tokenizer(
+    config: DataConfig, documents: Sequence[Documents], model_name_or_path: str | None
+) -> PreTrainedTokenizerBase:
     """The tokenizer that the settings name, fit for masked language modeling.
 
     Raises:
@@ -48,21 +52,25 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> N
             f"tokenizer {tokenizer.name_or_path!r} has no mask token: use the tokenizer of a masked language model, "
             "or --train_tokenizer"
         )
-    if config.last_block == "pad" and tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"last_block=pad: tokenizer {tokenizer.name_or_path!r} has no pad token: use --last_block drop"
-        )
+    for setting, value in (("last_block", "pad"), ("grouping", "line_by_line"), ("grouping", "pack")):
+        if getattr(config, setting) == value and tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"{setting}={value}: tokenizer {tokenizer.name_or_path!r} has no pad token: "
+                "use --grouping concatenate --last_block drop"
+            )
 
 
-def _trained(config: DataConfig, documents: Documents) -> PreTrainedTokenizerBase:
-    """The tokenizer trained on these documents, from the cache or trained now."""
-    key = hashlib.sha256(f"{documents.fingerprint} {config.vocab_size}".encode()).hexdigest()[:32]
-    path = Path(config.cache_dir) / "tokenizers" / f"{key}.json"
+def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTokenizerBase:
+    """The tokenizer trained on these documents, from the cache or trained now; on their beginning when streaming."""
+    most = _STREAMED_CHARACTERS if config.streaming else None
+    key = repr(([source.fingerprint for source in documents], config.vocab_size, most))
+    path = Path(config.cache_dir) / "tokenizers" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             temporary = Path(folder) / path.name
-            train_bpe(documents.texts(), config.vocab_size).save(str(temporary))
+            texts = (_beginning(source.texts(), most) for source in documents)
+            train_bpe(itertools.chain.from_iterable(texts), config.vocab_size).save(str(temporary))
             temporary.rename(path)
     return PreTrainedTokenizerFast(
         tokenizer_file=str(path),
@@ -76,7 +84,17 @@ def _trained(config: DataConfig, documents: Documents) -> PreTrainedTokenizerBas
     )
 
 
-def train_bpe(batches: Iterator[list[str]], vocab_size: int) -> Tokenizer:
+def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[str]]:
+    """The batches up to so many characters."""
+    num_characters = 0
+    for texts in batches:
+        yield texts
+        num_characters += sum(map(len, texts))
+        if most is not None and num_characters >= most:
+            return
+
+
+def train_bpe(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
     """A byte-level BPE (Radford et al. 2019), ``<s> text </s>``, with no unknown characters.
 
     Raises:
@@ -100,19 +118,40 @@ def train_bpe(batches: Iterator[list[str]], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
-    """All tokens of some texts, each with the tokenizer's special tokens, as one flat ``[T]`` array.
+def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to their flagged tokens end to end, ``[T]`` uint32 (see `data.tokens`).
 
-    Never truncated: what is longer than the model is cut into blocks later.
+    Each text gets the tokenizer's special tokens. Nothing is truncated: what is
+    longer than the model is cut into blocks later. Several threads may call it.
+
+    Raises:
+        ValueError: Words are asked for, and the tokenizer cannot tell them.
     """
     if not tokenizer.is_fast:
-        ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
-        return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
+        if with_words:
+            raise ValueError(f"tokenizer {tokenizer.name_or_path!r} cannot tell words: use masking=token")
+
+        def encode_slowly(texts: list[str]) -> np.ndarray:
+            ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+            return flagged(_flat(ids), np.array([len(row) for row in ids], dtype=np.int64), None)
+
+        return encode_slowly
+
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # some tokenizer.json files carry a truncation and a padding of their own
     backend.no_padding()
-    # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
-    return np.fromiter(itertools.chain.from_iterable(e.ids for e in backend.encode_batch_fast(texts)), dtype=np.int64)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
+        encodings = backend.encode_batch_fast(texts)
+        ids = [encoding.ids for encoding in encodings]
+        return flagged(_flat(ids), np.array([len(row) for row in ids], dtype=np.int64), None)
+
+    return encode
+
+
+def _flat(ids: list[list[int]]) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
 
 
 def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,24 +8,17 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 import yaml
 from accelerate import Accelerator
 
-from data import (
-    MaskedBatch,
-    MicroBatches,
-    TrainLoader,
-    eval_batches,
-    tokenizer_fingerprint,
-    vocab_size,
-)
+from data import DataError, MaskedBatch, eval_batches, tokenizer_fingerprint, vocab_size
 from launch.cli import Command, Settings, fail, parse_settings
-from launch.corpus import Corpus, open_corpus, print_corpus
+from launch.corpus import Corpus, eval_dataset, open_corpus, print_corpus, train_loader
 from launch.signals import StopSignals, stop_with_launcher
 from launch.world import (
     has_launcher,
@@ -52,7 +45,14 @@ from train_loop import (
     train,
     unigram_perplexity,
 )
-from train_loop.checkpoint import CheckpointError, CheckpointWriter, find_checkpoint, load_optimizers, load_state
+from train_loop.checkpoint import (
+    CheckpointError,
+    CheckpointWriter,
+    find_checkpoint,
+    load_data_state,
+    load_optimizers,
+    load_state,
+)
 
 COMMAND = Command(
     prog="python -m launch.train",
@@ -60,6 +60,19 @@ COMMAND = Command(
     options={"dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."}},
     lists_settings=True,
 )
+_IDENTITY = (
+    "streaming",
+    "block_size",
+    "grouping",
+    "document_attention",
+    "masking",
+    "mlm_probability",
+    "mlm_probability_schedule",
+    "mlm_probability_end",
+    "mask_replace_prob",
+    "random_replace_prob",
+)
+_STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
 _RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model")
 
 
@@ -74,7 +87,7 @@ def main(arguments: list[str]) -> None:
         accelerator = start_accelerator(settings.train.cpu_threads, settings.train.process_timeout)
         check_output_dir(settings)
         corpus = main_process_first(accelerator, lambda: open_corpus(settings))
-        plan = plan_batches(settings.train, len(corpus.train), accelerator.num_processes)
+        plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
         if options.dry_run:
             if accelerator.is_main_process:
                 print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
@@ -86,13 +99,18 @@ def main(arguments: list[str]) -> None:
         fail(error)
     if accelerator.is_main_process:
         print_plan(corpus, plan, accelerator)
-    unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
-    accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+    unigram = None  # when streaming: nobody has counted the tokens
+    if corpus.train:
+        unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
+        accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     signals.listen()
     try:
         final = train(run)
     except (NonFiniteError, CheckpointError, OSError) as error:
         fail(error, code=1)
+    except DataError as error:  # of one process: the launcher ends the others
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     except RuntimeError as error:
         if (loss := what_was_lost(error)) is None:
             raise
@@ -104,9 +122,9 @@ def main(arguments: list[str]) -> None:
         accelerator.end_training()
         sys.exit(128 + number)
     model = run.output_dir / "model"
-    ratio = unigram / final.eval_perplexity
+    compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
     accelerator.print(
-        f"\nperplexity {final.eval_perplexity:.2f} on held-out text, 1/{ratio:.1f} of the unigram model's\n"
+        f"\nperplexity {final.eval_perplexity:.2f} on held-out text{compared}\n"
         f"metrics    {run.output_dir / 'metrics.jsonl'}\n"
         f"model      {model}\n"
         f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
@@ -149,15 +167,23 @@ def assemble(
             accelerator.scaler.load_state_dict(state.scaler)
         accelerator.print(f"resumed  {checkpoint}, after step {state.step}")
 
-    dataset = MicroBatches(corpus.train, corpus.vocabulary, settings.data, config.seed)
-    rank, num_processes, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    loader = TrainLoader(dataset, plan.global_batch_size, plan.micro_batch_size, rank, num_processes, device)
+    world = {
+        "rank": accelerator.process_index,
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device,
+    }
+    data_state = {} if checkpoint is None else load_data_state(checkpoint)
+    loader = train_loader(settings, corpus, plan, state=data_state, **world)
     probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
-    eval_config = replace(settings.data, mlm_probability=probability)
-    eval_dataset = MicroBatches(corpus.eval, corpus.vocabulary, eval_config, config.eval_seed)
+    held_out = eval_dataset(corpus, config.eval_seed)
 
     def evaluation() -> Iterator[MaskedBatch]:
-        return eval_batches(eval_dataset, config.per_device_eval_batch_size, rank, num_processes, device)
+        batch_size = config.per_device_eval_batch_size
+        return eval_batches(held_out, batch_size, probability, config=corpus.config, **world)
+
+    def tokens_by_source(step: int) -> dict[str, int]:
+        names = [source.name for source in corpus.documents]
+        return dict(zip(names, loader.tokens_by_source(step).tolist(), strict=True))
 
     if accelerator.is_main_process:
         open_output_dir(settings)
@@ -169,6 +195,8 @@ def assemble(
         lr_factor=lr_factor,
         plan=plan,
         train_steps=loader.steps,
+        data_state=loader.state,
+        tokens_by_source=tokens_by_source,
         eval_batches=evaluation,
         tokenizer=corpus.tokenizer,
         identity=identity,
@@ -183,20 +211,19 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
     data, train = settings.data, settings.train
     return {
         "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
-        "block_size": data.block_size,
-        "mlm_probability": data.mlm_probability,
-        "mask_replace_prob": data.mask_replace_prob,
-        "random_replace_prob": data.random_replace_prob,
+        **{name: getattr(data, name) for name in (*_IDENTITY, *(_STREAM_IDENTITY if data.streaming else ()))},
         "seed": train.seed,
         "global_batch_size": plan.global_batch_size,
         "optimizer": train.optimizer,
-        "training tokens (SHA-256)": corpus.train.sha256,
+        "mixture weights": list(corpus.weights),
+        "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
+        **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if data.streaming else {}),
     }
 
 
 def unigram_weights(corpus: Corpus) -> torch.Tensor:
     """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
-    weights = torch.from_numpy(corpus.train.token_counts() + 1)
+    weights = torch.from_numpy(np.sum([source.token_counts() for source in corpus.train], axis=0) + 1)
     weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
     return weights
 
@@ -231,10 +258,11 @@ def open_output_dir(settings: Settings) -> None:
 def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
     """Where the tokens went, and how a batch is spread."""
     print_corpus(corpus)
+    in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
     print(
         f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
         f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
-        f"{plan.steps_per_epoch:,} updates an epoch, {plan.total_steps:,} in all"
+        f"{in_epoch}{plan.total_steps:,} in all"
     )
     threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
     print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")

@@ -84,9 +84,10 @@ def data_config(corpus_file: Path, cache_dir: str) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def documents(data_config: DataConfig) -> tuple[Documents, Documents]:
-    return open_documents(data_config)
+    (train,), (evaluation,) = open_documents(data_config)
+    return train, evaluation
 
 
 @pytest.fixture(scope="session")
 def tokenizer(data_config: DataConfig, documents: tuple[Documents, Documents]) -> PreTrainedTokenizerBase:
-    return open_tokenizer(data_config, documents[0], None)
+    return open_tokenizer(data_config, documents[:1], None)

@@ -3,6 +3,7 @@
     checkpoints/step-00001234/
         config.json model.safetensors tokenizer.json ...   from_pretrained opens it
         optimizer.safetensors    every tensor of the optimizers, by parameter name
+        data.safetensors         where the streams of text are, and their shuffle buffers; when streaming
         state.json               step, best evaluation, what the run is made of
         manifest.json            SHA-256 of each file above, written last
 
@@ -22,6 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -31,6 +34,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 logger = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_DATA_STATE = "data.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -72,17 +76,21 @@ def save_checkpoint(
     *,
     state: TrainState,
     identity: dict[str, Any],
+    data_state: dict[str, np.ndarray],
 ) -> None:
     """Write a checkpoint, complete or not at all.
 
     Args:
         optimizer_tensors: See `optimizer_tensors`.
+        data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
         identity: What a run that goes on from here must have in common with this one.
     """
     with _whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
+        if data_state:
+            safetensors.numpy.save_file(data_state, temporary / _DATA_STATE)
         _write_json(temporary / "state.json", {**asdict(state), "identity": identity})
         _write_json(temporary / _MANIFEST, {p.name: _sha256(p) for p in sorted(temporary.iterdir())})
 
@@ -109,6 +117,7 @@ class CheckpointWriter:
         *,
         state: TrainState,
         identity: dict[str, Any],
+        data_state: dict[str, np.ndarray],
         then: Callable[[], None],
     ) -> None:
         """Copy everything now, and write it later; ``then`` is called after that, by the writer.
@@ -122,7 +131,9 @@ class CheckpointWriter:
         state = replace(state)
 
         def write() -> None:
-            save_checkpoint(folder, self._host_model, tokenizer, tensors, state=state, identity=identity)
+            save_checkpoint(
+                folder, self._host_model, tokenizer, tensors, state=state, identity=identity, data_state=data_state
+            )
             then()
 
         self._pending = folder, self._thread.submit(write)
@@ -204,6 +215,12 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
                 "its next step would not be the same; change it back, or start anew in another output_dir"
             )
     return TrainState(**facts)
+
+
+def load_data_state(folder: Path) -> dict[str, np.ndarray]:
+    """What `save_checkpoint` was given as ``data_state``."""
+    path = folder / _DATA_STATE
+    return safetensors.numpy.load_file(path) if path.exists() else {}
 
 
 def load_optimizers(folder: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:

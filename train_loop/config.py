@@ -89,7 +89,8 @@ class TrainConfig:
     logging_steps: int = 10
     """Updates between two training rows of metrics.jsonl."""
     eval_steps: int | None = None
-    """Updates between evaluations. Default: each epoch. The end is always evaluated."""
+    """Updates between evaluations. Default: each epoch, or a tenth of the run when streaming. The end is always
+    evaluated."""
     eval_on_start: bool = False
     """Evaluate once before the first update."""
     save_steps: int | None = None
@@ -162,19 +163,24 @@ class BatchPlan:
         global_batch_size: Blocks per update.
         micro_batch_size: Blocks that a process takes at once.
         micro_batches_per_step: Forwards and backwards of a process in an update (gradient accumulation).
-        steps_per_epoch: Updates in an epoch; the last may be smaller.
+        steps_per_epoch: Updates in an epoch; the last may be smaller. None when streaming.
         total_steps: Updates in the run.
+        eval_steps: Updates between evaluations.
     """
 
     global_batch_size: int
     micro_batch_size: int
     micro_batches_per_step: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     total_steps: int
+    eval_steps: int
 
 
-def plan_batches(config: TrainConfig, num_blocks: int, num_processes: int) -> BatchPlan:
+def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processes: int) -> BatchPlan:
     """Work out the batch arithmetic.
+
+    Args:
+        blocks_per_epoch: None when streaming.
 
     Raises:
         ValueError: The global batch cannot be shared out as the settings say.
@@ -200,12 +206,18 @@ def plan_batches(config: TrainConfig, num_blocks: int, num_processes: int) -> Ba
             f"use --per_device_train_batch_size {largest_share}, "
             f"or --global_batch_size {micro_batch_size * num_processes}"
         )
-    steps_per_epoch = -(-num_blocks // global_batch_size)
-    total_steps = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)
+    if blocks_per_epoch is not None:
+        steps_per_epoch = -(-blocks_per_epoch // global_batch_size)
+        total_steps = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)
+    elif config.max_steps is not None:
+        steps_per_epoch, total_steps = None, config.max_steps
+    else:
+        raise ValueError("streaming: nobody knows how much text there is: say how many updates to make by --max_steps")
     return BatchPlan(
         global_batch_size=global_batch_size,
         micro_batch_size=micro_batch_size,
         micro_batches_per_step=-(-largest_share // micro_batch_size),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        eval_steps=config.eval_steps or steps_per_epoch or max(1, total_steps // 10),
     )

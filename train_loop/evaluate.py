@@ -41,7 +41,9 @@ def evaluate(accelerator: Accelerator, objective: MaskedLMObjective, batches: It
     sums = []
     for batch in batches:
         with accelerator.autocast():
-            logits = objective.masked_logits(batch.input_ids, batch.masked_positions, batch.attention_mask).float()
+            logits = objective.masked_logits(
+                batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids
+            ).float()
         batch_loss = F.cross_entropy(logits, batch.labels, reduction="sum")
         batch_correct = (logits.argmax(-1) == batch.labels).sum()
         sums.append(torch.stack([batch_loss, batch_correct.float(), torch.full_like(batch_loss, batch.num_masked)]))

@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -40,11 +42,13 @@ class Run:
         optimizers: Prepared too.
         lr_factor: Step -> factor on the peak learning rates.
         train_steps: (first step, end) -> this process's micro-batches, an update at a time.
+        data_state: What this process's loader needs to go on after the last update that it gave.
+        tokens_by_source: Step -> tokens of each source of a mixture that this process's loader gave; for the record.
         eval_batches: This process's evaluation batches, from the start at each call.
         identity: What a checkpoint and the run that goes on from it must share.
         state: Where the run is.
         writer: Of checkpoints; only on the main process.
-        stop_requested: Whether this process was told to stop; asked before each update.
+        stop_requested: Whether this process was told to stop; asked after each update.
     """
 
     config: TrainConfig
@@ -54,6 +58,8 @@ class Run:
     lr_factor: Callable[[int], float]
     plan: BatchPlan
     train_steps: Callable[[int, int], Iterator[list[MaskedBatch]]]
+    data_state: Callable[[], dict[str, np.ndarray]]
+    tokens_by_source: Callable[[int], dict[str, int]]
     eval_batches: Callable[[], Iterable[MaskedBatch]]
     tokenizer: PreTrainedTokenizerBase
     identity: dict[str, Any]
@@ -90,7 +96,8 @@ def train(run: Run) -> EvalMetrics:
     window = TrainWindow(run.accelerator)
 
     def log(row: dict[str, Any]) -> None:
-        row = {"step": state.step, "epoch": round(state.step / run.plan.steps_per_epoch, 4), **row}
+        epoch = None if run.plan.steps_per_epoch is None else round(state.step / run.plan.steps_per_epoch, 4)
+        row = {"step": state.step, "epoch": epoch, **row}
         metrics_file.write(row)
         progress.show(row)
 
@@ -102,17 +109,11 @@ def train(run: Run) -> EvalMetrics:
         window.reset()
     run.objective.train()
     for batches in run.train_steps(state.step, run.plan.total_steps):
-        if _any_process(run, run.stop_requested()):
-            if window.num_steps:
-                log(window.read())
-            _save_checkpoint(run)
-            _wait_for_checkpoints(run)
-            progress.close()
-            raise Stopped(state.step)
         _update(run, batches, window, progress)
 
-        evaluates = _is_due(run, config.eval_steps or run.plan.steps_per_epoch)
-        saves = _is_due(run, config.save_steps) if config.save_steps else evaluates
+        stops = _any_process(run, run.stop_requested()) and state.step < run.plan.total_steps
+        evaluates = _is_due(run, run.plan.eval_steps)
+        saves = stops or (_is_due(run, config.save_steps) if config.save_steps else evaluates)
         # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
         if window.num_steps and (evaluates or saves or _is_due(run, config.logging_steps)):
             log(window.read())
@@ -120,6 +121,10 @@ def train(run: Run) -> EvalMetrics:
             evaluation = _evaluate(run, log)
         if saves or (evaluates and config.keeps_best and state.best_step == state.step):
             _save_checkpoint(run)
+        if stops:
+            _wait_for_checkpoints(run)
+            progress.close()
+            raise Stopped(state.step)
         if evaluates or saves:
             window.reset()
         if (patience := config.early_stopping_patience) and state.evaluations_without_improvement >= patience:
@@ -183,10 +188,20 @@ def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
-    log(asdict(metrics))
+    log(asdict(metrics) | _tokens_by_source(run))
     if run.config.probe and run.accelerator.is_main_process:
         log({"probes": _fill_probes(run)})
     return metrics
+
+
+def _tokens_by_source(run: Run) -> dict[str, dict[str, int]]:
+    """Tokens of each source of a mixture so far, over all processes; nothing where there is one source."""
+    counts = run.tokens_by_source(run.state.step)
+    if len(counts) < 2:
+        return {}
+    totals = torch.tensor(list(counts.values()), device=run.accelerator.device)
+    totals = run.accelerator.reduce(totals, "sum")
+    return {"tokens_by_source": dict(zip(counts, totals.tolist(), strict=True))}
 
 
 def _fill_probes(run: Run) -> list[dict[str, Any]]:
@@ -207,6 +222,9 @@ def _save_checkpoint(run: Run) -> None:
     state = run.state
     scaler = run.accelerator.scaler
     state.scaler = None if scaler is None else scaler.state_dict()
+    data_state = run.data_state()
+    if data_state and run.accelerator.num_processes > 1:
+        data_state = {name: array for part in gather_object([data_state]) for name, array in part.items()}
     if run.writer is not None:
         best_step = state.best_step if run.config.keeps_best else None
         run.writer.save(
@@ -216,6 +234,7 @@ def _save_checkpoint(run: Run) -> None:
             run.optimizers,
             state=state,
             identity=run.identity,
+            data_state=data_state,
             then=lambda: remove_old(run.output_dir, run.config.save_total_limit, best_step),
         )
 

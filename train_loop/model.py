@@ -101,15 +101,26 @@ def check_fit(model: PreTrainedModel, config: ModelConfig, *, vocab_size: int, b
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """The longest block that the model has positions for.
+    """The longest block that the model has positions for."""
+    if (embeddings := _position_embeddings(model)) is not None:
+        return embeddings.num_embeddings - first_position(model)
+    return getattr(model.config, "max_position_embeddings", None) or 2**31  # relative positions have no end
 
-    RoBERTa's kin count positions from ``padding_idx + 1``, so 514 embeddings are 512 positions.
+
+def first_position(model: PreTrainedModel) -> int:
+    """The position id of a text's first token.
+
+    RoBERTa's kin count from ``padding_idx + 1``, so 514 embeddings are 512 positions; the others from 0.
     """
+    embeddings = _position_embeddings(model)
+    return 0 if embeddings is None or embeddings.padding_idx is None else embeddings.padding_idx + 1
+
+
+def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            used = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - used
-    return getattr(model.config, "max_position_embeddings", None) or 2**31  # relative positions have no end
+            return module
+    return None
 
 
 def _short(error: Exception) -> str:

@@ -39,10 +39,16 @@ class Progress:
         if "loss" in row:
             self._training(row)
         elif "eval_loss" in row:
+            epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:6.2f} | "
             self.line(
-                f"step {row['step']:>6} | epoch {row['epoch']:6.2f} | eval loss {row['eval_loss']:.4f} | "
+                f"step {row['step']:>6} | {epoch}eval loss {row['eval_loss']:.4f} | "
                 f"perplexity {row['eval_perplexity']:8.2f} | accuracy {row['eval_accuracy']:6.1%}"
             )
+            if shares := row.get("tokens_by_source"):
+                total = sum(shares.values()) or 1
+                self.line(
+                    "       tokens  " + "  ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in shares.items())
+                )
         else:
             for probe in row["probes"]:
                 fills = "  ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])

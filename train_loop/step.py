@@ -80,7 +80,9 @@ def train_step(
         is_last = i == len(batches) - 1
         torch.manual_seed(dropout_seed(seed, step, int(batch.block_ids[0])))
         with nullcontext() if is_last else accelerator.no_sync(objective):
-            micro_loss = objective(batch.input_ids, batch.masked_positions, batch.labels, batch.attention_mask)
+            micro_loss = objective(
+                batch.input_ids, batch.masked_positions, batch.labels, batch.attention_mask, batch.position_ids
+            )
             accelerator.backward(micro_loss * scale)
         loss_sums.append(micro_loss.detach())
 

@@ -56,7 +56,7 @@ WRITERS = {
 
 
 def _texts(**settings: object) -> list[str]:
-    train, _ = open_documents(DataConfig(**{"eval_fraction": 1e-9, **settings}))  # type: ignore[arg-type]
+    (train,), _ = open_documents(DataConfig(**{"eval_fraction": 1e-9, **settings}))  # type: ignore[arg-type]
     return [text for batch in train.texts() for text in batch]
 
 
@@ -90,7 +90,7 @@ def test_globs_folders_and_slices(tmp_path: Path) -> None:
 def test_file_names_in_a_folder_tell_the_splits(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("learn\n")
     (tmp_path / "validation.txt").write_text("check\n")
-    train, evaluation = open_documents(DataConfig(dataset=str(tmp_path)))
+    (train,), (evaluation,) = open_documents(DataConfig(dataset=str(tmp_path)))
     assert list(train.texts()) == [["learn"]]
     assert list(evaluation.texts()) == [["check"]]
 
@@ -108,7 +108,7 @@ def test_other_files_in_a_folder_and_hidden_folders_above_it_do_not_matter(tmp_p
 def test_an_evaluation_dataset_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("learn\n")
     (tmp_path / "b.txt").write_text("check\n")
-    train, evaluation = open_documents(
+    (train,), (evaluation,) = open_documents(
         DataConfig(dataset=str(tmp_path / "a.txt"), eval_dataset=str(tmp_path / "b.txt"))
     )
     assert list(train.texts()) == [["learn"]]
@@ -138,7 +138,7 @@ def test_the_held_out_part_depends_on_the_text_alone(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("\n".join(reversed(texts)))
     parts = {}
     for name in ("a.txt", "b.txt"):
-        train, evaluation = open_documents(DataConfig(dataset=str(tmp_path / name), eval_fraction=0.2))
+        (train,), (evaluation,) = open_documents(DataConfig(dataset=str(tmp_path / name), eval_fraction=0.2))
         parts[name] = [{text for batch in side.texts() for text in batch} for side in (train, evaluation)]
     train, evaluation = parts["a.txt"]
     assert not train & evaluation
@@ -154,7 +154,7 @@ def test_blank_documents_are_left_out(tmp_path: Path) -> None:
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     def fingerprint() -> str:
-        return open_documents(DataConfig(dataset=str(tmp_path / "a.txt"), eval_fraction=0.5))[0].fingerprint
+        return open_documents(DataConfig(dataset=str(tmp_path / "a.txt"), eval_fraction=0.5))[0][0].fingerprint
 
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     first = fingerprint()
@@ -163,16 +163,19 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert fingerprint() != first
 
 
-def _bad_utf8(path: Path) -> None:
-    path.write_bytes(b"text\nfine\nbad \xff line\nfine\n")
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.txt.gz"])
-def test_text_that_is_not_utf8_is_named_by_file_and_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("a.txt", r"a\.txt, line 3: not UTF-8"),
+        ("a.csv", r"a\.csv, row 1: not UTF-8 \(line 3\)"),
+        ("a.txt.gz", r"a\.txt\.gz, line 3: not UTF-8"),
+    ],
+)
+def test_text_that_is_not_utf8_is_named_by_file_and_line(tmp_path: Path, name: str, where: str) -> None:
     path = tmp_path / name
     content = b"text\nfine\nbad \xff line\nfine\n"
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    with pytest.raises(ValueError, match=rf"{name}, line 3: not UTF-8"):
+    with pytest.raises(ValueError, match=where):
         _texts(dataset=str(path))
 
 
@@ -191,9 +194,9 @@ def test_json_that_is_not_utf8_is_named_by_file_and_line(tmp_path: Path) -> None
         ({"a.txt": ""}, {"dataset": "{}/a.txt"}, "the file is empty"),
         ({"a.csv": "name,text\nx,y\n"}, {"dataset": "{}/a.csv", "text_column": "body"}, "the columns are: name, text"),
         ({"a.csv": "name,body\nx,y\n"}, {"dataset": "{}/a.csv"}, "with --text_column; the columns are: body, name"),
-        ({"a.csv": "text\n1\n2\n"}, {"dataset": "{}/a.csv"}, "row 0: text_column='text' holds no text: 1"),
-        ({"a.csv": "text,n\nx,1\n,2\n"}, {"dataset": "{}/a.csv"}, "row 1: text_column='text' holds no text: None"),
-        ({"a.jsonl": '{"text": "x"}\n{"text":'}, {"dataset": "{}/a.jsonl"}, "cannot be read as json"),
+        ({"a.jsonl": '{"text": 1}'}, {"dataset": "{}/a.jsonl"}, "a.jsonl, line 1: text_column='text' holds no text: 1"),
+        ({"a.csv": "n,text\n1,x\n2\n"}, {"dataset": "{}/a.csv"}, "a.csv, row 1: text_column='text' holds no text: N"),
+        ({"a.jsonl": '{"text": "x"}\n{"text":'}, {"dataset": "{}/a.jsonl"}, "a.jsonl, line 2: not JSON: Expecting"),
         ({"a.txt": "x"}, {"dataset": "{}/a.txt", "dataset_split": "test"}, "no split 'test': it has train"),
         ({"a.txt": "x"}, {"dataset": "{}/a.txt", "dataset_split": "train[a:]"}, "cannot be read"),
         ({"a.txt": "x", "b.csv": "text\ny"}, {"dataset": "{}"}, r"files of one format .* holds: \.csv, \.txt"),

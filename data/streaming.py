@@ -1,0 +1,330 @@
+"""Blocks while they are read: no pass over the text before the first step, and memory that does not grow with it.
+
+    logical stream s of S:  documents -> blocks -> chunks of 64 blocks   (in a DataLoader worker)
+                            chunks -> shuffle buffer -> slots s, s + S, s + 2S, ...  (in the training process)
+
+The text is divided over a fixed number S of logical streams, and update t of G
+blocks takes slots ``t G`` to ``t G + G - 1`` of their endless interleaving. A
+process owns the streams ``s % num_processes == rank`` and fills their slots, so
+the global batches are the same for any number of processes and workers, no
+document is tokenized twice, and nobody waits for another's stream: each begins
+its text anew when it has come to the end.
+
+All that a run needs to go on is in the training process: the buffers, what is
+left of the chunk that each stream is in, and where the stream was after it.
+Workers may be ahead; what they have sent and nobody has begun is made again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerBase
+
+from data.blocks import token_format
+from data.collator import Collator, MaskedBatch
+from data.config import DataConfig
+from data.documents import START, Cursor, DataError, Documents
+from data.grouping import GROUPINGS
+from data.hashing import hash64, key64
+from data.loader import worker_options
+from data.masking import MASKINGS
+from data.order import mixture
+from data.tokenization import encoder
+
+Arrays = dict[str, np.ndarray]
+
+_BLOCKS_IN_CHUNK = 64
+_DRAWS_AT_ONCE = 1024
+
+
+class Chunk(NamedTuple):
+    """64 blocks of a logical stream.
+
+    Attributes:
+        stream: Its number.
+        blocks: ``[64, L]``, as they are stored, padded.
+        sources: ``[64]``, which source each is of.
+        state: Where the stream is behind them.
+        bad_rows: Rows that were passed over on the way.
+    """
+
+    stream: int
+    blocks: np.ndarray
+    sources: np.ndarray
+    state: Arrays
+    bad_rows: int
+
+
+@dataclass(frozen=True)
+class StreamCorpus:
+    """What streams are made of.
+
+    Attributes:
+        documents: The sources.
+        weights: Of the sources.
+        seed: Of the mixture and of the shuffling.
+    """
+
+    documents: Sequence[Documents]
+    weights: tuple[float, ...]
+    tokenizer: PreTrainedTokenizerBase
+    config: DataConfig
+    seed: int
+
+
+class _Source:
+    """Endless blocks of one source in one logical stream, from any block on."""
+
+    def __init__(self, corpus: StreamCorpus, number: int, stream: int, state: Arrays) -> None:
+        self._documents = corpus.documents[number]
+        self._config = corpus.config
+        self._stream = stream
+        self._encode = encoder(corpus.tokenizer, with_words=MASKINGS[corpus.config.masking].needs_words)
+        self._cursor = START
+        self._rest = np.zeros(0, dtype=np.uint32)
+        self._num_given = 0  # of the blocks of the texts at the cursor
+        if state:
+            part, position, self._num_given = state[f"{number}/cursor"].tolist()
+            self._cursor = Cursor(part, None if position < 0 else position)
+            self._rest = state[f"{number}/rest"]
+        self.bad_rows = 0
+
+    def state(self, number: int) -> Arrays:
+        """Arrays of 64-bit integers and tokens."""
+        part, position = self._cursor
+        cursor = np.array([part, -1 if position is None else position, self._num_given], dtype=np.int64)
+        return {f"{number}/cursor": cursor, f"{number}/rest": self._rest}
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield flat uint32 blocks."""
+        group, config = GROUPINGS[self._config.grouping], self._config
+        while True:
+            found_text = self._cursor != START
+            for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):
+                blocks, rest = group(self._rest, self._encode(batch.texts), config.block_size)
+                self.bad_rows += batch.num_bad
+                for block in blocks[self._num_given :]:
+                    self._num_given += 1
+                    yield block
+                self._cursor, self._rest, self._num_given = batch.cursor, rest, 0
+                found_text = found_text or bool(batch.texts)
+            self._cursor = START
+            if not found_text:
+                raise DataError(
+                    f"dataset={self._documents.name!r} has no text for logical stream {self._stream} of "
+                    f"{config.num_streams}: use fewer --num_streams, or --streaming false"
+                )
+
+
+_TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: little, so that the first step comes soon
+
+
+def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
+    """Yield the chunks of a logical stream without end, from the state after an earlier chunk on, or ``{}``."""
+    sources = [_Source(corpus, number, stream, state) for number in range(len(corpus.documents))]
+    blocks = [source.blocks() for source in sources]
+    form = token_format(corpus.tokenizer, corpus.config)
+    slot = int(state["slot"][0]) if state else 0
+    while True:
+        slots = np.arange(slot, slot + _BLOCKS_IN_CHUNK)
+        owners, _ = mixture(slots, corpus.weights, key64(corpus.seed, stream))
+        chunk = np.full((_BLOCKS_IN_CHUNK, corpus.config.block_size), form.padding, dtype=form.dtype)
+        for row, owner in zip(chunk, owners, strict=True):
+            block = next(blocks[owner])
+            row[: len(block)] = form.store(block)
+        slot += _BLOCKS_IN_CHUNK
+        after: Arrays = {"slot": np.array([slot])}
+        for number, source in enumerate(sources):
+            after |= source.state(number)
+        bad_rows = sum(source.bad_rows for source in sources)
+        for source in sources:
+            source.bad_rows = 0
+        yield Chunk(stream, chunk, owners.astype(np.uint8), after, bad_rows)
+
+
+class _Chunks(IterableDataset[Chunk | DataError | None]):
+    """Chunks of some logical streams in turn; an error as an item, because a worker's would come as a traceback.
+
+    Each worker has every W-th stream and sends as many items a round as the others, so that no stream gets ahead.
+    """
+
+    def __init__(self, corpus: StreamCorpus, streams: list[int], states: dict[int, Arrays]) -> None:
+        self._corpus = corpus
+        self._streams = streams
+        self._states = states
+
+    def __iter__(self) -> Iterator[Chunk | DataError | None]:
+        info = get_worker_info()
+        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
+        mine = [chunks(self._corpus, s, self._states.get(s, {})) for s in self._streams[worker::num_workers]]
+        idle = -(-len(self._streams) // num_workers) - len(mine)
+        try:
+            while True:
+                for stream in mine:
+                    yield next(stream)
+                yield from [None] * idle
+        except DataError as error:
+            yield error
+
+
+class _ShuffleBuffer:
+    """Blocks of one logical stream, drawn from at random; what is drawn when follows from the seed."""
+
+    def __init__(self, corpus: StreamCorpus, stream: int, state: Arrays) -> None:
+        config = corpus.config
+        self._capacity = max(1, config.shuffle_buffer_size // config.num_streams)
+        self._stream, self._num_streams = stream, config.num_streams
+        self._key = np.uint64(key64(corpus.seed, stream, 1))
+        shape, dtype = (self._capacity, config.block_size), token_format(corpus.tokenizer, config).dtype
+        self._blocks = np.empty(shape, dtype)
+        self._ids = np.empty(self._capacity, np.int64)
+        self._sources = np.empty(self._capacity, np.uint8)
+        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint8), {}, 0)
+        self._num_taken = 0  # of the chunk's blocks
+        self._size = self._num_drawn = self._num_put = 0
+        self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
+        if state:
+            self._size = len(state["buffer/ids"])
+            self._num_drawn, self._num_put = state["buffer/counts"].tolist()
+            self.tokens_by_source = state["buffer/tokens_by_source"].copy()
+            for name in ("blocks", "ids", "sources"):
+                getattr(self, f"_{name}")[: self._size] = state[f"buffer/{name}"]
+            chunk_state = {key.removeprefix("stream/"): a for key, a in state.items() if key.startswith("stream/")}
+            self._chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
+        self._draws = self._hashes()
+
+    def state(self) -> Arrays:
+        """Copies of all that the next draws depend on."""
+        kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
+        arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
+        arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
+        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put])
+        arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
+        arrays["chunk/sources"] = self._chunk.sources[self._num_taken :].copy()
+        return arrays | {f"stream/{key}": array for key, array in self._chunk.state.items()}
+
+    def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
+        """A block and its id. Two come in for each that is drawn until the buffer is full."""
+        while self._size < min(self._capacity, self._num_drawn + 2):
+            if self._num_taken == len(self._chunk.blocks):
+                self._chunk, self._num_taken = receive(), 0
+            self._blocks[self._size] = self._chunk.blocks[self._num_taken]
+            self._sources[self._size] = self._chunk.sources[self._num_taken]
+            self._ids[self._size] = self._num_put * self._num_streams + self._stream
+            self._num_taken += 1
+            self._num_put += 1
+            self._size += 1
+        drawn = next(self._draws) % self._size
+        out = self._blocks[drawn].copy(), int(self._ids[drawn])
+        num_tokens = int((out[0] != np.iinfo(out[0].dtype).max).sum())
+        self.tokens_by_source[self._sources[drawn]] += num_tokens
+        self._size -= 1
+        self._num_drawn += 1
+        for array in (self._blocks, self._ids, self._sources):
+            array[drawn] = array[self._size]
+        return out
+
+    def _hashes(self) -> Iterator[int]:
+        while True:
+            counters = np.arange(self._num_drawn, self._num_drawn + _DRAWS_AT_ONCE, dtype=np.uint64)
+            yield from hash64(counters ^ self._key).tolist()
+
+
+class StreamLoader:
+    """The micro-batches of one process, from text that is read meanwhile.
+
+    Attributes:
+        bad_rows: Passed over by this process's streams so far.
+    """
+
+    def __init__(
+        self,
+        corpus: StreamCorpus,
+        collator: Collator,
+        *,
+        mlm_probability: Callable[[int], float],
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        num_processes: int,
+        device: torch.device,
+        state: Arrays,
+    ) -> None:
+        """Begin at the start, or where ``state``, put together from all processes' `state`, was taken.
+
+        Raises:
+            ValueError: There are fewer logical streams than processes.
+        """
+        self._config = corpus.config
+        if self._config.num_streams < num_processes:
+            raise ValueError(
+                f"num_streams={self._config.num_streams} is less than one logical stream for each of "
+                f"{num_processes} processes: use --num_streams {num_processes} or more"
+            )
+        self._collator = collator
+        self._mlm_probability = mlm_probability
+        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._device = device
+        streams = list(range(rank, self._config.num_streams, num_processes))
+        states: dict[int, Arrays] = {stream: {} for stream in streams}
+        for key, array in state.items():
+            stream, _, name = key.partition("/")
+            if int(stream) in states:
+                states[int(stream)][name] = array
+        self._buffers = {stream: _ShuffleBuffer(corpus, stream, states[stream]) for stream in streams}
+        after = {
+            stream: {key.removeprefix("stream/"): a for key, a in arrays.items() if key.startswith("stream/")}
+            for stream, arrays in states.items()
+        }
+        self._dataset = _Chunks(corpus, streams, after)
+        self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
+        self.bad_rows = 0
+
+    def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
+        """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
+
+        Raises:
+            DataError: The text cannot be read; the message names file and row.
+        """
+        loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
+        items = iter(loader)
+        for step in range(start, stop):
+            first = step * self._global_batch_size
+            streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
+            drawn = [self._buffers[s].draw(lambda s=s: self._receive(s, items)) for s in streams if s in self._buffers]
+            cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
+            yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
+
+    def tokens_by_source(self, step: int) -> np.ndarray:
+        """``[S]`` tokens of each source that this process's streams have given."""
+        return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
+
+    def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:
+        blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
+        ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
+        batch = self._collator(blocks, ids, np.zeros_like(ids), self._mlm_probability(step))
+        return (batch.pin_memory() if self._device.type == "cuda" else batch).to(self._device)
+
+    def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
+        """The next chunk of a stream; others' that come before it are kept."""
+        while not self._received[stream]:
+            item = next(items)
+            if isinstance(item, DataError):
+                raise item
+            if item is not None:
+                self.bad_rows += item.bad_rows
+                self._received[item.stream].append(item)
+        return self._received[stream].popleft()
+
+    def state(self) -> Arrays:
+        """Where this process's streams are, after the last update that was taken: ``{"stream/name": array}``."""
+        return {f"{s}/{name}": array for s, buffer in self._buffers.items() for name, array in buffer.state().items()}
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,60 @@
+"""One array for all that is known of a token: its id, and whether a word or a document begins with it.
+
+Ids take the low 30 bits of a uint32 and the two flags the others, so that
+grouping, shuffling and storing move one array. Where the flags are not needed
+and the vocabulary is small, tokens are stored as uint16.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WORD_START = np.uint32(1 << 31)
+DOCUMENT_START = np.uint32(1 << 30)
+ID_MASK = np.uint32((1 << 30) - 1)
+
+
+@dataclass(frozen=True)
+class TokenFormat:
+    """How tokens are stored.
+
+    Attributes:
+        vocab_size: V.
+        keeps_flags: Whether somebody will ask where words or documents begin.
+    """
+
+    vocab_size: int
+    keeps_flags: bool
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest integer that holds the ids, the flags and `padding`."""
+        return np.dtype(np.uint32 if self.keeps_flags or self.vocab_size >= 2**16 else np.uint16)
+
+    @property
+    def padding(self) -> int:
+        """What stands where a block has no token: the largest integer, which is no token's id."""
+        return int(np.iinfo(self.dtype).max)
+
+    def store(self, tokens: np.ndarray) -> np.ndarray:
+        """Flagged uint32 tokens, as they are stored."""
+        return tokens if self.keeps_flags else (tokens & ID_MASK).astype(self.dtype)
+
+
+def flagged(ids: np.ndarray, lengths: np.ndarray, word_starts: np.ndarray | None) -> np.ndarray:
+    """Put ids and flags together.
+
+    Args:
+        ids: ``[T]``, the tokens of some documents end to end.
+        lengths: ``[N]``, tokens of each document; T in all.
+        word_starts: ``[T]`` bool, or None where nobody asks.
+
+    Returns:
+        ``[T]`` uint32.
+    """
+    tokens = ids.astype(np.uint32)
+    starts = np.cumsum(lengths) - lengths
+    tokens[starts[lengths > 0]] |= DOCUMENT_START
+    if word_starts is not None:
+        tokens[word_starts] |= WORD_START
+    return tokens

@@ -1,0 +1,195 @@
+"""Documents packed in one block get the logits and the gradients that each gets alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from data import MaskedBatch
+from tests.models import FAMILIES, tiny_model, without_dropout
+from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, check_document_attention, evaluate, train_step
+from train_loop.objective import document_mask
+
+V, PAD = 300, 1
+# Two blocks of 64, of five documents; ModernBERT's window here is 4 tokens to each side. The first ends in padding.
+LENGTHS = [[20, 5, 30], [41, 23]]
+L = 64
+# DeBERTa's embeddings multiply by the mask; ConvBERT and MobileBERT convolve; FNet mixes everything with everything.
+MIXING = {"convbert", "fnet", "mobilebert"}
+NO_MASK = {"deberta", "deberta-v2"}
+SUPPORTED = sorted(set(FAMILIES) - MIXING - NO_MASK)
+
+
+def _documents() -> list[list[torch.Tensor]]:
+    torch.manual_seed(0)
+    return [[torch.randint(5, V, (n,)) for n in lengths] for lengths in LENGTHS]
+
+
+def _batch() -> MaskedBatch:
+    """All tokens of all documents are to be predicted: a leak into any of them shows."""
+    input_ids = torch.full((len(LENGTHS), L), PAD)
+    position_ids = torch.zeros_like(input_ids)
+    attention_mask = torch.zeros_like(input_ids)
+    for i, documents in enumerate(_documents()):
+        tokens = torch.cat(documents)
+        input_ids[i, : len(tokens)] = tokens
+        position_ids[i, : len(tokens)] = torch.cat([torch.arange(len(d)) for d in documents])
+        attention_mask[i, : len(tokens)] = 1
+    masked_positions = attention_mask.flatten().nonzero().squeeze(1)
+    return MaskedBatch(
+        input_ids=input_ids,
+        masked_positions=masked_positions,
+        labels=(input_ids.flatten()[masked_positions] + 1) % V,
+        attention_mask=attention_mask,
+        block_ids=torch.arange(len(LENGTHS)),
+        position_ids=position_ids,
+    )
+
+
+def _inputs(batch: MaskedBatch) -> dict[str, Any]:
+    names = ("input_ids", "masked_positions", "labels", "attention_mask", "position_ids")
+    return {name: getattr(batch, name) for name in names}
+
+
+def _alone(model: PreTrainedModel) -> torch.Tensor:
+    """``[M, V]``: the logits of the stock model for one document at a time, with no mask or positions of ours."""
+    return torch.cat([model(input_ids=d[None]).logits[0] for documents in _documents() for d in documents])
+
+
+def _gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _assert_equal(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert set(gradients) == set(expected)
+    scale = max(float(g.abs().max()) for g in expected.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * scale, msg=name)
+
+
+def test_the_mask_worked_by_hand() -> None:
+    """Documents of two tokens and of one, then two of padding, each of which sees itself alone."""
+    mask = document_mask(torch.tensor([[0, 1, 0, 0, 0], [0, 1, 2, 3, 4]]))
+    expected = [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    assert mask.shape == (2, 1, 5, 5)
+    assert mask.dtype == torch.bool
+    assert torch.equal(mask[0, 0], torch.tensor(expected, dtype=torch.bool))
+    assert mask[1].all()
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_logits_and_gradients_are_those_of_each_document_alone(family: str, eager: bool) -> None:
+    """With the attention that the library chooses, sdpa where the family has it, and with the eager one."""
+    model = tiny_model(family).eval()  # no dropout
+    if eager:
+        model.set_attn_implementation("eager")
+    objective, batch = MaskedLMObjective(model), _batch()
+    inputs = _inputs(batch)
+
+    expected = _alone(model)
+    expected_loss = F.cross_entropy(expected, batch.labels, reduction="sum")
+    expected_gradients = _gradients(model, expected_loss)
+    loss = objective(**inputs)
+    gradients = _gradients(model, loss)
+    del inputs["labels"]
+    logits = objective.masked_logits(**inputs)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
+    _assert_equal(gradients, expected_gradients)
+
+    as_one_document = objective.masked_logits(**{**inputs, "position_ids": None})
+    assert (as_one_document - expected).abs().max() > 1e-4  # or the comparison above would show nothing
+
+
+def test_padding_is_nothing_to_the_documents() -> None:
+    model = tiny_model("roberta").eval()
+    batch = _batch()
+    objective, inputs = MaskedLMObjective(model), _inputs(batch)
+    gradients = _gradients(model, objective(**inputs))
+    inputs["input_ids"] = torch.where(batch.attention_mask == 1, batch.input_ids, 77)
+    _assert_equal(_gradients(model, objective(**inputs)), gradients)
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "mpnet"])
+def test_under_autocast(family: str) -> None:
+    """Scores in half precision take the mask too: sdpa booleans, a mask for each kind of layer, an addition."""
+    model = tiny_model(family).eval()
+    batch = _batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = MaskedLMObjective(model)(**_inputs(batch))
+        expected = F.cross_entropy(_alone(model).float(), batch.labels, reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    assert all(torch.isfinite(g).all() for g in _gradients(model, loss).values())
+
+
+def test_the_step_and_the_evaluation_know_of_documents() -> None:
+    batch = _batch().to(torch.device("cpu"))
+    model = without_dropout(tiny_model("bert"))
+    expected = F.cross_entropy(_alone(model), batch.labels).item()
+    accelerator = Accelerator()
+    objective = MaskedLMObjective(model)
+    as_one_document = replace(batch, position_ids=None)
+    assert evaluate(accelerator, objective, [as_one_document]).eval_loss != pytest.approx(expected, rel=1e-5)
+    assert evaluate(accelerator, objective, [batch]).eval_loss == pytest.approx(expected, rel=1e-6)
+    optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, TrainConfig())]
+    metrics = train_step(
+        accelerator, objective, optimizers, [batch], step=0, lr_factor=1.0, max_grad_norm=0.0, seed=0
+    )  # fmt: skip
+    assert metrics.loss_sum.item() / batch.num_masked == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("block_size", [2, 3, L])
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_the_check_passes_and_leaves_no_trace(family: str, block_size: int) -> None:
+    objective = MaskedLMObjective(tiny_model(family))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    check_document_attention(objective, block_size)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert objective.training
+    assert objective.model.training
+    assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+@pytest.mark.parametrize("block_size", [2, 16, L])
+@pytest.mark.parametrize("family", sorted(MIXING | NO_MASK))
+def test_the_check_refuses(family: str, block_size: int) -> None:
+    objective = MaskedLMObjective(tiny_model(family))
+    what = "mixes the documents of a block" if family in MIXING else "takes no mask of documents"
+    with pytest.raises(ValueError, match=f"^document_attention: model_type '{family}' {what}: use .*$") as caught:
+        check_document_attention(objective, block_size)
+    assert "\n" not in str(caught.value)
+    assert "--document_attention false" in str(caught.value)
+    assert objective.training
+
+
+def _everything(position_ids: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(document_mask(position_ids))
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_the_check_sees_a_wrong_mask(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train_loop.objective.document_mask", _everything)
+    with pytest.raises(ValueError, match="mixes the documents"):
+        check_document_attention(MaskedLMObjective(tiny_model(family)), L)
+
+
+@pytest.mark.parametrize("family", sorted(set(SUPPORTED) - {"eurobert", "modernbert"}))  # these know distances alone
+def test_the_check_sees_wrong_positions(family: str) -> None:
+    objective = MaskedLMObjective(tiny_model(family))
+    objective.first_position += 1
+    with pytest.raises(ValueError, match="mixes the documents"):
+        check_document_attention(objective, L // 2)
+
+
+def test_the_check_sees_that_windows_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MaskedLMObjective, "_inside_documents", lambda self, position_ids: document_mask(position_ids))
+    with pytest.raises(ValueError, match="mixes the documents"):
+        check_document_attention(MaskedLMObjective(tiny_model("modernbert")), L)
