@@ -1,18 +1,20 @@
 """Show what the model sees: ``python -m launch.show_batch --recipe quickstart --step 1``."""
 
 import io
+import itertools
 import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from data import MaskedBatch, MicroBatches, TrainLoader
+from data import MaskedBatch
 from launch.cli import Command, Settings, fail, parse_settings
-from launch.corpus import Corpus, open_corpus, print_corpus
+from launch.corpus import Corpus, open_corpus, print_corpus, train_loader
 from launch.marks import Kind, RowWriter, kind_of, mark, wrap
 from launch.token_text import token_text, visible
 from train_loop.config import BatchPlan, plan_batches
@@ -44,46 +46,57 @@ def main(arguments: list[str]) -> None:
             if (value := getattr(options, name)) < smallest:
                 raise ValueError(f"{name}={value} must be {smallest} or more")
         corpus = open_corpus(settings)
-        plan = plan_batches(settings.train, len(corpus.train), options.num_processes)
+        plan = plan_batches(settings.train, corpus.blocks_per_epoch, options.num_processes)
         if options.step > plan.total_steps:
             raise ValueError(f"step={options.step} is beyond this run's last update, {plan.total_steps}")
+        batches = batches_of_step(settings, corpus, plan, options.step)
     except (ValueError, OSError) as error:
         fail(error)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the output is not Unicode: any text can come
-    batch = batch_of_step(settings, corpus, plan, options.step)
-    epoch = (options.step - 1) // plan.steps_per_epoch + 1
-    print(f"update {options.step:,} of {plan.total_steps:,}, epoch {epoch}")
-    print_rows(batch, corpus, options.rows)
-    print_counts(batch, corpus)
+    epoch = f", epoch {(options.step - 1) // plan.steps_per_epoch + 1}" if plan.steps_per_epoch else ""
+    print(f"update {options.step:,} of {plan.total_steps:,}{epoch}")
+    print_rows(batches, corpus, options.rows)
+    print_counts(batches, corpus)
     print()
     print_corpus(corpus)
-    print_tokens(corpus)
+    if corpus.train:
+        print_tokens(corpus)
 
 
-def batch_of_step(settings: Settings, corpus: Corpus, plan: BatchPlan, step: int) -> MaskedBatch:
-    """The global batch of an update, counted from 1, made as training makes it."""
-    config = replace(settings.data, dataloader_num_workers=0)
-    dataset = MicroBatches(corpus.train, corpus.vocabulary, config, settings.train.seed)
-    size = plan.global_batch_size
-    loader = TrainLoader(dataset, size, size, rank=0, num_processes=1, device=torch.device("cpu"))
-    (batch,) = next(loader.steps(step - 1, step))
-    return batch
+def batches_of_step(settings: Settings, corpus: Corpus, plan: BatchPlan, step: int) -> list[MaskedBatch]:
+    """The global batch of an update, counted from 1, in micro-batches, made as training makes it.
+
+    Raises:
+        ValueError: When streaming, text that cannot be read.
+    """
+    alone = replace(corpus, config=replace(corpus.config, dataloader_num_workers=0))
+    loader = train_loader(settings, alone, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
+    first = step - 1 if corpus.train else 0  # a stream must be read up to there
+    *_, batches = loader.steps(first, step)
+    return batches
 
 
-def print_rows(batch: MaskedBatch, corpus: Corpus, num_rows: int) -> None:
+def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> None:
     """The first rows of a batch, each under its block's id, with its predicted tokens marked."""
     colours = has_colours()
     writer = RowWriter(corpus.tokenizer, corpus.vocabulary.is_special, colours)
+    print(legend(colours=colours))
+    for block_id, labels, seen, predicted in itertools.islice(
+        itertools.chain.from_iterable(map(rows, batches)), num_rows
+    ):
+        text = writer.write(labels, seen, predicted)
+        print(f"\nblock {block_id}")
+        print(wrap(text, shutil.get_terminal_size().columns, "  ") if sys.stdout.isatty() else f"  {text}")
+
+
+def rows(batch: MaskedBatch) -> Iterator[tuple[int, list[int], list[int], list[bool]]]:
+    """Yield block id, tokens of the text, what the model gets in their place, and which are predicted."""
     labels = batch.input_ids.clone()
     labels.view(-1)[batch.masked_positions] = batch.labels
     predicted = torch.zeros_like(batch.input_ids, dtype=torch.bool)
     predicted.view(-1)[batch.masked_positions] = True
-    print(legend(colours=colours))
-    for row, block_id in enumerate(batch.block_ids.tolist()[:num_rows]):
-        text = writer.write(labels[row].tolist(), batch.input_ids[row].tolist(), predicted[row].tolist())
-        print(f"\nblock {block_id}")
-        print(wrap(text, shutil.get_terminal_size().columns, "  ") if sys.stdout.isatty() else f"  {text}")
+    yield from zip(batch.block_ids.tolist(), labels.tolist(), batch.input_ids.tolist(), predicted.tolist(), strict=True)
 
 
 def has_colours() -> bool:
@@ -98,35 +111,38 @@ def legend(*, colours: bool) -> str:
     return f"to predict: {', '.join(marks)}; ⏎ is a newline, ␣ a space"
 
 
-def print_counts(batch: MaskedBatch, corpus: Corpus) -> None:
+def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
     """How many tokens of the whole batch are predicted, and what became of them."""
-    num_padded = 0 if batch.attention_mask is None else int((batch.attention_mask == 0).sum())
-    seen = batch.input_ids.view(-1)[batch.masked_positions]
-    kinds = Counter(
-        kind_of(label, token, corpus.vocabulary.mask_token_id)
-        for label, token in zip(batch.labels.tolist(), seen.tolist(), strict=True)
-    )
-    num_special = int(corpus.vocabulary.is_special[batch.input_ids.numpy()].sum()) - kinds[Kind.MASKED]
-    num_regular = batch.num_tokens - num_special
-    became = ", ".join(
-        f"{kinds[kind]:,} {kind.name.lower()} ({_share(kinds[kind], batch.num_masked)})" for kind in Kind
-    )
+    num_blocks = num_tokens = num_special = num_padded = 0
+    kinds = Counter[Kind]()
+    for batch in batches:
+        seen = batch.input_ids.view(-1)[batch.masked_positions]
+        for label, token in zip(batch.labels.tolist(), seen.tolist(), strict=True):
+            kinds[kind_of(label, token, corpus.vocabulary.mask_token_id)] += 1
+        num_blocks += len(batch.block_ids)
+        num_tokens += batch.num_tokens
+        num_special += int(corpus.vocabulary.is_special[batch.input_ids.numpy()].sum())
+        num_padded += 0 if batch.attention_mask is None else int((batch.attention_mask == 0).sum())
+    num_special -= kinds[Kind.MASKED]
+    num_masked = kinds.total()
+    became = ", ".join(f"{kinds[kind]:,} {kind.name.lower()} ({_share(kinds[kind], num_masked)})" for kind in Kind)
     print(
-        f"\nbatch    {len(batch.block_ids):,} blocks, {batch.num_tokens:,} tokens: {num_regular:,} of text, "
+        f"\nbatch    {num_blocks:,} blocks, {num_tokens:,} tokens: {num_tokens - num_special:,} of text, "
         f"{num_special:,} special ({num_padded:,} padding)\n"
-        f"predicts {batch.num_masked:,} tokens, {_share(batch.num_masked, num_regular)} of the text's: {became}"
+        f"predicts {num_masked:,} tokens, {_share(num_masked, num_tokens - num_special)} of the text's: {became}"
     )
 
 
 def print_tokens(corpus: Corpus) -> None:
     """What the training text is made of; shares and entropy are of the tokens that are not special."""
-    all_counts = corpus.train.token_counts()
+    all_counts = corpus.token_counts()
     counts = np.where(corpus.vocabulary.is_special, 0, all_counts)
     num_tokens, num_special = int(all_counts.sum()), int(all_counts.sum() - counts.sum())
+    num_documents = sum(source.counts.documents for source in corpus.train)
     shares = counts[counts > 0] / counts.sum()
     entropy = -(shares * np.log2(shares)).sum()
     print(
-        f"tokens   {num_tokens:,} in train, {num_tokens / corpus.train.counts.documents:.1f} a document; "
+        f"tokens   {num_tokens:,} in train, {num_tokens / num_documents:.1f} a document; "
         f"{num_special:,} special ({_share(num_special, num_tokens)})\n"
         f"vocab    {np.count_nonzero(all_counts):,} of {len(all_counts):,} tokens occur\n"
         f"entropy  {entropy:.2f} bits a token: guessed by frequency alone, a perplexity of {2**entropy:.1f}"

@@ -1,7 +1,6 @@
 """The batch that is shown is the one that training sees."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from data import MaskedBatch
 from launch.cli import Settings, parse_settings
 from launch.corpus import Corpus, open_corpus
-from launch.show_batch import COMMAND, batch_of_step, main
+from launch.show_batch import COMMAND, batches_of_step, main
 from launch.signals import StopSignals
 from launch.train import assemble
 from launch.world import start_accelerator
@@ -46,22 +45,23 @@ def _labels(batch: MaskedBatch) -> torch.Tensor:
     return labels
 
 
-def test_it_is_the_batch_of_training(words: list[str], tmp_path: Path) -> None:
-    """With the run that training assembles, whose batches come in three micro-batches, in both epochs."""
-    more = ["--per_device_train_batch_size", "3", "--output_dir", str(tmp_path / "run")]
-    settings, _ = parse_settings([*words, *more], COMMAND)
+@pytest.mark.parametrize("more", [(), ("--grouping", "line_by_line"), ("--streaming", "--max_steps", "12")])
+def test_it_is_the_batch_of_training(more: tuple[str, ...], words: list[str], tmp_path: Path) -> None:
+    """With the run that training assembles, in three micro-batches an update, in both epochs."""
+    micro_batch = ("--per_device_train_batch_size", "3", "--output_dir", str(tmp_path / "run"))
+    settings, _ = parse_settings([*words, *micro_batch, *more], COMMAND)
     corpus = open_corpus(settings)
-    plan = plan_batches(settings.train, len(corpus.train), num_processes=1)
-    assert plan.steps_per_epoch == STEPS_PER_EPOCH
+    plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
     run = assemble(settings, start_accelerator(1, 60), corpus, plan, StopSignals())
-    seen = Counter[int]()
-    for step, micro_batches in enumerate(run.train_steps(0, plan.total_steps), start=1):
-        shown = batch_of_step(settings, corpus, plan, step)
-        assert torch.equal(shown.input_ids, torch.cat([batch.input_ids for batch in micro_batches]))
-        assert torch.equal(_labels(shown), torch.cat([_labels(batch) for batch in micro_batches]))
-        assert torch.equal(shown.block_ids, torch.cat([batch.block_ids for batch in micro_batches]))
-        seen.update(shown.block_ids.tolist())
-    assert seen == dict.fromkeys(range(len(corpus.train)), 2)
+    for step, trained in enumerate(run.train_steps(0, plan.total_steps), start=1):
+        shown = batches_of_step(settings, corpus, plan, step)
+        assert len(shown) == len(trained)
+        for one, two in zip(shown, trained, strict=True):
+            assert torch.equal(one.input_ids, two.input_ids)
+            assert torch.equal(one.masked_positions, two.masked_positions)
+            assert torch.equal(one.labels, two.labels)
+            assert torch.equal(one.block_ids, two.block_ids)
+    assert step == plan.total_steps
 
 
 @pytest.mark.parametrize("step", [1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH])
@@ -70,8 +70,8 @@ def test_what_is_printed_is_that_batch(
 ) -> None:
     main([*words, "--step", str(step), "--rows", "100"])
     out = capsys.readouterr().out
-    plan = plan_batches(settings.train, len(corpus.train), num_processes=1)
-    batch = batch_of_step(settings, corpus, plan, step)
+    plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
+    (batch,) = batches_of_step(settings, corpus, plan, step)
     assert out.startswith(f"update {step} of {2 * STEPS_PER_EPOCH}, epoch {1 + (step > STEPS_PER_EPOCH)}\n")
     blocks = re.findall(r"^block (\d+)\n  (.*)$", out, flags=re.MULTILINE)
     assert [int(block_id) for block_id, _ in blocks] == batch.block_ids.tolist()
@@ -102,7 +102,7 @@ def _label(found: re.Match[str]) -> str:
 
 
 def test_padding_is_counted_and_told(words: list[str], corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    padded = corpus.train.counts.padded
+    padded = corpus.train[0].counts.padded
     assert padded > 3
     found = []
     for step in range(1, STEPS_PER_EPOCH + 1):
@@ -119,7 +119,7 @@ def test_the_corpus_is_told(words: list[str], corpus: Corpus, capsys: pytest.Cap
     main([*words, "--rows", "0"])
     out = capsys.readouterr().out
     assert "\nblock " not in out
-    counts = torch.from_numpy(corpus.train.token_counts())
+    counts = torch.from_numpy(corpus.token_counts())
     assert f"tokens   {counts.sum():,} in train" in out
     assert f"vocab    {(counts > 0).sum()} of {len(counts)} tokens occur" in out
     regular = counts[~torch.from_numpy(corpus.vocabulary.is_special)].double()
