@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -63,6 +64,10 @@ class Corpus:
             return None
         ends_with_first = self.config.mixture_stopping_strategy == "first_exhausted"
         return blocks_per_epoch(tuple(map(len, self.train)), self.weights, ends_with_first)
+
+    def token_counts(self) -> np.ndarray:
+        """``[V]``: how often each token occurs in the training text; not when streaming."""
+        return np.sum([source.token_counts() for source in self.train], axis=0)
 
 
 def open_corpus(settings: Settings) -> Corpus:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 import yaml
@@ -226,7 +225,7 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
 
 def unigram_weights(corpus: Corpus) -> torch.Tensor:
     """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
-    weights = torch.from_numpy(np.sum([source.token_counts() for source in corpus.train], axis=0) + 1)
+    weights = torch.from_numpy(corpus.token_counts() + 1)
     weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
     return weights
 
