@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from data.config import DataConfig
 from data.documents import Documents
 from data.masking import Vocabulary
+from data.words import require_words, word_starts
 
 # As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
 _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
@@ -101,18 +102,44 @@ def train_bpe(batches: Iterator[list[str]], vocab_size: int) -> Tokenizer:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
-    """All tokens of some texts, each with the tokenizer's special tokens, as one flat ``[T]`` array.
+    """All tokens of some texts, each with the tokenizer's special tokens, as one flat ``[T]`` array of int64.
 
     Never truncated: what is longer than the model is cut into blocks later.
     """
     if not tokenizer.is_fast:
-        ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
-        return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # some tokenizer.json files carry a truncation and a padding of their own
-    backend.no_padding()
+        return _flat(
+            tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False).input_ids
+        )
     # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
-    return np.fromiter(itertools.chain.from_iterable(e.ids for e in backend.encode_batch_fast(texts)), dtype=np.int64)
+    return _flat(encoding.ids for encoding in _backend(tokenizer).encode_batch_fast(texts))
+
+
+def encode_with_words(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that `encode` gives, and which of them begin a word.
+
+    Returns:
+        ``[T]`` int64, ``[T]`` bool.
+
+    Raises:
+        ValueError: The tokenizer cannot say where words begin.
+    """
+    require_words(tokenizer, "whole_word")
+    encodings = _backend(tokenizer).encode_batch(texts)  # encode_batch_fast keeps no word ids
+    tokens = _flat(encoding.ids for encoding in encodings)
+    word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
+    return tokens, word_starts(tokenizer, tokens, word_ids, [len(encoding) for encoding in encodings])
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer beneath a fast one, without the truncation and padding that some tokenizer.json files carry."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _flat(ids: Iterable[list[int]]) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
 
 
 def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:

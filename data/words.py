@@ -1,0 +1,103 @@
+"""Where words begin among tokens: what whole-word and span masking go by.
+
+A tokenizer's word ids say which tokens it cut from the same piece of text. They
+are right for English, and join too much elsewhere: a piece is a whole sentence
+where no space stands between words, or the whole text where SentencePiece does not
+split it first. So the token's own text has a say too.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+_METASPACE = "▁"
+# Written without spaces between words: Han with its iteration marks, Hiragana, Katakana (also half width). Not
+# Hangul, which has spaces.
+_CJK = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]|[\U00020000-\U0003ffff]"
+)
+
+
+def require_words(tokenizer: PreTrainedTokenizerBase, masking: str) -> None:
+    """Raise ValueError if the tokenizer cannot say where words begin."""
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"masking={masking} needs a fast tokenizer: {type(tokenizer).__name__} does not say where words begin; "
+            "use masking=token"
+        )
+
+
+def word_starts(
+    tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, word_ids: Iterable[float | None], lengths: list[int]
+) -> np.ndarray:
+    """Which tokens begin a word.
+
+    Those whose word id is not their predecessor's; and whatever the word ids say, the
+    first token of a text, a token that begins with SentencePiece's space or follows
+    one that ends with it, and special tokens and Chinese or Japanese ones, each of
+    which is a word of its own.
+
+    Args:
+        tokens: ``[T]``, those of one or more texts.
+        word_ids: T of them, as `Encoding.word_ids` has them: None for a special token.
+        lengths: How many of the tokens each text has.
+
+    Returns:
+        ``[T]`` bool.
+    """
+    begins, ends = _marks(tokenizer, len(tokenizer))
+    ids = np.fromiter(word_ids, dtype=np.float64, count=len(tokens))  # None becomes nan, which equals nothing
+    starts = begins[tokens]
+    starts[1:] |= (ids[1:] != ids[:-1]) | ends[tokens[:-1]]
+    firsts = np.cumsum([0, *lengths[:-1]])
+    starts[firsts[firsts < len(starts)]] = True
+    return starts
+
+
+@functools.lru_cache(maxsize=2)
+def _marks(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens of the vocabulary begin a word, and which end one, wherever they stand.
+
+    Args:
+        num_tokens: Tells the tokenizer from itself before tokens were added to it.
+
+    Returns:
+        Two ``[V]`` bool.
+    """
+    backend = tokenizer.backend_tokenizer
+    is_byte_level = "ByteLevel(" in f"{backend.pre_tokenizer}{backend.decoder}"
+    prefix = getattr(backend.model, "continuing_subword_prefix", None) or ""
+    vocab = tokenizer.get_vocab()
+    begins = np.zeros(max(vocab.values()) + 1, dtype=bool)
+    begins[tokenizer.all_special_ids] = True
+    ends = begins.copy()
+    for token, index in vocab.items():
+        text = token.removeprefix(prefix)
+        raw = _bytes(text) if is_byte_level else text.encode()
+        # A token may end within a character; three bytes are enough to complete any, and Han remains Han.
+        first = (raw.lstrip() + b"\xbf\xbf\xbf").decode(errors="replace").lstrip(_METASPACE)[0]
+        last = raw.decode(errors="replace")[-1:]
+        begins[index] |= token.startswith(_METASPACE) or bool(_CJK.match(first))
+        ends[index] |= (token.endswith(_METASPACE) and token != _METASPACE) or bool(_CJK.match(last))
+    return begins, ends
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The visible character that stands for each byte in a byte-level BPE (Radford et al. 2019)."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _bytes(token: str) -> bytes:
+    """What a token of a byte-level BPE stands for; an added token stands for itself."""
+    try:
+        return bytes(_BYTES[character] for character in token)
+    except KeyError:
+        return token.encode()
