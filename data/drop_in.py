@@ -113,7 +113,7 @@ class MaskedLMCollator:
         if self.tokenizer.padding_side == "left":
             is_token = is_token[:, ::-1]
         starts = self._word_starts(input_ids, word_ids, is_token) if MASKINGS[self.masking].needs_words else None
-        seen, labels = self._mask(input_ids, ~is_special, starts, is_token)
+        seen, labels = self._mask(input_ids, ~is_special & is_token, starts, is_token)
         batch["input_ids"] = torch.from_numpy(seen) if kind == "pt" else seen
         batch["labels"] = torch.from_numpy(labels) if kind == "pt" else labels
         return dict(batch) if bare else batch
@@ -124,11 +124,12 @@ class MaskedLMCollator:
         """What the model sees, and the labels, both ``[B, L]``."""
         draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
         seen, labels = input_ids.copy(), np.full_like(input_ids, _IGNORED)
-        lengths = is_token.sum(1)
-        # Rows of one length together, without their padding: fixed_count takes a share of the length that it sees.
+        # fixed_count takes a share of the length that it sees: rows of one length at a time, without their padding.
+        in_view = is_token if self.masking == "fixed_count" else np.ones_like(is_token)
+        lengths = in_view.sum(1)
         for length in np.unique(lengths[lengths > 0]):
             rows = np.flatnonzero(lengths == length)
-            columns = np.flatnonzero(is_token[rows[0]])
+            columns = np.flatnonzero(in_view[rows[0]])
             part = np.ix_(rows, columns)
             positions, kinds = MASKINGS[self.masking].choose(
                 allowed[part], None if starts is None else starts[part], draws[part], self.mlm_probability
@@ -155,7 +156,7 @@ class MaskedLMCollator:
         return self._rank
 
     def _word_starts(self, input_ids: np.ndarray, word_ids: list[Any], is_token: np.ndarray) -> np.ndarray:
-        """``[B, L]`` bool, for the tokens that are not padding."""
+        """``[B, L]`` bool; a padding token is a word of its own."""
         lengths = is_token.sum(1).tolist()
         for ids, length in zip(word_ids, lengths, strict=True):
             if ids is None or len(ids) != length:
@@ -163,7 +164,7 @@ class MaskedLMCollator:
                     f"masking={self.masking} needs in each feature word_ids, one for each of its input_ids, None for "
                     "special tokens: add the tokenizer's word_ids(i), and give Trainer remove_unused_columns=False"
                 )
-        starts = np.zeros(input_ids.shape, dtype=bool)
+        starts = np.ones(input_ids.shape, dtype=bool)
         flat_ids = itertools.chain.from_iterable(word_ids)
         starts[is_token] = word_starts(self.tokenizer, input_ids[is_token], flat_ids, lengths)
         return starts
