@@ -29,6 +29,7 @@ __all__ = [
     "Documents",
     "JoinedBlocks",
     "MaskedBatch",
+    "MaskedLMCollator",
     "MicroBatches",
     "Order",
     "StreamCorpus",

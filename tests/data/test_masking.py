@@ -193,8 +193,8 @@ def test_fixed_count_is_exact(p: float, length: int, seed: int) -> None:
         assert not chosen.any() or not rest.size or draws[row][chosen].max() < rest.min()
 
 
-def test_token_masks_are_those_of_version_0_1_0(vocab: Vocabulary) -> None:
-    """So that a run that began then goes on with the same masks."""
+def test_token_masks_stay_as_they_were(vocab: Vocabulary) -> None:
+    """A run that began before there were other ways to choose goes on with the same masks."""
     ids = np.arange(64 * 128).reshape(64, 128) * 7919 % V
     draws = uniform(np.arange(64), 128, seed=7, passes=3)
     positions, kinds = choose_token(~vocab.is_special[ids], None, draws, 0.15)
