@@ -112,7 +112,7 @@ class Collator:
         # At the full width L: a block's masks must not depend on how long the others are.
         draws = uniform(block_ids, blocks.shape[1], self.seed, passes)
         word_starts = (blocks & WORD_START) != 0 if masking.needs_words else None
-        positions, kinds = masking.choose(allowed, word_starts, draws, mlm_probability)
+        positions, kinds = masking.choose(input_ids, allowed, word_starts, draws, mlm_probability)
         flat = input_ids.reshape(-1)
         labels = flat[positions]
         flat[positions] = replacements(

@@ -132,7 +132,11 @@ class MaskedLMCollator:
             columns = np.flatnonzero(in_view[rows[0]])
             part = np.ix_(rows, columns)
             positions, kinds = MASKINGS[self.masking].choose(
-                allowed[part], None if starts is None else starts[part], draws[part], self.mlm_probability
+                input_ids[part],
+                allowed[part],
+                None if starts is None else starts[part],
+                draws[part],
+                self.mlm_probability,
             )
             chosen = rows[positions // length], columns[positions % length]
             labels[chosen] = input_ids[chosen]

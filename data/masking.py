@@ -6,7 +6,7 @@ The meaning is that of BERT (Devlin et al. 2019, section 3.1) as transformers'
 token, 10 % stay. Unlike there, a random token is never a special one.
 
     draws = uniform(block_ids, L, seed, epoch)
-    positions, kinds = MASKINGS[name].choose(allowed, word_starts, draws, probability)
+    positions, kinds = MASKINGS[name].choose(input_ids, allowed, word_starts, draws, probability)
     seen = replacements(labels, kinds, draws at positions, vocabulary, 0.8, 0.1)
 
 Every draw is a hash of (seed, epoch, block id, position), and what needs more
@@ -55,7 +55,7 @@ class Vocabulary:
 
 def uniform(block_ids: np.ndarray, length: int, seed: int, passes: np.ndarray | int) -> np.ndarray:
     """``[B, L]`` float64 in [0, 1): one draw for each position of each block, in each pass (``[B]``) over it."""
-    pass_keys = hash64(np.uint64(key64(seed)) ^ np.asarray(passes, dtype=np.uint64))
+    pass_keys = hash64(np.uint64(key64(seed)) ^ np.atleast_1d(passes).astype(np.uint64))
     row_keys = hash64(block_ids.astype(np.uint64) ^ pass_keys)
     return _to_unit(hash64(row_keys[:, None] + np.arange(length, dtype=np.uint64)))
 
@@ -78,6 +78,7 @@ def _to_unit(bits: np.ndarray) -> np.ndarray:
 
 
 # Every way to choose positions has this form. Arguments:
+#   input_ids    [B, L] integers: the tokens
 #   allowed      [B, L] bool: tokens that may be chosen, neither special nor padding
 #   word_starts  [B, L] bool: where a word begins, or None; a special token is a word of its own, and the first
 #                column counts as a start whatever it says
@@ -85,11 +86,11 @@ def _to_unit(bits: np.ndarray) -> np.ndarray:
 #   probability  the rate at which allowed tokens are to be chosen
 # Returns positions [M] int64 in the flattened [B * L], ascending, and kinds [M] float64, uniform in [0, 1), which
 # decide between the mask token, a random one and the token itself; equal for tokens that are treated as one.
-Choose = Callable[[np.ndarray, np.ndarray | None, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+Choose = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 
 
 def choose_token(
-    allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose each token independently (Devlin et al. 2019). Arguments and result as of `Choose`."""
     positions = np.flatnonzero((draws < probability) & allowed)
@@ -98,7 +99,7 @@ def choose_token(
 
 
 def choose_whole_word(
-    allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose each word independently, by its first token's draw, with all its allowed tokens.
 
@@ -115,7 +116,7 @@ def choose_whole_word(
 
 
 def choose_span(
-    allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose spans of whole words (SpanBERT, Joshi et al. 2020, section 3.1), with 80/10/10 by span.
 
@@ -169,7 +170,7 @@ def _spans(draws: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarra
 
 
 def choose_fixed_count(
-    allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose the same number of tokens in every block: ``round(probability * L)``, at least one.
 

@@ -8,7 +8,7 @@ split it first. So the token's own text has a say too.
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +31,10 @@ def require_words(tokenizer: PreTrainedTokenizerBase, masking: str) -> None:
 
 
 def word_starts(
-    tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, word_ids: Iterable[float | None], lengths: list[int]
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: np.ndarray,
+    word_ids: Iterable[float | None],
+    lengths: Sequence[int] | np.ndarray,
 ) -> np.ndarray:
     """Which tokens begin a word.
 

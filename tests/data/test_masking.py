@@ -15,6 +15,7 @@ from data.tokenization import vocabulary
 V = 1000
 SPECIAL = [0, 1, 2, 3, 4]
 MASK = 4
+NO_IDS = np.zeros(0, dtype=np.int64)  # none of these ways looks at what the tokens are
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_rates_are_those_asked_for(vocab: Vocabulary, name: str, p: float, mask:
     ids = rng.integers(0, V, (4000, 128))
     draws = uniform(np.arange(4000), 128, seed=0, passes=0)
     allowed = ~vocab.is_special[ids]
-    positions, kinds = MASKINGS[name].choose(allowed, words_of(ids, rng), draws, p)
+    positions, kinds = MASKINGS[name].choose(NO_IDS, allowed, words_of(ids, rng), draws, p)
     assert positions.dtype == np.int64
     assert np.all(np.diff(positions) > 0)
 
@@ -94,7 +95,7 @@ def test_special_tokens_are_never_chosen_and_never_drawn(vocab: Vocabulary, name
     ids = np.tile(np.arange(V), (200, 1))
     draws = uniform(np.arange(200), V, seed=0, passes=0)
     starts = words_of(ids, np.random.default_rng(0))
-    positions, kinds = MASKINGS[name].choose(~vocab.is_special[ids], starts, draws, 0.5)
+    positions, kinds = MASKINGS[name].choose(NO_IDS, ~vocab.is_special[ids], starts, draws, 0.5)
     labels = ids.ravel()[positions]
     assert not vocab.is_special[labels].any()
     drawn = replacements(labels, kinds, draws.ravel()[positions], vocab, 0.0, 1.0)
@@ -120,12 +121,12 @@ def test_a_blocks_masks_do_not_depend_on_its_batch(
     draws = uniform(np.array(block_ids), length, seed, 0)
     allowed, starts = rng.random(shape) < 0.9, rng.random(shape) < 0.5
     choose = MASKINGS[name].choose
-    positions, kinds = choose(allowed, starts, draws, p)
+    positions, kinds = choose(NO_IDS, allowed, starts, draws, p)
     assert allowed.ravel()[positions].all()
     for row in range(len(block_ids)):
         alone = slice(row, row + 1)
         here = positions // length == row
-        row_positions, row_kinds = choose(allowed[alone], starts[alone], draws[alone], p)
+        row_positions, row_kinds = choose(NO_IDS, allowed[alone], starts[alone], draws[alone], p)
         assert np.array_equal(row_positions, positions[here] - row * length)
         assert np.array_equal(row_kinds, kinds[here])
 
@@ -139,7 +140,7 @@ def test_words_are_chosen_whole_or_not_at_all(vocab: Vocabulary, name: str, p: f
     allowed = ~vocab.is_special[ids]
     starts = words_of(ids, rng)
     draws = uniform(np.arange(4), 64, seed, 0)
-    positions, kinds = MASKINGS[name].choose(allowed, starts, draws, p)
+    positions, kinds = MASKINGS[name].choose(NO_IDS, allowed, starts, draws, p)
     words = word_numbers(starts)
     in_chosen_words = np.isin(words, words[positions]) & allowed.ravel()
     assert np.array_equal(np.flatnonzero(in_chosen_words), positions)
@@ -158,7 +159,7 @@ def test_spans_cover_every_position_at_the_same_rate(p: float) -> None:
     draws = uniform(np.arange(20_000), 64, seed=0, passes=0)
     allowed = np.ones(draws.shape, dtype=bool)
     for starts in (allowed, np.random.default_rng(0).random(draws.shape) < 0.4):
-        positions, _ = MASKINGS["span"].choose(allowed, starts, draws, p)
+        positions, _ = MASKINGS["span"].choose(NO_IDS, allowed, starts, draws, p)
         chosen = np.bincount(positions, minlength=draws.size).reshape(draws.shape)
         assert np.all(np.abs(chosen.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / len(draws)))
         assert (chosen[:, 1:] & chosen[:, :-1]).mean() > 1.5 * p * p
@@ -170,7 +171,7 @@ def test_span_lengths_are_geometric() -> None:
     length = 64
     draws = uniform(np.arange(20_000), length, seed=1, passes=0)
     allowed = np.ones(draws.shape, dtype=bool)
-    positions, kinds = MASKINGS["span"].choose(allowed, allowed, draws, 0.15)
+    positions, kinds = MASKINGS["span"].choose(NO_IDS, allowed, allowed, draws, 0.15)
     _, first, lengths = np.unique(kinds, return_index=True, return_counts=True)
     begins = positions[first] % length
     counts = np.bincount(lengths[(begins > 0) & (begins < length - 10)], minlength=11)
@@ -184,7 +185,7 @@ def test_span_lengths_are_geometric() -> None:
 def test_fixed_count_is_exact(p: float, length: int, seed: int) -> None:
     allowed = np.random.default_rng(seed).random((8, length)) < 0.7
     draws = uniform(np.arange(8), length, seed, 0)
-    positions, _ = MASKINGS["fixed_count"].choose(allowed, None, draws, p)
+    positions, _ = MASKINGS["fixed_count"].choose(NO_IDS, allowed, None, draws, p)
     counts = np.bincount(positions // length, minlength=8)
     assert np.array_equal(counts, np.minimum(max(1, round(p * length)), allowed.sum(1)))
     for row in range(8):  # those of the smallest draws
@@ -197,7 +198,7 @@ def test_token_masks_stay_as_they_were(vocab: Vocabulary) -> None:
     """A run that began before there were other ways to choose goes on with the same masks."""
     ids = np.arange(64 * 128).reshape(64, 128) * 7919 % V
     draws = uniform(np.arange(64), 128, seed=7, passes=3)
-    positions, kinds = choose_token(~vocab.is_special[ids], None, draws, 0.15)
+    positions, kinds = choose_token(NO_IDS, ~vocab.is_special[ids], None, draws, 0.15)
     out = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions] / 0.15, vocab, 0.8, 0.1)
     digest = hashlib.sha256(positions.astype("<i8").tobytes() + out.astype("<i8").tobytes()).hexdigest()
     assert (len(positions), digest[:16]) == (1223, "90ddd3ca7824dca6")
@@ -250,7 +251,7 @@ def test_the_meaning_is_that_of_the_reference_collator(tokenizer: PreTrainedToke
     theirs = rates(reference["input_ids"].numpy(), reference["labels"].numpy() != -100)
 
     draws = uniform(np.arange(len(ids)), 64, seed=0, passes=0)
-    positions, kinds = choose_token(~vocab.is_special[ids], None, draws, 0.15)
+    positions, kinds = choose_token(NO_IDS, ~vocab.is_special[ids], None, draws, 0.15)
     inputs, chosen = ids.copy(), np.zeros(ids.size, dtype=bool)
     inputs.ravel()[positions] = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions], vocab, 0.8, 0.1)
     chosen[positions] = True
