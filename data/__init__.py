@@ -6,7 +6,8 @@
 tokenizer; `build_blocks` tokenizes and groups, once. `Order` says which blocks a
 step sees, `masking` which of their tokens are predicted, both as pure functions
 of (seed, step); `TrainLoader` hands a process its share as `MaskedBatch` es.
-`StreamLoader` does the same while the text is read. Nothing here knows a model
+`StreamLoader` does the same while the text is read. `MaskedLMCollator` serves
+other loops in place of transformers' collator. Nothing here knows a model
 or a training loop.
 """
 
@@ -14,6 +15,7 @@ from data.blocks import BlockCounts, JoinedBlocks, TokenBlocks, build_blocks
 from data.collator import Collator, MaskedBatch
 from data.config import DataConfig
 from data.documents import DataError, Documents, open_documents
+from data.drop_in import MaskedLMCollator
 from data.loader import MicroBatches, TrainLoader, eval_batches
 from data.masking import MASK_RATES, Vocabulary
 from data.order import Order, blocks_per_epoch
