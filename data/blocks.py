@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -183,13 +183,12 @@ def build_blocks(
 
 
 class _Writer:
-    """Appends blocks to ``blocks.bin``, and counts."""
+    """Appends blocks to a file, at most so many, and counts."""
 
-    def __init__(self, folder: Path, form: TokenFormat, most: int | None) -> None:
-        self._folder = folder
+    def __init__(self, file: BinaryIO, form: TokenFormat, most: int | None) -> None:
+        self._file = file
         self._form = form
         self._most = most
-        self._file = (folder / "blocks.bin").open("wb")
         self._digest = hashlib.sha256()
         self.lengths: list[int] = []
 
@@ -205,15 +204,14 @@ class _Writer:
             self._digest.update(content)
             self.lengths += map(len, blocks)
 
-    def close(self, block_size: int) -> str:
-        """Sync to disk; return the hash."""
+    def close(self, lengths: Path, block_size: int) -> str:
+        """Sync to disk, keep the lengths if they differ, and return the hash of it all."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
         if any(length < block_size for length in self.lengths):
-            lengths = np.array(self.lengths, dtype=np.uint32)
-            self._digest.update(lengths.tobytes())
-            np.save(self._folder / "lengths.npy", lengths.astype(np.int64), allow_pickle=False)
+            array = np.array(self.lengths, dtype=np.int64)
+            self._digest.update(array.tobytes())
+            np.save(lengths, array, allow_pickle=False)
         return self._digest.hexdigest()
 
 
@@ -230,24 +228,24 @@ def _write(
     num_documents = num_bad = num_tokens = 0
     token_counts = np.zeros(form.vocab_size, dtype=np.int64)
     rest = np.zeros(0, dtype=np.uint32)
-    writer = _Writer(folder, form, max_blocks)
     name = ", ".join(source.name for source in documents)
     bar = tqdm(desc=f"tokenizing {name}", unit=" tokens", unit_scale=True, disable=None, leave=False)
-    batches = itertools.chain.from_iterable(source.batches() for source in documents)
-    for batch, tokens in _ahead(lambda batch: (batch, encode(batch.texts)), batches):
-        num_documents += len(batch.texts)
-        num_bad += batch.num_bad
-        num_tokens += len(tokens)
-        bar.update(len(tokens))
-        token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
-        blocks, rest = group(rest, tokens, config.block_size)
-        writer.append(blocks)
-        if writer.is_full:
-            break
-    bar.close()
-    if len(rest) and (config.last_block == "pad" or config.grouping == "pack"):
-        writer.append([rest])
-    sha256 = writer.close(config.block_size)
+    with bar, (folder / "blocks.bin").open("wb") as file:
+        writer = _Writer(file, form, max_blocks)
+        batches = itertools.chain.from_iterable(source.batches() for source in documents)
+        for batch, tokens in _ahead(lambda batch: (batch, encode(batch.texts)), batches):
+            num_documents += len(batch.texts)
+            num_bad += batch.num_bad
+            num_tokens += len(tokens)
+            bar.update(len(tokens))
+            token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
+            blocks, rest = group(rest, tokens, config.block_size)
+            writer.append(blocks)
+            if writer.is_full:
+                break
+        if len(rest) and (config.last_block == "pad" or config.grouping == "pack"):
+            writer.append([rest])
+        sha256 = writer.close(folder / "lengths.npy", config.block_size)
     kept = sum(writer.lengths)
     facts = {
         "num_blocks": len(writer.lengths),
