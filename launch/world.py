@@ -102,11 +102,6 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def is_local_main() -> bool:
-    """Whether this process speaks for its machine; right before Accelerate has started, too."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def main_process_first(accelerator: Accelerator, build: Callable[[], T]) -> T:
     """Call ``build`` on each machine's main process, then on the others, which find its caches.
 

@@ -9,9 +9,9 @@ import torch
 from data import MaskedBatch
 from launch.cli import Settings, parse_settings
 from launch.corpus import Corpus, open_corpus
+from launch.run import assemble
 from launch.show_batch import COMMAND, batches_of_step, main
 from launch.signals import StopSignals
-from launch.train import assemble
 from launch.world import start_accelerator
 from train_loop import plan_batches
 
