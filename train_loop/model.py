@@ -48,6 +48,10 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
         raise ValueError(f"model {name!r} cannot be loaded for masked language modeling: {_short(error)}") from error
     if missing := sorted(info["missing_keys"]):
         logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
+    # Out of the file's memory map: matrix products of one row round otherwise where a matrix does not begin at a
+    # multiple of 64 bytes, and a resumed run would not be the uninterrupted one.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model
 
 
