@@ -126,7 +126,7 @@ def test_gradient_checkpointing_changes_no_gradient(
     gradients = []
     for checkpointing in (False, True):
         config = ModelConfig(model_name_or_path=str(tmp_path), gradient_checkpointing=checkpointing)
-        model = without_dropout(_open(config, tokenizer))  # type: ignore[arg-type]
+        model = without_dropout(_open(config, tokenizer).train())  # type: ignore[arg-type]
         calls: list[int] = []
         inner = next(m for name, m in model.named_modules() if "layers." in name or "layer." in name)
         next(m for m in inner.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(
