@@ -14,11 +14,12 @@ or a training loop.
 from data.blocks import BlockCounts, JoinedBlocks, TokenBlocks, build_blocks
 from data.collator import Collator, MaskedBatch
 from data.config import DataConfig
-from data.documents import DataError, Documents, open_documents
+from data.documents import Documents, open_documents
 from data.drop_in import MaskedLMCollator
 from data.loader import MicroBatches, TrainLoader, eval_batches
 from data.masking import MASK_RATES, Vocabulary
 from data.order import Order, blocks_per_epoch
+from data.readers import DataError
 from data.streaming import StreamCorpus, StreamLoader
 from data.tokenization import open_tokenizer, tokenizer_fingerprint, vocab_size, vocabulary
 

@@ -29,12 +29,13 @@ from transformers import PreTrainedTokenizerBase
 from data.blocks import token_format
 from data.collator import Collator, MaskedBatch
 from data.config import DataConfig
-from data.documents import START, Cursor, DataError, Documents
+from data.documents import START, Cursor, Documents
 from data.grouping import GROUPINGS
 from data.hashing import hash64, key64
 from data.loader import worker_options
 from data.masking import MASKINGS
 from data.order import mixture
+from data.readers import DataError
 from data.tokenization import encoder
 
 Arrays = dict[str, np.ndarray]
@@ -108,11 +109,11 @@ class _Source:
             found_text = self._cursor != START
             for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):
                 blocks, rest = group(self._rest, self._encode(batch.texts), config.block_size)
-                self.bad_rows += batch.num_bad
                 for block in blocks[self._num_given :]:
                     self._num_given += 1
                     yield block
                 self._cursor, self._rest, self._num_given = batch.cursor, rest, 0
+                self.bad_rows += batch.num_bad
                 found_text = found_text or bool(batch.texts)
             self._cursor = START
             if not found_text:
@@ -145,7 +146,7 @@ def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
         bad_rows = sum(source.bad_rows for source in sources)
         for source in sources:
             source.bad_rows = 0
-        yield Chunk(stream, chunk, owners.astype(np.uint8), after, bad_rows)
+        yield Chunk(stream, chunk, owners.astype(np.uint16), after, bad_rows)
 
 
 class _Chunks(IterableDataset[Chunk | DataError | None]):
@@ -171,6 +172,8 @@ class _Chunks(IterableDataset[Chunk | DataError | None]):
                 yield from [None] * idle
         except DataError as error:
             yield error
+        except OSError as error:  # a file that is gone, or the network
+            yield DataError(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class _ShuffleBuffer:
@@ -184,8 +187,8 @@ class _ShuffleBuffer:
         shape, dtype = (self._capacity, config.block_size), token_format(corpus.tokenizer, config).dtype
         self._blocks = np.empty(shape, dtype)
         self._ids = np.empty(self._capacity, np.int64)
-        self._sources = np.empty(self._capacity, np.uint8)
-        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint8), {}, 0)
+        self._sources = np.empty(self._capacity, np.uint16)
+        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint16), {}, 0)
         self._num_taken = 0  # of the chunk's blocks
         self._size = self._num_drawn = self._num_put = 0
         self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
