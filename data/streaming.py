@@ -192,9 +192,10 @@ class _ShuffleBuffer:
         self._num_taken = 0  # of the chunk's blocks
         self._size = self._num_drawn = self._num_put = 0
         self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
+        self.bad_rows = 0
         if state:
             self._size = len(state["buffer/ids"])
-            self._num_drawn, self._num_put = state["buffer/counts"].tolist()
+            self._num_drawn, self._num_put, self.bad_rows = state["buffer/counts"].tolist()
             self.tokens_by_source = state["buffer/tokens_by_source"].copy()
             for name in ("blocks", "ids", "sources"):
                 getattr(self, f"_{name}")[: self._size] = state[f"buffer/{name}"]
@@ -207,7 +208,7 @@ class _ShuffleBuffer:
         kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
         arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
-        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put])
+        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put, self.bad_rows])
         arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
         arrays["chunk/sources"] = self._chunk.sources[self._num_taken :].copy()
         return arrays | {f"stream/{key}": array for key, array in self._chunk.state.items()}
@@ -217,6 +218,7 @@ class _ShuffleBuffer:
         while self._size < min(self._capacity, self._num_drawn + 2):
             if self._num_taken == len(self._chunk.blocks):
                 self._chunk, self._num_taken = receive(), 0
+                self.bad_rows += self._chunk.bad_rows
             self._blocks[self._size] = self._chunk.blocks[self._num_taken]
             self._sources[self._size] = self._chunk.sources[self._num_taken]
             self._ids[self._size] = self._num_put * self._num_streams + self._stream
@@ -240,11 +242,7 @@ class _ShuffleBuffer:
 
 
 class StreamLoader:
-    """The micro-batches of one process, from text that is read meanwhile.
-
-    Attributes:
-        bad_rows: Passed over by this process's streams so far.
-    """
+    """The micro-batches of one process, from text that is read meanwhile."""
 
     def __init__(
         self,
@@ -287,7 +285,6 @@ class StreamLoader:
         }
         self._dataset = _Chunks(corpus, streams, after)
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
-        self.bad_rows = 0
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
@@ -308,6 +305,11 @@ class StreamLoader:
         """``[S]`` tokens of each source that this process's streams have given."""
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
 
+    @property
+    def bad_rows(self) -> int:
+        """Passed over by this process's streams so far."""
+        return sum(buffer.bad_rows for buffer in self._buffers.values())
+
     def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:
         blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
         ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
@@ -321,7 +323,6 @@ class StreamLoader:
             if isinstance(item, DataError):
                 raise item
             if item is not None:
-                self.bad_rows += item.bad_rows
                 self._received[item.stream].append(item)
         return self._received[stream].popleft()
 

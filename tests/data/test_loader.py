@@ -8,14 +8,12 @@ from transformers import PreTrainedTokenizerBase
 from data import (
     DataConfig,
     Documents,
-    MaskedBatch,
     MicroBatches,
 )
-from tests.batches import all_batches, batch_of, loader_of, micro_batches_of
+from tests.batches import Row, all_batches, batch_of, loader_of, micro_batches_of, rows_of
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 10
-Row = tuple[int, bytes, bytes, bytes]  # block id, input ids, positions within the block, labels
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +23,6 @@ def dataset(
     return micro_batches_of(documents[0], tokenizer, data_config, seed=7)
 
 
-def _rows(batch: MaskedBatch) -> list[Row]:
-    """A batch cut into its blocks, so that batches of other sizes can be compared."""
-    length = batch.input_ids.shape[1]
-    owner = batch.masked_positions // length
-    return [
-        (
-            int(block_id),
-            batch.input_ids[i].numpy().tobytes(),
-            (batch.masked_positions[owner == i] - i * length).numpy().tobytes(),
-            batch.labels[owner == i].numpy().tobytes(),
-        )
-        for i, block_id in enumerate(batch.block_ids)
-    ]
-
-
 def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start: int, stop: int) -> list[list[Row]]:
     """The global batches of some steps, put together from all processes."""
     loaders = [loader_of(dataset, GLOBAL_BATCH, micro, rank, processes, workers) for rank in range(processes)]
@@ -47,7 +30,7 @@ def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start:
     for loader in loaders:
         for step, batches in zip(range(start, stop), loader.steps(start, stop), strict=True):
             if len(loader.plan(step)[0].batch[1]) > 0:  # else a batch with nothing to predict stands in
-                steps[step - start] += [row for batch in batches for row in _rows(batch)]
+                steps[step - start] += [row for batch in batches for row in rows_of(batch)]
     return steps
 
 
@@ -105,7 +88,7 @@ def test_evaluation_covers_every_block_once_under_the_same_masks(dataset: MicroB
             row
             for rank in range(processes)
             for batch in all_batches(dataset, batch_size, rank, processes)
-            for row in _rows(batch)
+            for row in rows_of(batch)
         ]
 
     first = rows(64, 1)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from data import BlockCounts, DataConfig, DataError, Documents, build_blocks, open_documents, readers
 from data.readers import Range, Row
+from tests.files import write_texts
 
 ROWS = [f"row {i} " + "x" * (i % 7 * 20) for i in range(57)]
 LINE = st.one_of(
@@ -42,29 +43,11 @@ def texts(rows: list[Row]) -> list[Any]:
     return [row.value["text"] if row.value else None for row in rows]
 
 
-def write(path: Path, values: list[str] = ROWS) -> Path:
-    """The values in the format of the path's name."""
-    table = pa.table({"text": values})
-    if path.suffix == ".parquet":
-        pq.write_table(table, path, row_group_size=10)
-    elif path.suffix == ".arrow":
-        with pa.ipc.new_stream(path, table.schema) as writer:
-            writer.write_table(table, max_chunksize=10)
-    elif ".jsonl" in path.name:
-        content = "".join(json.dumps({"text": value}) + "\n" for value in values).encode()
-        packers = {".gz": gzip.compress, ".zst": zstandard.compress}
-        path.write_bytes(packers.get(path.suffix, bytes)(content))
-    elif path.suffix == ".json":
-        path.write_text(json.dumps([{"text": value} for value in values]))
-    elif path.suffix == ".csv":
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([["text"], *([value] for value in values)])
-    else:
-        path.write_text("\n".join(values))
-    return path
-
-
 NAMES = ["a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.json", "a.csv", "a.parquet", "a.arrow"]
+
+
+def write(path: Path) -> Path:
+    return write_texts(path, ROWS)
 
 
 @settings(max_examples=60)
@@ -114,7 +97,7 @@ def test_streams_of_every_format_read_each_row_once(name: str, num_streams: int,
     ("name", "num_files", "num_streams"), [("a.jsonl", 3, 7), ("a.parquet", 5, 2), ("a.csv", 5, 3)]
 )
 def test_several_files_are_divided_too(name: str, num_files: int, num_streams: int, tmp_path: Path) -> None:
-    paths = tuple(str(write(tmp_path / f"{i}{name}", [f"{i} {row}" for row in ROWS])) for i in range(num_files))
+    paths = tuple(str(write_texts(tmp_path / f"{i}{name}", [f"{i} {row}" for row in ROWS])) for i in range(num_files))
     sizes = readers.sizes(paths)
     found = [
         row.value["text"]
