@@ -32,7 +32,7 @@ from data.config import DataConfig
 from data.documents import START, Cursor, Documents
 from data.grouping import GROUPINGS
 from data.hashing import hash64, key64
-from data.loader import worker_options
+from data.loader import items_of, worker_options
 from data.masking import MASKINGS
 from data.order import mixture
 from data.readers import DataError
@@ -293,13 +293,13 @@ class StreamLoader:
             DataError: The text cannot be read; the message names file and row.
         """
         loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
-        items = iter(loader)
-        for step in range(start, stop):
-            first = step * self._global_batch_size
-            streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
-            drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
-            cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
-            yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
+        with items_of(loader) as items:
+            for step in range(start, stop):
+                first = step * self._global_batch_size
+                streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
+                drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
+                cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
+                yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]`` tokens of each source that this process's streams have given."""

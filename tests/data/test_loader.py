@@ -1,5 +1,7 @@
 """P2: a batch is a pure function of (seed, epoch, step), for any number of processes and workers."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,16 @@ def test_global_batches_do_not_depend_on_processes_and_workers(
 @pytest.mark.parametrize("start", [0, 1, 29, 45])
 def test_a_loader_starts_at_any_step(dataset: MicroBatches, reference: list[list[Row]], start: int) -> None:
     assert _run(dataset, processes=2, workers=0, micro=3, start=start, stop=start + 5) == reference[start : start + 5]
+
+
+def test_workers_end_with_the_loop_though_its_error_is_kept(dataset: MicroBatches) -> None:
+    """A traceback holds the frames; workers that outlive them hold up the exit, because they ignore SIGTERM."""
+    with pytest.raises(ZeroDivisionError) as kept:
+        for _ in loader_of(dataset, 10, 5, num_workers=2).steps(0, 50):
+            assert len(multiprocessing.active_children()) == 2
+            1 / 0  # noqa: B018
+    assert kept.traceback
+    assert not multiprocessing.active_children()
 
 
 def test_masks_differ_between_epochs(dataset: MicroBatches) -> None:
