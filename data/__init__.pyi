@@ -13,7 +13,7 @@ from .blocks import (
 from .collator import Collator as Collator
 from .collator import MaskedBatch as MaskedBatch
 from .config import DataConfig as DataConfig
-from .documents import DataError as DataError
+from .readers import DataError as DataError
 from .documents import Documents as Documents
 from .documents import open_documents as open_documents
 from .drop_in import MaskedLMCollator as MaskedLMCollator
