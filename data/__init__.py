@@ -11,40 +11,7 @@ other loops in place of transformers' collator. Nothing here knows a model
 or a training loop.
 """
 
-from data.blocks import BlockCounts, JoinedBlocks, TokenBlocks, build_blocks
-from data.collator import Collator, MaskedBatch
-from data.config import DataConfig
-from data.documents import DataError, Documents, open_documents
-from data.drop_in import MaskedLMCollator
-from data.loader import MicroBatches, TrainLoader, eval_batches
-from data.masking import MASK_RATES, Vocabulary
-from data.order import Order, blocks_per_epoch
-from data.streaming import StreamCorpus, StreamLoader
-from data.tokenization import open_tokenizer, tokenizer_fingerprint, vocab_size, vocabulary
+import lazy_loader
 
-__all__ = [
-    "MASK_RATES",
-    "BlockCounts",
-    "Collator",
-    "DataConfig",
-    "DataError",
-    "Documents",
-    "JoinedBlocks",
-    "MaskedBatch",
-    "MaskedLMCollator",
-    "MicroBatches",
-    "Order",
-    "StreamCorpus",
-    "StreamLoader",
-    "TokenBlocks",
-    "TrainLoader",
-    "Vocabulary",
-    "blocks_per_epoch",
-    "build_blocks",
-    "eval_batches",
-    "open_documents",
-    "open_tokenizer",
-    "tokenizer_fingerprint",
-    "vocab_size",
-    "vocabulary",
-]
+# The names are those of __init__.pyi. Each is imported when it is first used: torch and transformers take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data.grouping import GROUPINGS
+from data.masking import MASK_RATES, MASKINGS
+
 PYTHON_DOCS = "python-docs"
 
 
@@ -52,20 +55,21 @@ class DataConfig:
     """Size of the trained tokenizer's vocabulary."""
     block_size: int = 128
     """Tokens in a block."""
-    grouping: Literal["concatenate", "line_by_line", "pack"] = "concatenate"
-    """How texts become blocks: cut from all texts end to end; one text a block, padded; or whole texts packed into
-    blocks, padded. A text that is longer than a block is cut."""
+    grouping: str = "concatenate"
+    """How texts become blocks: concatenate (all texts end to end, cut), line_by_line (one text a block, padded) or
+    pack (whole texts side by side, padded). A text that is longer than a block is cut."""
     document_attention: bool = False
     """Let a token attend to its own document alone, and count positions from each document's start."""
     last_block: Literal["drop", "pad"] = "drop"
     """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
-    masking: Literal["token", "whole_word", "span", "fixed_count"] = "token"
-    """What is chosen for prediction: tokens, whole words, spans of words, or the same number of tokens in each
-    block. Evaluation always chooses tokens, so that it can be compared."""
+    masking: str = "token"
+    """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (as many tokens in each
+    block). Evaluation always chooses tokens, so that it can be compared."""
     mlm_probability: float = 0.15
     """Probability that a token is chosen to be predicted."""
-    mlm_probability_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the probability goes from mlm_probability to mlm_probability_end over the run."""
+    mlm_probability_schedule: str = "constant"
+    """How the probability goes from mlm_probability to mlm_probability_end over the run: constant, linear or
+    cosine."""
     mlm_probability_end: float | None = None
     """Probability at the end of the run."""
     eval_mlm_probability: float | None = None
@@ -108,6 +112,9 @@ class DataConfig:
                 f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
                 "add up to more than 1: lower one of them"
             )
+        for name, known in (("grouping", GROUPINGS), ("masking", MASKINGS), ("mlm_probability_schedule", MASK_RATES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}={value!r} must be one of: {', '.join(known)}")
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(
                 f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import datasets
-from datasets.data_files import DataFilesDict, get_data_patterns
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from data import python_docs, readers
 from data.config import PYTHON_DOCS, DataConfig
 from data.readers import Range, Row
+
+if TYPE_CHECKING:  # imported where it is used: it takes a second, which local files need not wait for
+    import datasets
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class FileRows:
 class TableRows:
     """Rows of a table that `datasets` has downloaded and memory-mapped."""
 
-    table: datasets.Dataset
+    table: "datasets.Dataset"
 
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
         """See `Rows`."""
@@ -302,6 +302,8 @@ def _default_eval_split(name: str, wanted: tuple[str, ...], config: DataConfig) 
 def _split_names(name: str, config: DataConfig) -> list[str]:
     if (files := _files(name, config)) is not None:
         return list(files)
+    import datasets
+
     try:
         return datasets.get_dataset_split_names(name, config.dataset_config, revision=config.dataset_revision)
     except Exception as error:
@@ -318,6 +320,8 @@ def _open(name: str, split: str, config: DataConfig, *, streaming: bool = False)
     elif streaming:
         rows = FileRows(_chosen(name, _hub_files(name, config), split))
     else:
+        import datasets
+
         try:
             rows = TableRows(
                 datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
@@ -352,6 +356,8 @@ def _row_slice(split: str, rows: Rows, streaming: bool) -> tuple[int, int] | Non
 
 def _hub_files(name: str, config: DataConfig) -> dict[str, list[str]]:
     """``{split: [hf:// path, ...]}`` of a Hub dataset."""
+    import datasets
+
     try:
         builder = datasets.load_dataset_builder(name, config.dataset_config, revision=config.dataset_revision)
     except Exception as error:
@@ -407,6 +413,8 @@ def local_files(name: str) -> dict[str, list[str]] | None:
 
 
 def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
     try:
         patterns = get_data_patterns(str(folder))
         found = DataFilesDict.from_patterns(patterns, base_path=str(folder))

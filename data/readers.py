@@ -133,6 +133,8 @@ def columns(path: str) -> set[str]:
     Raises:
         ValueError: None of the first rows can be read.
     """
+    if file_format(path) == ".txt":
+        return {"text"}
     if file_format(path) == ".parquet":
         with fsspec.open(path, "rb") as file:
             return schema_columns(pq.read_schema(file))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data.config import DataConfig
 from data.documents import Documents
@@ -38,6 +38,8 @@ def open_tokenizer(
             raise ValueError(
                 "a model from scratch needs a tokenizer: give --tokenizer_name_or_path, or --train_tokenizer"
             )
+        from transformers import AutoTokenizer  # imports torch
+
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:

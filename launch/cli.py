@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import os
 import sys
 import types
 import typing
@@ -22,7 +23,6 @@ from typing import Any, Literal, NoReturn
 import yaml
 
 from data.config import DataConfig
-from launch.world import is_local_main
 from train_loop.config import ModelConfig, TrainConfig
 
 _LIST_OF_SETTINGS = "python -m launch.train --help lists them"
@@ -70,6 +70,11 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""
         fail(message)
+
+
+def is_local_main() -> bool:
+    """Whether this process speaks for its machine; right before Accelerate has started, too."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def fail(message: object, code: int = 2) -> NoReturn:

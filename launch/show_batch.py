@@ -14,7 +14,8 @@ import torch
 
 from data import MaskedBatch
 from launch.cli import Command, Settings, fail, parse_settings
-from launch.corpus import Corpus, open_corpus, print_corpus, train_loader
+from launch.corpus import Corpus, open_corpus, print_corpus
+from launch.loaders import train_loader
 from launch.marks import Kind, RowWriter, kind_of, mark, wrap
 from launch.token_text import token_text, visible
 from train_loop.config import BatchPlan, plan_batches

@@ -9,37 +9,7 @@ perplexity, `loop` the cadence, `checkpoint` what is written and resumed,
 type is known here.
 """
 
-from train_loop.checkpoint import CheckpointError, TrainState
-from train_loop.config import BatchPlan, ModelConfig, TrainConfig, plan_batches
-from train_loop.evaluate import EvalMetrics, evaluate, unigram_perplexity
-from train_loop.fill_mask import FillMask
-from train_loop.loop import Run, Stopped, train
-from train_loop.model import open_model
-from train_loop.objective import MaskedLMObjective, check_document_attention, freeze_unused
-from train_loop.optim import build_optimizers, build_schedule
-from train_loop.step import NonFiniteError, StepMetrics, train_step
+import lazy_loader
 
-__all__ = [
-    "BatchPlan",
-    "CheckpointError",
-    "EvalMetrics",
-    "FillMask",
-    "MaskedLMObjective",
-    "ModelConfig",
-    "NonFiniteError",
-    "Run",
-    "StepMetrics",
-    "Stopped",
-    "TrainConfig",
-    "TrainState",
-    "build_optimizers",
-    "build_schedule",
-    "check_document_attention",
-    "evaluate",
-    "freeze_unused",
-    "open_model",
-    "plan_batches",
-    "train",
-    "train_step",
-    "unigram_perplexity",
-]
+# The names are those of __init__.pyi. Each is imported when it is first used: torch and transformers take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -230,7 +230,7 @@ def load_optimizers(folder: Path, model: nn.Module, optimizers: Sequence[Optimiz
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")
-        by_parameter.setdefault(name, {})[slot] = tensor
+        by_parameter.setdefault(name, {})[slot] = tensor.clone()  # out of the file's memory map, see load_model
     for optimizer in optimizers:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         packed = optimizer.state_dict()

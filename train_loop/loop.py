@@ -21,6 +21,7 @@ from train_loop.fill_mask import FillMask
 from train_loop.metrics import MetricsFile, TrainWindow
 from train_loop.model import load_model
 from train_loop.objective import MaskedLMObjective
+from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
 from train_loop.step import NonFiniteError, train_step
 
@@ -107,9 +108,12 @@ def train(run: Run) -> EvalMetrics:
         if config.keeps_best:  # it may stay the best
             _save_checkpoint(run)
         window.reset()
+    profiler = StepProfiler(config.profiled if is_main else None, run.output_dir, progress.line)
     run.objective.train()
     for batches in run.train_steps(state.step, run.plan.total_steps):
+        profiler.before(state.step)
         _update(run, batches, window, progress)
+        profiler.after(state.step, last=state.step == run.plan.total_steps)
 
         stops = _any_process(run, run.stop_requested()) and state.step < run.plan.total_steps
         evaluates = _is_due(run, run.plan.eval_steps)

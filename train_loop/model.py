@@ -27,14 +27,21 @@ def open_model(
     """
     torch.manual_seed(seed)
     if config.model_name_or_path is not None:
-        model = load_model(config.model_name_or_path, config.model_revision)
+        model = load_model(config.model_name_or_path, config.model_revision, config.attn_implementation)
     else:
         model = _from_scratch(config, tokenizer, vocab_size)
     check_fit(model, config, vocab_size=vocab_size, block_size=block_size)
+    if config.gradient_checkpointing:
+        # The name since transformers 5.23, and the one before.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        try:
+            enable()
+        except ValueError as error:
+            raise ValueError(f"gradient_checkpointing: {_short(error)}") from error
     return model
 
 
-def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
+def load_model(name: str, revision: str | None = None, attn_implementation: str | None = None) -> PreTrainedModel:
     """An ``AutoModelForMaskedLM`` from safetensors, in fp32.
 
     Raises:
@@ -42,12 +49,21 @@ def load_model(name: str, revision: str | None = None) -> PreTrainedModel:
     """
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            name, revision=revision or "main", dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            name,
+            revision=revision or "main",
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation=attn_implementation,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"model {name!r} cannot be loaded for masked language modeling: {_short(error)}") from error
     if missing := sorted(info["missing_keys"]):
         logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
+    # Out of the file's memory map: matrix products of one row round otherwise where a matrix does not begin at a
+    # multiple of 64 bytes, and a resumed run would not be the uninterrupted one.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model
 
 
@@ -65,8 +81,8 @@ def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab
         }
         ids = {key: value for key, value in ids.items() if hasattr(known, key)}
         model_config = AutoConfig.for_model(name, **{"vocab_size": vocab_size, **ids, **config.model_config})
-        return AutoModelForMaskedLM.from_config(model_config)
-    except (TypeError, ValueError, ArithmeticError) as error:
+        return AutoModelForMaskedLM.from_config(model_config, attn_implementation=config.attn_implementation)
+    except (TypeError, ValueError, ArithmeticError, ImportError) as error:
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
 
 

@@ -263,7 +263,7 @@ def test_the_meaning_is_that_of_the_reference_collator(tokenizer: PreTrainedToke
 @given(
     block_ids=st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True),
     seed=st.integers(0, 2**31),
-    passes=st.integers(0, 1000),
+    epoch=st.integers(0, 1000),
 )
 def test_a_blocks_draws_do_not_depend_on_its_batch(block_ids: list[int], seed: int, epoch: int) -> None:
     together = uniform(np.array(block_ids), 32, seed, epoch)

@@ -188,7 +188,7 @@ def test_a_command_has_its_own_options_and_the_settings_of_a_run(capsys: pytest.
     ],
 )
 def test_the_batch_arithmetic(settings: dict[str, int], processes: int, expected: tuple[int, int, int]) -> None:
-    plan = plan_batches(TrainConfig(**settings), num_blocks=1000, num_processes=processes)  # type: ignore[arg-type]
+    plan = plan_batches(TrainConfig(**settings), blocks_per_epoch=1000, num_processes=processes)  # type: ignore[arg-type]
     assert (plan.global_batch_size, plan.micro_batch_size, plan.micro_batches_per_step) == expected
     assert plan.steps_per_epoch == -(-1000 // plan.global_batch_size)
     assert plan.total_steps == 3 * plan.steps_per_epoch
@@ -207,4 +207,4 @@ def test_the_batch_arithmetic(settings: dict[str, int], processes: int, expected
 )
 def test_a_batch_that_cannot_be_shared_out(settings: dict[str, int], processes: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_batches(TrainConfig(**settings), num_blocks=1000, num_processes=processes)  # type: ignore[arg-type]
+        plan_batches(TrainConfig(**settings), blocks_per_epoch=1000, num_processes=processes)  # type: ignore[arg-type]

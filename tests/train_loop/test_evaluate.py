@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from data import DataConfig, Documents, MicroBatches
 from tests.batches import all_batches, micro_batches_of
 from tests.models import tiny_model
-from train_loop import MaskedLMObjective, evaluate, unigram_perplexity
-from train_loop.evaluate import perplexity
+from train_loop import MaskedLMObjective, unigram_perplexity
+from train_loop.evaluate import evaluate, perplexity
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,268 @@
+"""A training run from its settings: put together, trained, and told of."""
+
+import logging
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import transformers
+import yaml
+from accelerate import Accelerator
+
+from data import DataError, MaskedBatch, eval_batches, tokenizer_fingerprint, vocab_size
+from launch.cli import Settings, fail, is_local_main
+from launch.corpus import Corpus, open_corpus, print_corpus
+from launch.loaders import eval_dataset, train_loader
+from launch.signals import StopSignals, stop_with_launcher
+from launch.world import (
+    has_launcher,
+    idle_gpus,
+    local_processes,
+    main_process_first,
+    start_accelerator,
+    what_was_lost,
+)
+from train_loop import (
+    BatchPlan,
+    MaskedLMObjective,
+    ModelConfig,
+    NonFiniteError,
+    Run,
+    Stopped,
+    TrainState,
+    build_optimizers,
+    build_schedule,
+    check_document_attention,
+    freeze_unused,
+    open_model,
+    plan_batches,
+    train,
+    unigram_perplexity,
+)
+from train_loop.checkpoint import (
+    CheckpointError,
+    CheckpointWriter,
+    find_checkpoint,
+    load_data_state,
+    load_optimizers,
+    load_state,
+)
+
+_IDENTITY = (
+    "streaming",
+    "block_size",
+    "grouping",
+    "document_attention",
+    "masking",
+    "mlm_probability",
+    "mlm_probability_schedule",
+    "mlm_probability_end",
+    "mask_replace_prob",
+    "random_replace_prob",
+)
+_STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
+_RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model", "profile")
+
+
+def run_training(settings: Settings, *, dry_run: bool) -> None:
+    """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
+    if has_launcher():
+        stop_with_launcher()
+    show_log()
+    transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
+    try:
+        accelerator = start_accelerator(settings.train)
+        check_output_dir(settings)
+        corpus = main_process_first(accelerator, lambda: open_corpus(settings))
+        plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
+        if dry_run:
+            if accelerator.is_main_process:
+                print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
+                print_plan(corpus, plan, accelerator)
+            return
+        signals = StopSignals()
+        run = assemble(settings, accelerator, corpus, plan, signals)
+    except (ValueError, OSError) as error:
+        fail(error)
+    if accelerator.is_main_process:
+        print_plan(corpus, plan, accelerator)
+    unigram = None  # when streaming: nobody has counted the tokens
+    if corpus.train:
+        unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
+        accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+    signals.listen()
+    try:
+        final = train(run)
+    except (NonFiniteError, CheckpointError, OSError) as error:
+        fail(error, code=1)
+    except DataError as error:  # of one process: the launcher ends the others
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if (loss := what_was_lost(error)) is None:
+            raise
+        print(f"error: process {accelerator.process_index}: {loss}", file=sys.stderr)
+        sys.exit(1)
+    except Stopped as stopped:
+        number = signals.number or signal.SIGTERM  # another process's
+        accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+        accelerator.end_training()
+        sys.exit(128 + number)
+    model = run.output_dir / "model"
+    compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
+    accelerator.print(
+        f"\nperplexity {final.eval_perplexity:.2f} on held-out text{compared}\n"
+        f"metrics    {run.output_dir / 'metrics.jsonl'}\n"
+        f"model      {model}\n"
+        f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
+    )
+    accelerator.end_training()
+
+
+def show_log() -> None:
+    """Print what `data` and `train_loop` have to say, once a machine; the libraries have handlers of their own."""
+    for name in ("data", "train_loop"):
+        logger = logging.getLogger(name)
+        logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
+
+
+def assemble(
+    settings: Settings, accelerator: Accelerator, corpus: Corpus, plan: BatchPlan, signals: StopSignals
+) -> Run:
+    """Model, optimizers and loaders, from the start or from a checkpoint; then open the run's folder."""
+    config = settings.train
+    output_dir = Path(config.output_dir)
+    identity = run_identity(settings, corpus, plan)
+    checkpoint = None
+    if config.resume_from_checkpoint is not None:
+        checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
+    state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
+    model = open_model(
+        settings.model if checkpoint is None else _of_checkpoint(settings.model, checkpoint),
+        corpus.tokenizer,
+        vocab_size=vocab_size(corpus.tokenizer),
+        block_size=settings.data.block_size,
+        seed=config.seed,
+    )
+    lr_factor = build_schedule(config, plan.total_steps)
+    objective = MaskedLMObjective(model)
+    freeze_unused(objective)
+    if settings.data.document_attention:
+        check_document_attention(objective, settings.data.block_size)
+    objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
+    if checkpoint is not None:
+        load_optimizers(checkpoint, model, optimizers)
+        if accelerator.scaler is not None and state.scaler is not None:
+            accelerator.scaler.load_state_dict(state.scaler)
+        accelerator.print(f"resumed  {checkpoint}, after step {state.step}")
+
+    world = {
+        "rank": accelerator.process_index,
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device,
+    }
+    data_state = {} if checkpoint is None else load_data_state(checkpoint)
+    loader = train_loader(settings, corpus, plan, state=data_state, **world)
+    probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
+    held_out = eval_dataset(corpus, config.eval_seed)
+
+    def evaluation() -> Iterator[MaskedBatch]:
+        batch_size = config.per_device_eval_batch_size
+        return eval_batches(held_out, batch_size, probability, config=corpus.config, **world)
+
+    def tokens_by_source(step: int) -> dict[str, int]:
+        names = [source.name for source in corpus.documents]
+        return dict(zip(names, loader.tokens_by_source(step).tolist(), strict=True))
+
+    if accelerator.is_main_process:
+        open_output_dir(settings)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        objective=objective,
+        optimizers=optimizers,
+        lr_factor=lr_factor,
+        plan=plan,
+        train_steps=loader.steps,
+        data_state=loader.state,
+        tokens_by_source=tokens_by_source,
+        eval_batches=evaluation,
+        tokenizer=corpus.tokenizer,
+        identity=identity,
+        state=state,
+        writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
+        stop_requested=lambda: signals.number is not None,
+    )
+
+
+def _of_checkpoint(config: ModelConfig, checkpoint: Path) -> ModelConfig:
+    """The same settings with the checkpoint's model."""
+    return replace(config, model_name_or_path=str(checkpoint), model_revision=None, model_type=None, model_config={})
+
+
+def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
+    """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
+    data, train = settings.data, settings.train
+    return {
+        "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
+        **{name: getattr(data, name) for name in (*_IDENTITY, *(_STREAM_IDENTITY if data.streaming else ()))},
+        "seed": train.seed,
+        "global_batch_size": plan.global_batch_size,
+        "optimizer": train.optimizer,
+        "mixture weights": list(corpus.weights),
+        "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
+        **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if data.streaming else {}),
+    }
+
+
+def unigram_weights(corpus: Corpus) -> torch.Tensor:
+    """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
+    weights = torch.from_numpy(corpus.token_counts() + 1)
+    weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
+    return weights
+
+
+def check_output_dir(settings: Settings) -> None:
+    """Raise ValueError if the output folder holds a run that is neither to go on nor to be deleted."""
+    config = settings.train
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={config.output_dir!r} is a file")
+    if config.overwrite_output_dir and config.resume_from_checkpoint:
+        raise ValueError("overwrite_output_dir deletes the run and resume_from_checkpoint goes on with it: give one")
+    held = any((folder / name).exists() for name in _RUN_CONTENTS)
+    if held and not (config.overwrite_output_dir or config.resume_from_checkpoint):
+        raise ValueError(
+            f"output_dir={config.output_dir!r} holds another run: go on with it by --resume_from_checkpoint latest, "
+            "delete it by --overwrite_output_dir, or choose another folder"
+        )
+
+
+def open_output_dir(settings: Settings) -> None:
+    """Make the run's folder and write the resolved settings; delete an old run, and nothing else, where asked to."""
+    folder = Path(settings.train.output_dir)
+    if settings.train.overwrite_output_dir:
+        for name in _RUN_CONTENTS:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
+    """Where the tokens went, and how a batch is spread."""
+    print_corpus(corpus)
+    in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
+    print(
+        f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
+        f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
+        f"{in_epoch}{plan.total_steps:,} in all"
+    )
+    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
+    print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")
+    if accelerator.device.type == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
+        print(f"         {idle}")

@@ -1,0 +1,35 @@
+from .checkpoint import CheckpointError as CheckpointError
+from .checkpoint import TrainState as TrainState
+from .config import (
+    BatchPlan as BatchPlan,
+)
+from .config import (
+    ModelConfig as ModelConfig,
+)
+from .config import (
+    TrainConfig as TrainConfig,
+)
+from .config import (
+    plan_batches as plan_batches,
+)
+from .evaluate import EvalMetrics as EvalMetrics
+from .evaluate import unigram_perplexity as unigram_perplexity
+from .fill_mask import FillMask as FillMask
+from .loop import Run as Run
+from .loop import Stopped as Stopped
+from .loop import train as train
+from .model import open_model as open_model
+from .objective import (
+    MaskedLMObjective as MaskedLMObjective,
+)
+from .objective import (
+    check_document_attention as check_document_attention,
+)
+from .objective import (
+    freeze_unused as freeze_unused,
+)
+from .optim import build_optimizers as build_optimizers
+from .optim import build_schedule as build_schedule
+from .step import NonFiniteError as NonFiniteError
+from .step import StepMetrics as StepMetrics
+from .step import train_step as train_step
