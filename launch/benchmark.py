@@ -1,18 +1,17 @@
-"""Measure this project beside what people use today: ``python -m launch.benchmark data``."""
+"""Measure this project beside what people use today: ``python -m launch.benchmark data|train``."""
 
-import os
 import sys
 
-from launch.benchmarks import data
+from launch.benchmarks import data, train
 from launch.cli import OneLineParser, fail
 
 
 def main(arguments: list[str]) -> None:
     """Run a benchmark; exit 2 with one line for what the user can mend."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     parser = OneLineParser(prog="python -m launch.benchmark", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     data.add_parser(commands)
+    train.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         if options.repeats < 1 or options.copies < 1:

@@ -105,6 +105,7 @@ def _row(case: dict[str, Any]) -> list[str]:
 def blocks_rate(text: Text, block_size: int, *, pinned: bool) -> float:
     """Tokens per second of `build_blocks`, nothing cached; for a child process."""
     _settle(pinned=pinned)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as a run has it: threads of our own tokenize
     with tempfile.TemporaryDirectory() as folder:
         config = text.config(Path(folder), block_size)
         documents = text.documents(config)

@@ -20,6 +20,8 @@ def tokenize_and_group(
 ) -> datasets.Dataset:
     """The guide's two passes of `map`."""
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    # As RoBERTa's. The base class asks for token types too, which nobody here would use.
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
 
     def preprocess_function(examples: dict[str, Any]) -> Any:
         return tokenizer([" ".join(x) for x in examples[TEXT_COLUMN]])

@@ -1,14 +1,18 @@
 """How figures are taken and shown: child processes, spreads over rounds, the machine, a table."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -23,12 +27,31 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function of a module in a fresh process, so that nothing is warm and no setting is left behind."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
-        return child.submit(function, *args, **kwargs).result()
+        return child.submit(_quietly, function, *args, **kwargs).result()
+
+
+def _quietly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """With what is printed on the way sent to the errors: the output is the report alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return function(*args, **kwargs)
 
 
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> float:
+    """Bytes of the GPU's tensors at their most; without a GPU, of this process."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    try:
+        # Not getrusage: its peak is inherited from the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
 @dataclass(frozen=True)
@@ -64,11 +87,10 @@ def surroundings() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        names = []
-    return names[0] if names else platform.processor()
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def rate(spread: Spread) -> str:

@@ -78,8 +78,6 @@ def write_text(options: argparse.Namespace, folder: Path) -> Text:
     )
     documents = [part for parts in open_documents(config) for part in parts]  # training text and what is held out
     tokenizer = open_tokenizer(config, documents, None)
-    # As RoBERTa's. The base class asks for token types too, which only the guide's side would pay for.
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.save_pretrained(folder / "tokenizer")
     rows = folder / "rows.jsonl"
     with rows.open("w", encoding="utf-8") as file:
