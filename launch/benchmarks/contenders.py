@@ -153,9 +153,7 @@ def tuned_trainer(setup: Setup) -> dict[str, float]:
     return _trainer(setup, tokenizer, with_mask=False, **options)
 
 
-def _trainer(
-    setup: Setup, tokenizer: PreTrainedTokenizerBase, *, with_mask: bool, **options: Any
-) -> dict[str, float]:
+def _trainer(setup: Setup, tokenizer: PreTrainedTokenizerBase, *, with_mask: bool, **options: Any) -> dict[str, float]:
     length = TokenBlocks(setup.blocks).block_size
     clock = _Clock(setup)
 

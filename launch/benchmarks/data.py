@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from data import Collator, DataConfig, MicroBatches, Order, TrainLoader, build_blocks, open_tokenizer, vocabulary
-from launch.benchmarks import guide
-from launch.benchmarks.measuring import Spread, available_cores, in_child, print_report, rate, ratios, surroundings, times
+from launch.benchmarks import guide, measuring
+from launch.benchmarks.measuring import Spread, in_child, ratios
 from launch.benchmarks.text import Text, add_text_options, write_text
 
 _BATCH = 64
@@ -57,14 +57,14 @@ def run(options: argparse.Namespace) -> None:
     ]
     cases.append(_case(figures, f"masked batches of {_BATCH}", "batches", "guide batches", _REQUIRED_BATCHES))
     cases[-1]["required_rate"] = _REQUIRED_RATE
-    report = {"benchmark": "data", "surroundings": surroundings(), "repeats": options.repeats, "cases": cases}
+    report = {"benchmark": "data", "surroundings": measuring.surroundings(), "repeats": options.repeats, "cases": cases}
     header = ["tokens/s", "this project", "the guide", "ratio", "required"]
-    print_report(report, header, [_row(case) for case in cases], as_json=options.json)
+    measuring.print_report(report, header, [_row(case) for case in cases], as_json=options.json)
 
 
 def _grouping_cases() -> list[tuple[str, str, bool, int | None]]:
     """Label, which of our figures to compare with, whether pinned to one core, and the guide's ``num_proc``."""
-    cores = available_cores()
+    cores = measuring.available_cores()
     return [
         ("1 core", "1 core", True, None),
         (f"{cores} cores, 1 process", "all cores", False, None),
@@ -99,7 +99,7 @@ def _row(case: dict[str, Any]) -> list[str]:
     required = f"{case['required_ratio']:g}x"
     if "required_rate" in case:
         required += f", {case['required_rate'] / 1e6:g} M"
-    return [case["name"], rate(ours), rate(theirs), times(ratio), required]
+    return [case["name"], measuring.rate(ours), measuring.rate(theirs), measuring.times(ratio), required]
 
 
 def blocks_rate(text: Text, block_size: int, *, pinned: bool) -> float:

@@ -27,7 +27,7 @@ def tokenize_and_group(
         return tokenizer([" ".join(x) for x in examples[TEXT_COLUMN]])
 
     def group_texts(examples: dict[str, Any]) -> dict[str, Any]:
-        concatenated_examples = {k: sum(examples[k], []) for k in examples}
+        concatenated_examples: dict[str, Any] = {k: sum(examples[k], []) for k in examples}  # noqa: RUF017
         total_length = len(concatenated_examples[next(iter(examples))])
         if total_length >= block_size:
             total_length = (total_length // block_size) * block_size

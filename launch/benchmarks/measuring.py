@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
@@ -27,13 +27,18 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function of a module in a fresh process, so that nothing is warm and no setting is left behind."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
-        return child.submit(_quietly, function, *args, **kwargs).result()
+        return child.submit(_Quiet(function), *args, **kwargs).result()
 
 
-def _quietly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """With what is printed on the way sent to the errors: the output is the report alone."""
-    with contextlib.redirect_stdout(sys.stderr):
-        return function(*args, **kwargs)
+@dataclass(frozen=True)
+class _Quiet(Generic[P, T]):
+    """A function whose prints go to the errors: the output is the report alone."""
+
+    function: Callable[P, T]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        with contextlib.redirect_stdout(sys.stderr):
+            return self.function(*args, **kwargs)
 
 
 def available_cores() -> int:
@@ -96,15 +101,17 @@ def _processor() -> str:
 def rate(spread: Spread) -> str:
     """Tokens per second with its range, in units that fit."""
     unit, name = (1e6, " M") if spread.median >= 1e6 else (1e3, " k") if spread.median >= 1e3 else (1.0, "")
-    return f"{spread.median / unit:.3g}{name} ({spread.min / unit:.3g}–{spread.max / unit:.3g})"
+    return f"{spread.median / unit:.3g}{name} ({spread.min / unit:.3g}-{spread.max / unit:.3g})"
 
 
 def times(spread: Spread) -> str:
     """A ratio with its range."""
-    return f"{spread.median:.3g}x ({spread.min:.3g}–{spread.max:.3g})"
+    return f"{spread.median:.3g}x ({spread.min:.3g}-{spread.max:.3g})"
 
 
-def print_report(report: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool) -> None:
+def print_report(
+    report: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool
+) -> None:
     """One JSON object, or a table in Markdown and the surroundings in a line."""
     if as_json:
         print(json.dumps(report))
@@ -112,4 +119,4 @@ def print_report(report: dict[str, Any], header: Sequence[str], rows: Sequence[S
     for row in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(row) + " |")
     facts = ", ".join(f"{name} {value}" for name, value in report["surroundings"].items() if value is not None)
-    print(f"\nmedian (lowest–highest) of {report['repeats']} interleaved rounds; {facts}")
+    print(f"\nmedian (lowest-highest) of {report['repeats']} interleaved rounds; {facts}")

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from data import build_blocks, open_tokenizer
+from launch.benchmarks import measuring
 from launch.benchmarks.arithmetic import flops_per_token, matmul_rate
 from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
-from launch.benchmarks.measuring import Spread, available_cores, in_child, print_report, rate, ratios, surroundings, times
+from launch.benchmarks.measuring import Spread, in_child, ratios
 from launch.benchmarks.text import add_text_options, write_text
 
 
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("batch, steps and warm_up must be 1 or more")
     if options.model_name_or_path and not options.tokenizer_name_or_path:
         options.tokenizer_name_or_path = options.model_name_or_path
+    model = model_config(options)
     with tempfile.TemporaryDirectory() as folder:
         text = write_text(options, Path(folder))
         config = text.config(Path(folder), options.length)
@@ -51,19 +53,19 @@ def run(options: argparse.Namespace) -> None:
         setup = Setup(
             tokenizer=text.tokenizer,
             blocks=blocks.folder,
-            model=model_config(options),
+            model=model,
             batch=options.batch,
             steps=options.steps,
             warm_up=options.warm_up,
             precision=options.precision,
-            num_workers=available_cores(),
+            num_workers=measuring.available_cores(),
         )
         needed = in_child(_flops_per_token, setup, options.length)
         rounds = [_round(setup) for _ in range(options.repeats)]
     cases = [_case(name, rounds, needed) for name in CONTENDERS]
     report = {
         "benchmark": "train",
-        "surroundings": surroundings(),
+        "surroundings": measuring.surroundings(),
         "repeats": options.repeats,
         "model": asdict(setup.model),
         "batch": options.batch,
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
         "cases": cases,
     }
     header = ["training", "tokens/s", "ratio to Trainer", "peak memory", "of the matrix-product rate"]
-    print_report(report, header, [_row(case) for case in cases], as_json=options.json)
+    measuring.print_report(report, header, [_row(case) for case in cases], as_json=options.json)
 
 
 def _flops_per_token(setup: Setup, length: int) -> float:
@@ -103,8 +105,8 @@ def _row(case: dict[str, Any]) -> list[str]:
     memory, share = (case[name]["median"] for name in ("peak_memory_bytes", "share_of_matmul_rate"))
     return [
         case["name"],
-        rate(Spread(**case["tokens_per_second"])),
-        times(Spread(**case["ratio"])),
+        measuring.rate(Spread(**case["tokens_per_second"])),
+        measuring.times(Spread(**case["ratio"])),
         f"{memory / 1e9:.2f} GB",
         f"{share:.0%}",
     ]
