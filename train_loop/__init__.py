@@ -15,7 +15,7 @@ from train_loop.evaluate import EvalMetrics, evaluate, unigram_perplexity
 from train_loop.fill_mask import FillMask
 from train_loop.loop import Run, Stopped, train
 from train_loop.model import open_model
-from train_loop.objective import MaskedLMObjective, check_document_attention, freeze_unused
+from train_loop.objective import MaskedLMObjective, check_document_attention, freeze_unused, gather_in_last_layer
 from train_loop.optim import build_optimizers, build_schedule
 from train_loop.step import NonFiniteError, StepMetrics, train_step
 
@@ -37,6 +37,7 @@ __all__ = [
     "check_document_attention",
     "evaluate",
     "freeze_unused",
+    "gather_in_last_layer",
     "open_model",
     "plan_batches",
     "train",

@@ -11,7 +11,15 @@ from transformers import PreTrainedModel
 
 from data import MaskedBatch
 from tests.models import FAMILIES, tiny_model, without_dropout
-from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, check_document_attention, evaluate, train_step
+from train_loop import (
+    MaskedLMObjective,
+    TrainConfig,
+    build_optimizers,
+    check_document_attention,
+    evaluate,
+    gather_in_last_layer,
+    train_step,
+)
 from train_loop.objective import document_mask
 
 V, PAD = 300, 1
@@ -91,6 +99,7 @@ def test_logits_and_gradients_are_those_of_each_document_alone(family: str, eage
     if eager:
         model.set_attn_implementation("eager")
     objective, batch = MaskedLMObjective(model), _batch()
+    gather_in_last_layer(objective)
     inputs = _inputs(batch)
 
     expected = _alone(model)
