@@ -151,7 +151,7 @@ def test_the_step_and_the_evaluation_know_of_documents() -> None:
     metrics = train_step(
         accelerator, objective, optimizers, [batch], step=0, lr_factor=1.0, max_grad_norm=0.0, seed=0
     )  # fmt: skip
-    assert metrics.loss_sum.item() / batch.num_masked == pytest.approx(expected, rel=1e-6)
+    assert metrics.loss_sums.sum().item() / batch.num_masked == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("block_size", [2, 3, L])
