@@ -38,6 +38,7 @@ from train_loop import (
     build_schedule,
     check_document_attention,
     freeze_unused,
+    gather_in_last_layer,
     open_model,
     plan_batches,
     train,
@@ -150,6 +151,8 @@ def assemble(
     )
     lr_factor = build_schedule(config, plan.total_steps)
     objective = MaskedLMObjective(model)
+    if config.masked_last_layer:
+        gather_in_last_layer(objective)
     freeze_unused(objective)
     if settings.data.document_attention:
         check_document_attention(objective, settings.data.block_size)
