@@ -16,10 +16,10 @@ from train_loop import (
     TrainConfig,
     build_optimizers,
     check_document_attention,
-    evaluate,
     gather_in_last_layer,
     train_step,
 )
+from train_loop.evaluate import evaluate
 from train_loop.objective import document_mask
 
 V, PAD = 300, 1
