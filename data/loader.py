@@ -87,6 +87,11 @@ class TrainLoader:
         """``[S]`` tokens of each source in the updates before ``step``, of all processes; zeros but on the first."""
         return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
 
+    @property
+    def bad_rows(self) -> None:
+        """Counted when the blocks were made."""
+        return
+
     def state(self) -> dict[str, np.ndarray]:
         """Nothing: the next step follows from its number."""
         return {}

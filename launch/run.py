@@ -193,6 +193,7 @@ def assemble(
         train_steps=loader.steps,
         data_state=loader.state,
         tokens_by_source=tokens_by_source,
+        bad_rows=lambda: loader.bad_rows if settings.data.on_bad_row == "skip" else None,
         eval_batches=evaluation,
         tokenizer=corpus.tokenizer,
         identity=identity,

@@ -45,6 +45,7 @@ class Run:
         train_steps: (first step, end) -> this process's micro-batches, an update at a time.
         data_state: What this process's loader needs to go on after the last update that it gave.
         tokens_by_source: Step -> tokens of each source of a mixture that this process's loader gave; for the record.
+        bad_rows: Rows that this process's loader passed over so far; None where they are not counted on the way.
         eval_batches: This process's evaluation batches, from the start at each call.
         identity: What a checkpoint and the run that goes on from it must share.
         state: Where the run is.
@@ -61,6 +62,7 @@ class Run:
     train_steps: Callable[[int, int], Iterator[list[MaskedBatch]]]
     data_state: Callable[[], dict[str, np.ndarray]]
     tokens_by_source: Callable[[int], dict[str, int]]
+    bad_rows: Callable[[], int | None]
     eval_batches: Callable[[], Iterable[MaskedBatch]]
     tokenizer: PreTrainedTokenizerBase
     identity: dict[str, Any]
@@ -188,7 +190,7 @@ def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
-    log(asdict(metrics) | _tokens_by_source(run))
+    log(asdict(metrics) | _tokens_by_source(run) | _bad_rows(run))
     if run.config.probe and run.accelerator.is_main_process:
         log({"probes": _fill_probes(run)})
     return metrics
@@ -199,9 +201,17 @@ def _tokens_by_source(run: Run) -> dict[str, dict[str, int]]:
     counts = run.tokens_by_source(run.state.step)
     if len(counts) < 2:
         return {}
-    totals = torch.tensor(list(counts.values()), device=run.accelerator.device)
-    totals = run.accelerator.reduce(totals, "sum")
-    return {"tokens_by_source": dict(zip(counts, totals.tolist(), strict=True))}
+    return {"tokens_by_source": dict(zip(counts, _over_processes(run, list(counts.values())), strict=True))}
+
+
+def _bad_rows(run: Run) -> dict[str, int]:
+    """Rows that were passed over so far, on all processes; nothing where that is not counted on the way."""
+    count = run.bad_rows()
+    return {} if count is None else {"bad_rows": _over_processes(run, [count])[0]}
+
+
+def _over_processes(run: Run, counts: list[int]) -> list[int]:
+    return run.accelerator.reduce(torch.tensor(counts, device=run.accelerator.device), "sum").tolist()
 
 
 def _fill_probes(run: Run) -> list[dict[str, Any]]:

@@ -1,17 +1,29 @@
 """Blocks on disk: every token accounted for, made once, never half there."""
 
 import dataclasses
+import json
 import multiprocessing
 import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from data import DataConfig, Documents, TokenBlocks, build_blocks, vocab_size
+from data import Collator, DataConfig, Documents, TokenBlocks, build_blocks, open_documents, vocab_size, vocabulary
+from data import blocks as blocks_module
 from data.documents import FileRows
+from data.tokens import ID_MASK
 from tests.batches import batch_of, encode, micro_batches_of
+from tests.launchers import ROOT
 
 Pair = tuple[Documents, Documents]
 
@@ -104,8 +116,8 @@ def test_several_processes_may_build_the_same_blocks(
     documents: Pair, tokenizer: PreTrainedTokenizerBase, data_config: DataConfig, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(data_config, cache_dir=str(tmp_path))
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        hashes = pool.map(_build, [(documents[:1], tokenizer, config)] * 3, chunksize=1)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        hashes = pool.map(_build, [(documents[:1], tokenizer, config)] * 2, chunksize=1)
     assert len(set(hashes)) == 1
     assert sorted(p.suffix for p in (tmp_path / "blocks").iterdir()) == ["", ".lock"]
 
@@ -128,3 +140,143 @@ def test_fewer_tokens_than_a_block_is_a_clear_error(
         ValueError, match=r"do not fill one block: use a --block_size below 100000, or --last_block pad"
     ):
         build_blocks(documents[:1], tokenizer, config)
+
+
+_KILLED = """
+import os, signal, sys, pickle
+from data import blocks
+arguments = pickle.load(sys.stdin.buffer)
+append = blocks._Writer.append
+
+def and_die(self, new):
+    append(self, new)
+    self._file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+blocks._Writer.append = and_die
+blocks.build_blocks(*arguments)
+"""
+
+
+def test_a_preparation_that_is_killed_leaves_nothing_half_used(
+    documents: Pair, tokenizer: PreTrainedTokenizerBase, data_config: DataConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(data_config, cache_dir=str(tmp_path))
+    arguments = pickle.dumps((documents[:1], tokenizer, config))
+    done = subprocess.run([sys.executable, "-c", _KILLED], input=arguments, cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (half,) = (tmp_path / "blocks").glob("*.tmp")
+    assert (half / "blocks.bin").stat().st_size > 0
+    blocks = build_blocks(documents[:1], tokenizer, config)
+    assert blocks.sha256 == build_blocks(documents[:1], tokenizer, data_config).sha256
+    assert sorted(p.suffix for p in (tmp_path / "blocks").iterdir()) == ["", ".lock"]
+
+
+def test_a_second_process_waits_and_makes_nothing(
+    documents: Pair,
+    tokenizer: PreTrainedTokenizerBase,
+    data_config: DataConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first holds the lock until the second waits for it; the second must not write."""
+    config = dataclasses.replace(data_config, cache_dir=str(tmp_path))
+    waits, writers = threading.Event(), []
+    write, acquire = blocks_module._write, blocks_module.FileLock.acquire
+
+    def write_slowly(*arguments: object) -> None:
+        writers.append(threading.current_thread().name)
+        assert waits.wait(60)
+        write(*arguments)  # type: ignore[arg-type]
+
+    def acquire_and_tell(self: object, *arguments: object, **options: object) -> object:
+        if threading.current_thread().name == "second":
+            waits.set()
+        return acquire(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(blocks_module, "_write", write_slowly)
+    monkeypatch.setattr(blocks_module.FileLock, "acquire", acquire_and_tell)
+    found: list[TokenBlocks] = []
+
+    def build() -> None:
+        found.append(build_blocks(documents[:1], tokenizer, config))
+
+    first, second = (threading.Thread(target=build, name=name) for name in ("first", "second"))
+    first.start()
+    while not writers:
+        first.join(0.01)
+    second.start()
+    for thread in (first, second):
+        thread.join()
+    assert writers == ["first"]
+    assert found[0].folder == found[1].folder
+
+
+def test_at_most_max_blocks_are_made(
+    documents: Pair, tokenizer: PreTrainedTokenizerBase, data_config: DataConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(data_config, cache_dir=str(tmp_path), last_block="pad")
+    whole = build_blocks(documents[:1], tokenizer, config)
+    for most in (1, 7, len(whole) - 1, len(whole), len(whole) + 1):
+        few = build_blocks(documents[:1], tokenizer, config, max_blocks=most)
+        ids = np.arange(min(most, len(whole)))
+        assert len(few) == len(ids)
+        assert np.array_equal(few[ids], whole[ids])
+        tokens = few[ids]
+        assert few.counts.kept == (tokens != np.iinfo(tokens.dtype).max).sum()
+
+
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.one_of(UNICODE, st.just(""), st.just("huge \U0001f600" * 1000)), max_size=8),
+    block_size=st.one_of(st.integers(2, 40), st.just(100_000)),
+    grouping=st.sampled_from(["concatenate", "line_by_line", "pack"]),
+    last_block=st.sampled_from(["drop", "pad"]),
+    masking=st.sampled_from(["token", "whole_word", "span"]),
+)
+def test_between_any_texts_and_their_blocks_no_token_is_lost_and_no_special_one_masked(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], block_size: int, **changes: Any
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["first", *texts]))
+        config = DataConfig(dataset=str(path), eval_fraction=1e-9, cache_dir=folder, block_size=block_size, **changes)
+        documents = open_documents(config)[0]
+        wanted = [encode(tokenizer, [text]) for text in ["first", *texts] if text.strip()]
+        tokens = np.concatenate(wanted)
+        try:
+            blocks = build_blocks(documents, tokenizer, config)
+        except ValueError:
+            assert changes["grouping"] == "concatenate"
+            assert changes["last_block"] == "drop"
+            assert len(tokens) < block_size
+            return
+        rows = blocks[np.arange(len(blocks))]
+        flat = rows[rows != np.iinfo(rows.dtype).max]
+        ids = flat & ID_MASK if rows.dtype == np.uint32 else flat
+        counts = blocks.counts
+        assert counts.documents == len(wanted)
+        assert counts.kept == len(ids)
+        assert counts.kept + counts.dropped == len(tokens)
+        assert counts.kept + counts.padded == block_size * len(blocks)
+        if changes["grouping"] == "concatenate":
+            assert counts.dropped == (len(tokens) % block_size if changes["last_block"] == "drop" else 0)
+            assert np.array_equal(ids, tokens[: len(ids)])
+        else:
+            assert counts.dropped == 0
+            assert np.array_equal(np.sort(ids), np.sort(tokens))
+            whole = all(len(document) <= block_size for document in wanted)
+            if changes["grouping"] == "line_by_line" and whole:
+                assert len(blocks) == len(wanted)
+        assert np.array_equal(blocks.token_counts(), np.bincount(tokens, minlength=vocab_size(tokenizer)))
+        known = vocabulary(tokenizer)
+        collator = Collator(known, 0, pad_token_id=tokenizer.pad_token_id, masking=changes["masking"])
+        batch = collator(rows, np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), 0.9)
+        assert not known.is_special[batch.labels.numpy()].any()
+        restored = batch.input_ids.clone()
+        restored.view(-1)[batch.masked_positions] = batch.labels
+        mask = np.ones(restored.shape, bool) if batch.attention_mask is None else batch.attention_mask.numpy() == 1
+        assert np.array_equal(restored.numpy()[mask], ids)

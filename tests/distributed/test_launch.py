@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from tests.launchers import ACCELERATE, ROOT, launcher, rows, run, tiny_run
+from tests.launchers import ACCELERATE, ROOT, assert_same_run, launcher, run, tiny_run
 from tests.models import tiny_model
 
 TWO = launcher("accelerate", 2)
@@ -32,18 +31,6 @@ def on_one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _assert_same_run(one: Path, other: Path) -> None:
-    """P1 and P4 across worlds: losses and norms to 1e-5, counts exactly."""
-    for a, b in zip(rows(one), rows(other), strict=True):
-        assert a.keys() == b.keys()
-        for key in a.keys() - {"tokens_per_second"}:
-            exact = key in {"step", "epoch", "num_masked_tokens", "eval_num_masked_tokens", "learning_rate"}
-            assert b[key] == (a[key] if exact else pytest.approx(a[key], rel=1e-5)), key
-    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
-    for name, tensor in first.items():
-        assert (tensor - second[name]).abs().max() < 1e-4, name  # after 8 AdamW updates of up to 1e-3
-
-
 @pytest.mark.parametrize(
     ("name", "num_processes", "extra"),
     [
@@ -59,7 +46,7 @@ def test_several_processes_make_the_run_of_one(
     done = run(launcher(name, num_processes), *words, *extra, "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unigram") == 2  # said once, at the start and in the last lines
-    _assert_same_run(on_one, tmp_path)
+    assert_same_run(on_one, tmp_path)
 
 
 @pytest.mark.slow
@@ -81,7 +68,7 @@ def test_dropout_is_the_same_on_two_processes(
     for name, num_processes in (("python", 1), ("torchrun", 2)):
         done = run(launcher(name, num_processes), *words, "--output_dir", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
-    _assert_same_run(tmp_path / "python", tmp_path / "torchrun")
+    assert_same_run(tmp_path / "python", tmp_path / "torchrun")
 
 
 @pytest.mark.slow
@@ -106,7 +93,7 @@ def test_one_then_two_then_four_then_one_process(words: list[str], on_one: Path,
         )
         assert done.returncode == 0, done.stderr
         assert f"after step {start}" in done.stdout
-    _assert_same_run(on_one, chain)
+    assert_same_run(on_one, chain)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(words: list[str], on_one: Path, tmp_path: Path) -> None:
@@ -117,7 +104,7 @@ def test_a_run_goes_on_with_another_number_of_processes(words: list[str], on_one
     done = run(TWO, *words, "--output_dir", str(tmp_path), "--resume_from_checkpoint", "latest")
     assert done.returncode == 0, done.stderr
     assert "after step 4" in done.stdout
-    _assert_same_run(on_one, tmp_path)
+    assert_same_run(on_one, tmp_path)
 
 
 @pytest.mark.parametrize(
