@@ -353,7 +353,9 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
         return None
     match = re.fullmatch(r"[\w.-]+\[(-?\d+%?)?:(-?\d+%?)?\]", split)
     if match is None or is_endless:
-        why = "a stream has no end to count from" if match else "write a part as 'train[:5000]' or 'train[10%:20%]'"
+        why = "write a part as 'train[:5000]' or 'train[10%:20%]'"
+        if match is not None:
+            why = f"streaming takes whole splits: use --dataset_split {split.partition('[')[0]}, or --streaming false"
         raise ValueError(f"dataset_split={split!r} cannot be read: {why}")
     first, end = match.groups()
     if all(bound is None or bound.isdigit() for bound in (first, end)):

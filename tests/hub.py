@@ -59,7 +59,13 @@ def serve(repositories: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
 
         def _file(self, file: Path) -> None:
             content = file.read_bytes()
-            self._send(content, headers={"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT})
+            headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT}
+            if (wanted := self.headers["Range"]) is None:
+                return self._send(content, headers=headers)
+            first, last = (int(bound) for bound in wanted.removeprefix("bytes=").split("-"))
+            part = content[first : last + 1]
+            headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
+            return self._send(part, 206, headers)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

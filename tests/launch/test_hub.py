@@ -8,19 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.files import write_texts
 from tests.hub import serve
 
 ROOT = Path(__file__).parents[2]
 
 
-def _run(endpoint: str, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _environment(endpoint: str, tmp_path: Path) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    return environment | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+
+
+def _run(endpoint: str, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "launch.train", "--recipe", "eli5", "--cache_dir", str(tmp_path / "cache")]
     return subprocess.run(
         [*command, "--output_dir", str(tmp_path / "run"), *words],
         cwd=ROOT,
-        env=environment,
+        env=_environment(endpoint, tmp_path),
         capture_output=True,
         text=True,
         timeout=120,
@@ -41,6 +45,59 @@ def test_the_guides_recipe_from_the_hub(eli5_folder: Path, model_folder: Path, t
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]
     assert any("eli5_category/resolve" in line and line.endswith("train.jsonl") for line in requests)
     assert any("distilroberta-base/resolve" in line and line.endswith("model.safetensors") for line in requests)
+
+
+_BOTH_WAYS = """
+import sys
+from data import DataConfig, open_documents
+from data.documents import FileRows
+
+def texts(name, streaming, num_streams):
+    train, held_out = open_documents(DataConfig(dataset=name, streaming=streaming, text_column="text"))
+    assert all(isinstance(source.rows, FileRows) == streaming for source in (*train, *held_out))
+    return [
+        [text for i in range(n) for batch in source.batches(n, i) for text in batch.texts]
+        for source, n in ((train[0], num_streams), (held_out[0], 1))
+    ]
+
+for name in sys.argv[1:]:
+    streamed = texts(name, True, 3)
+    assert streamed == texts(name, False, 1), name
+    assert list(map(len, streamed)) == [200, 20]
+"""
+
+
+def test_streaming_from_the_hub_gives_the_texts_of_the_cached_way(tmp_path: Path) -> None:
+    """Three streams, each from its own place in the file; evaluation too, without a download of the data set."""
+    repositories = {}
+    for name in ("a.jsonl", "a.parquet"):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        for split, size in (("train", 200), ("validation", 20)):
+            write_texts(folder / f"{split}{Path(name).suffix}", [f"{split} {i}" for i in range(size)])
+        repositories[f"datasets/user/{folder.name}"] = folder
+    with serve(repositories) as (endpoint, requests):
+        command = [sys.executable, "-c", _BOTH_WAYS, *(name.removeprefix("datasets/") for name in repositories)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=_environment(endpoint, tmp_path), capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    for name in ("a-jsonl/resolve", "a-parquet/resolve"):
+        assert any(name in line and line.startswith("GET") for line in requests)
+
+
+@pytest.mark.slow
+def test_a_run_streams_from_the_hub(eli5_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    repositories = {
+        "datasets/dany0407/eli5_category": eli5_folder,
+        "models/distilbert/distilroberta-base": model_folder,
+    }
+    words = ["--streaming", "true", "--dataset_split", "train", "--block_size", "16", "--max_steps", "2", "--dataloader_num_workers", "1"]
+    with serve(repositories) as (endpoint, _):
+        done = _run(endpoint, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert "streaming dany0407/eli5_category in 16 logical streams" in done.stdout
+    assert not list((tmp_path / "hf").rglob("*.arrow"))  # nothing was downloaded whole
 
 
 @pytest.mark.parametrize(
