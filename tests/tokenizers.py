@@ -25,7 +25,10 @@ def _byte_level(special: tuple[str, ...]) -> PreTrainedTokenizerBase:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=[*special], initial_alphabet=alphabet, show_progress=False
+        vocab_size=300,
+        special_tokens=[*special[:4], AddedToken(special[4], lstrip=True)],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     return _finished(backend, trainer, special, lstrip=True)
 
@@ -37,7 +40,7 @@ def _word_piece() -> PreTrainedTokenizerBase:
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=[*BERT], show_progress=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=100, special_tokens=[*BERT], show_progress=False)
     return _finished(backend, trainer, BERT, lstrip=False, clean_up=True)
 
 
@@ -48,7 +51,11 @@ def _unigram(special: tuple[str, ...]) -> PreTrainedTokenizerBase:
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=100, special_tokens=[*special], unk_token=special[3], max_piece_length=4, show_progress=False
+        vocab_size=100,
+        special_tokens=[*special[:4], AddedToken(special[4], lstrip=True)],
+        unk_token=special[3],
+        max_piece_length=4,
+        show_progress=False,
     )
     return _finished(backend, trainer, special, lstrip=True)
 

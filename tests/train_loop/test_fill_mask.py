@@ -57,7 +57,7 @@ def test_answers_are_the_pipelines(family: str, texts: str | list[str]) -> None:
 @settings(max_examples=25)
 @given(
     family=st.sampled_from(FAMILIES),
-    words=st.lists(st.sampled_from(["the", "cat", "unbelievable,", "12", "(isn't)", "{}"]), min_size=1, max_size=14),
+    words=st.lists(st.sampled_from(["the", "Cat,", "unbel", "12", "(is)", "{}"]), max_size=9),
     top_k=st.integers(1, 9),
 )
 def test_any_text_is_answered_as_the_pipeline_does(family: str, words: list[str], top_k: int) -> None:
@@ -74,7 +74,7 @@ def test_targets_of_one_token_are_scored_as_the_pipeline_scores_them(family: str
     texts = [masked(text, pipe.tokenizer) for text in texts]
     vocabulary = sorted(pipe.tokenizer.get_vocab(), key=pipe.tokenizer.get_vocab().__getitem__)
     text = next(word for word in (" cat", " sat", "cat") if len(_pieces(pipe.tokenizer, word)) == 1)
-    targets = [*vocabulary[90:60:-7], text]
+    targets = [*vocabulary[91:61:-7], text]
     for top_k in (2, 50):
         ours = fill_mask(texts, top_k=top_k, targets=targets, clean=False)
         assert_same(ours[0] if len(texts) == 1 else ours, pipe(texts, top_k=top_k, targets=targets))
@@ -103,7 +103,7 @@ def test_the_guides_example_step_by_step() -> None:
         logits = model(**inputs).logits
     mask_token_logits = logits[0, mask_token_index, :]
     top_3_tokens = torch.topk(mask_token_logits, 3, dim=1).indices[0].tolist()
-    # The mask took the space before it along, so the guide's own replace gives two spaces.
+    # RoBERTa's mask takes the space before it along: replaced alone, it would leave two.
     replaced = [text.replace(" " + tokenizer.mask_token, tokenizer.decode([token])) for token in top_3_tokens]
 
     fills = fill_mask(text, top_k=3)
@@ -125,7 +125,7 @@ def test_targets_keep_their_order_and_their_places() -> None:
     fills = fill_mask(text, targets=targets)
     assert [fill["token_str"] for fill in fills] == targets
     assert fills[1] == fills[3]
-    every = {fill["token_str"]: fill for fill in fill_mask(text, top_k=120)}
+    every = {fill["token_str"]: fill for fill in fill_mask(text, top_k=300)}
     for fill in fills:
         assert fill["score"] == pytest.approx(every[fill["token_str"]]["score"], rel=1e-5)
     assert [f["score"] for f in fill_mask(text, targets=targets, top_k=3)] == sorted(
@@ -174,12 +174,9 @@ def test_clean_sequences_of_several_masks_can_be_filled_again(family: str) -> No
     fill_mask, pipe = parts(family)
     tokenizer = pipe.tokenizer
     text = masked("the {} sat, {} a {} mat", tokenizer)
-    first = next(f for f in fill_mask(text, top_k=100)[0] if f["token_str"].strip().isalpha())
-    expected = tokenizer.decode(
-        [first["token"] if i == 2 else token for i, token in enumerate(tokenizer(text)["input_ids"])][1:-1]
-    )
-    assert first["sequence"].replace(" ", "") == expected.replace(" ", "")
-    assert [bool(re.search(rf"(^| ){re.escape(tokenizer.mask_token)} ", first["sequence"]))] == [True]
+    (first,), *_ = fill_mask(text, targets=" cat")
+    mask = tokenizer.mask_token
+    assert first["sequence"] == f"the cat sat, {mask} a {mask} mat"
     assert len(fill_mask(first["sequence"], top_k=1)) == 2
     for special in {*tokenizer.all_special_tokens} - {tokenizer.mask_token}:
         assert special not in first["sequence"]
@@ -261,7 +258,7 @@ def test_half_precision_is_chosen_by_name() -> None:
     tokenizer = tokenizer_like("bert")
     fill_mask = FillMask(tiny_model("bert").eval(), tokenizer, device="cpu", dtype="bfloat16")
     assert fill_mask.predictor.objective.model.dtype == torch.bfloat16
-    expected = parts("bert")[0](masked(ONE, tokenizer), top_k=120)
+    expected = parts("bert")[0](masked(ONE, tokenizer), top_k=300)
     close = {fill["token"]: fill["score"] for fill in expected}
     for fill in fill_mask(masked(ONE, tokenizer)):
         assert fill["score"] == pytest.approx(close[fill["token"]], rel=0.05)
@@ -284,7 +281,7 @@ def test_truncation_keeps_the_masks_and_as_much_around_them_as_fits(masks: tuple
     assert (row[0], row[-1]) == (whole[0], whole[-1])
     start = next(i for i in range(len(whole)) if whole[i : i + 62] == row[1:-1])
     assert len(predictor.masks(row)) == len(masks)
-    if 0 < masks[0] and masks[-1] < 199:
+    if masks[0] > 0 and masks[-1] < 199:
         left, right = masks[0] + 1 - start, start + 61 - (masks[-1] + 1)
         assert abs(left - right) <= 1
 
@@ -321,7 +318,7 @@ FAR = "<mask>" + " the cat" * 100
             {"tokenizer_kwargs": {"truncation": True, "max_length": 8}},
             "tokenizer_kwargs cut off the mask of 'the cat the cat",
         ),
-        ("the" + " cat" * 55 + " <mask>", {"targets": [" unbelievable" * 6]}, "has no room for a target of"),
+        ("a" * 55 + " <mask>", {"targets": [" unbelievable" * 6]}, "has no room for a target of"),
     ],
 )
 def test_bad_input_is_one_clear_line(text: str, options: dict[str, Any], message: str) -> None:
