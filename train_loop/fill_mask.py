@@ -6,7 +6,6 @@ probabilities with one log-sum-exp.
 """
 
 import functools
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.joint import JOINT_METHODS, Filling, JointMethod, fill_jointly
-from train_loop.predictor import MaskPredictor, Query, default_device, load_predictor_parts
+from train_loop.predictor import MaskPredictor, Query, default_device, load_predictor_parts, windows
 from train_loop.targets import Pieces, score_targets, target_pieces
 
 Fill = dict[str, Any]  # score, token, token_str, sequence: the pipeline's fields
@@ -145,11 +144,8 @@ class FillMask:
         fill: Callable[[Sequence[Row]], list[Any]],
         at_once: int,
     ) -> Iterator[Any]:
-        iterator = iter(texts)
-        first = 1
-        while window := list(itertools.islice(iterator, at_once)):
+        for first, window in windows(texts, at_once):
             yield from fill(encode(window, first=first))
-            first += len(window)
 
     def _fill(self, rows: Sequence[Row], top_k: int, batch_size: int, *, clean: bool) -> list[Any]:
         """The K largest logits of each mask."""

@@ -4,7 +4,8 @@ The head runs at the asked positions only, rows of like length share a batch, an
 nothing as large as the vocabulary leaves the device.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -108,15 +109,15 @@ class MaskPredictor:
         if not text.strip():
             return f"an empty text{where}: write one with {mask} where a word is to be filled in"
         if mask in text:
-            return f"tokenizer_kwargs cut off the mask of {_start(text)}{where}: truncation=True keeps it"
-        return f"no mask token in {_start(text)}{where}: write {mask} where a word is to be filled in"
+            return f"tokenizer_kwargs cut off the mask of {excerpt(text)}{where}: truncation=True keeps it"
+        return f"no mask token in {excerpt(text)}{where}: write {mask} where a word is to be filled in"
 
     def _cut(self, row: list[int], text: str, where: str, *, truncation: bool) -> list[int]:
         """The part of a row around its masks that the model has positions for, between its special tokens."""
         if not truncation:
             raise ValueError(
                 f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions{where}: "
-                f"{_start(text)}; shorten it, or cut it around its mask with truncation"
+                f"{excerpt(text)}; shorten it, or cut it around its mask with truncation"
             )
         around = self.tokenizer("")["input_ids"]
         lead = next((i for i, (a, b) in enumerate(zip(row, around, strict=False)) if a != b), len(around))
@@ -125,7 +126,7 @@ class MaskPredictor:
         masks = self.masks(body)
         if masks[-1] - masks[0] >= room:
             raise ValueError(
-                f"the masks of {_start(text)}{where} lie {masks[-1] - masks[0] + 1:,} tokens apart, "
+                f"the masks of {excerpt(text)}{where} lie {masks[-1] - masks[0] + 1:,} tokens apart, "
                 f"more than the model's {self.longest:,} positions hold: fill them one by one"
             )
         start = min(max((masks[0] + masks[-1] + 1 - room) // 2, 0), len(body) - room)
@@ -209,6 +210,15 @@ def load_predictor_parts(name: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     return model.eval(), tokenizer
 
 
+def windows(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield so many texts at once, and the number of the first, counted from 1."""
+    iterator = iter(texts)
+    first = 1
+    while window := list(itertools.islice(iterator, size)):
+        yield first, window
+        first += len(window)
+
+
 def default_device() -> str:
     """The GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -221,6 +231,6 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return found
 
 
-def _start(text: str) -> str:
+def excerpt(text: str) -> str:
     """The beginning of a text, quoted."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import BertModel, PreTrainedTokenizerBase, pipeline
 
 from tests.conftest import sentences
-from tests.models import tiny_model
+from tests.models import sharpened, tiny_model
 from tests.tokenizers import tokenizer_like
 from train_loop import FillMask
 
@@ -26,7 +26,7 @@ LONG = "then it saw two {} run after one red ball over every green hill in town 
 @functools.cache
 def parts(family: str) -> tuple[FillMask, Any]:
     """Ours and theirs, of one model and one tokenizer."""
-    model, tokenizer = tiny_model(family).eval(), tokenizer_like(family)
+    model, tokenizer = sharpened(tiny_model(family)).eval(), tokenizer_like(family)
     return FillMask(model, tokenizer), pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
 
 
@@ -256,7 +256,7 @@ def test_a_model_in_training_is_asked_without_dropout_and_goes_on_training() -> 
 
 def test_half_precision_is_chosen_by_name() -> None:
     tokenizer = tokenizer_like("bert")
-    fill_mask = FillMask(tiny_model("bert").eval(), tokenizer, device="cpu", dtype="bfloat16")
+    fill_mask = FillMask(sharpened(tiny_model("bert")).eval(), tokenizer, device="cpu", dtype="bfloat16")
     assert fill_mask.predictor.objective.model.dtype == torch.bfloat16
     expected = parts("bert")[0](masked(ONE, tokenizer), top_k=300)
     close = {fill["token"]: fill["score"] for fill in expected}
