@@ -165,8 +165,8 @@ def _word_ends(encodings: BatchEncoding, index: int, text: str) -> list[int]:
     word_ids, offsets = encodings.word_ids(index), encodings["offset_mapping"][index]
     ends = list(range(1, len(word_ids) + 1))
     for i in range(len(word_ids) - 2, -1, -1):
-        begin = offsets[i + 1][0]
-        is_apart = text[max(begin - 1, 0) : begin + 1].strip() != text[max(begin - 1, 0) : begin + 1]
+        between = text[offsets[i][1] : offsets[i + 1][0] + 1]  # and the first character of the next token
+        is_apart = any(character.isspace() for character in between)
         if word_ids[i] is not None and word_ids[i] == word_ids[i + 1] and not is_apart:
             ends[i] = ends[i + 1]
     return ends
