@@ -1,0 +1,1 @@
+"""What is measured against what people use today, one file a subject."""
