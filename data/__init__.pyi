@@ -13,7 +13,6 @@ from .blocks import (
 from .collator import Collator as Collator
 from .collator import MaskedBatch as MaskedBatch
 from .config import DataConfig as DataConfig
-from .documents import DataError as DataError
 from .documents import Documents as Documents
 from .documents import open_documents as open_documents
 from .drop_in import MaskedLMCollator as MaskedLMCollator
@@ -24,6 +23,7 @@ from .masking import MASK_RATES as MASK_RATES
 from .masking import Vocabulary as Vocabulary
 from .order import Order as Order
 from .order import blocks_per_epoch as blocks_per_epoch
+from .readers import DataError as DataError
 from .streaming import StreamCorpus as StreamCorpus
 from .streaming import StreamLoader as StreamLoader
 from .tokenization import (

@@ -79,7 +79,10 @@ class TokenBlocks:
         self._num_blocks: int = facts["num_blocks"]
         dtype = np.dtype(facts["dtype"])
         has_tokens = self._num_blocks > 0  # an empty file cannot be mapped
-        self._tokens = np.memmap(folder / "blocks.bin", dtype=dtype, mode="r") if has_tokens else np.zeros(0, dtype)
+        # As a plain array: indexing a memmap wraps every result in its class.
+        self._tokens = (
+            np.asarray(np.memmap(folder / "blocks.bin", dtype=dtype, mode="r")) if has_tokens else np.zeros(0, dtype)
+        )
         self.lengths: np.ndarray | None = None
         if (folder / "lengths.npy").exists():
             self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)

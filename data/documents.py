@@ -13,13 +13,14 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from data import python_docs, readers
 from data.config import PYTHON_DOCS, DataConfig
-from data.readers import Range, Row
+from data.readers import DataError, Range, Row
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second, which local files need not wait for
     import datasets
@@ -30,10 +31,6 @@ _DEFAULT_TEXT_COLUMNS = ("text", "answers.text")
 _DEFAULT_EVAL_FRACTION = 0.05
 _BATCH_OF_ROWS = 1000
 _BATCH_OF_CHARACTERS = 1_000_000
-
-
-class DataError(ValueError):
-    """A text that cannot be read; the message names the file, the row and what is wrong."""
 
 
 class Rows(Protocol):
@@ -71,7 +68,11 @@ class FileRows:
 
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
         """See `Rows`."""
-        return readers.ranges(self.paths, num_streams, stream)
+        return readers.ranges(self.paths, self._sizes, num_streams, stream)
+
+    @cached_property
+    def _sizes(self) -> list[int] | None:
+        return readers.sizes(self.paths)  # once for all streams and passes: on the Hub it is slow
 
     def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
         """See `Rows`."""
@@ -83,10 +84,13 @@ class FileRows:
 
     def columns(self) -> set[str]:
         """See `Rows`."""
-        return readers.columns(self.paths[0])
+        found = (readers.columns(path) for path in self.paths)
+        return next((columns for columns in found if columns), set())
 
     def count(self) -> int:
         """See `Rows`."""
+        if readers.file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
+            return sum(self._sizes)
         return sum(1 for part in self.ranges(1, 0) for _ in self.read(part, part.begin, ""))
 
     @property
@@ -117,8 +121,8 @@ class TableRows:
         position = start
         for batch in rows.iter(batch_size=_BATCH_OF_ROWS):
             for value in batch[column]:
+                yield Row(position, position + 1, {column: value})
                 position += 1
-                yield Row(position, {column: value})
 
     def place(self, part: Range, position: int) -> str:
         """See `Rows`."""
@@ -222,15 +226,14 @@ class Documents:
         Raises:
             ValueError: See `texts`.
         """
-        column, *path = self.text_column.split(".")
         texts: list[str] = []
         num_bad = num_rows = num_characters = 0
-        for part, position, row, after in itertools.islice(
-            self._rows(num_streams, stream, cursor, column), *(self.row_slice or (0, None))
+        for part, row, after in itertools.islice(
+            self._rows(num_streams, stream, cursor), *(self.row_slice or (0, None))
         ):
-            text = None if row.problem or row.value is None else _text_of(row.value.get(column), path)
-            if text is None:
-                self._bad(part, position, row)
+            text = None if row.problem or row.value is None else self._text(row.value)
+            if text is None or not readers.is_unicode(text):
+                self._bad(part, row, text)
                 num_bad += 1
             elif text.strip() and (self.held_out is None or self._holds_out(text) == self.held_out):
                 texts.append(text)
@@ -241,30 +244,36 @@ class Documents:
                 texts, num_bad, num_rows, num_characters = [], 0, 0, 0
         yield TextBatch(texts, Cursor(sys.maxsize), num_bad)
 
-    def _rows(
-        self, num_streams: int, stream: int, cursor: Cursor, column: str
-    ) -> Iterator[tuple[Range, int, Row, Cursor]]:
-        """Yield range, position, row, and the cursor behind it."""
+    def _rows(self, num_streams: int, stream: int, cursor: Cursor) -> Iterator[tuple[Range, Row, Cursor]]:
+        """Yield range, row, and the cursor behind it."""
+        column = self.text_column.split(".")[0]
         for number, part in enumerate(self.rows.ranges(num_streams, stream)):
             if number >= cursor.part:
-                position = part.begin
-                if number == cursor.part and cursor.position is not None:
-                    position = cursor.position
-                for row in self.rows.read(part, position, column):
-                    yield part, position, row, Cursor(number, row.position)
-                    position = row.position
+                start = part.begin if number > cursor.part or cursor.position is None else cursor.position
+                if start < part.end:
+                    for row in self.rows.read(part, start, column):
+                        yield part, row, Cursor(number, row.position)
 
-    def _bad(self, part: Range, position: int, row: Row) -> None:
+    def _text(self, row: dict[str, Any]) -> str | None:
+        column, *path = self.text_column.split(".")
+        try:
+            return _text_of(row.get(column), path)
+        except RecursionError:  # lists in lists in lists
+            return None
+
+    def _bad(self, part: Range, row: Row, text: str | None) -> None:
+        if self.skips_bad_rows:  # without the place: finding the number of a line means reading up to it
+            logger.debug("dataset=%r: passed over the row at %d of %s", self.name, row.begin, part.path)
+            return
         value = (row.value or {}).get(self.text_column.split(".")[0])
-        problem = row.problem or f"text_column={self.text_column!r} holds no text: {value!r:.80}"
-        text = f"dataset={self.name!r}: {self.rows.place(part, position)}: {problem}"
-        if not self.skips_bad_rows:
-            raise DataError(f"{text}; --on_bad_row skip passes over such rows")
-        logger.debug("passed over %s", text)
+        holds = "holds no text" if text is None else "holds half a surrogate pair, which is no character"
+        problem = row.problem or f"text_column={self.text_column!r} {holds}: {readers.brief(value)}"
+        place = self.rows.place(part, row.begin)
+        raise DataError(f"dataset={self.name!r}: {place}: {problem}; --on_bad_row skip passes over such rows")
 
     def _holds_out(self, text: str) -> bool:
         """By the text itself, so that a text met twice is never on both sides."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.eval_fraction * 2**64
 
 
@@ -275,7 +284,7 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
         ValueError: What is missing or wrong, and what would work.
     """
     names = list(config.mixture) or [config.dataset]
-    train = [_open(name, config.dataset_split, config, streaming=config.streaming) for name in names]
+    train = [_open(name, config.dataset_split, config, is_endless=config.streaming) for name in names]
     if config.eval_dataset is not None:
         split = config.eval_split or _default_eval_split(config.eval_dataset, ("validation", "test", "train"), config)
         return train, [_open(config.eval_dataset, split or "train", config)]
@@ -310,15 +319,21 @@ def _split_names(name: str, config: DataConfig) -> list[str]:
         raise ValueError(_hub_message(name, error)) from error
 
 
-def _open(name: str, split: str, config: DataConfig, *, streaming: bool = False) -> Documents:
+def _open(name: str, split: str, config: DataConfig, *, is_endless: bool = False) -> Documents:
+    """A split of a source.
+
+    Args:
+        is_endless: It will be streamed, again and again. What is evaluated on is not, but a
+            streaming run does not download a Hub dataset for it either.
+    """
     row_slice = None
     rows: Rows
-    if (files := _files(name, config)) is not None:
-        split_name = re.split(r"[\[+]", split)[0]
-        rows = FileRows(_chosen(name, files, split_name))
-        row_slice = _row_slice(split, rows, streaming)
-    elif streaming:
-        rows = FileRows(_chosen(name, _hub_files(name, config), split))
+    files = _files(name, config)
+    if files is None and config.streaming:
+        files = _hub_files(name, config)
+    if files is not None:
+        rows = FileRows(_chosen(name, files, re.split(r"[\[+]", split)[0]))
+        row_slice = _row_slice(split, rows, is_endless)
     else:
         import datasets
 
@@ -332,12 +347,12 @@ def _open(name: str, split: str, config: DataConfig, *, streaming: bool = False)
     return Documents(rows, name, column, row_slice, skips_bad_rows=config.on_bad_row == "skip")
 
 
-def _row_slice(split: str, rows: Rows, streaming: bool) -> tuple[int, int] | None:
+def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | None:
     """First row and end of ``train[10:500]`` or ``train[:20%]``; None of a whole split."""
     if re.fullmatch(r"[\w.-]+", split):
         return None
     match = re.fullmatch(r"[\w.-]+\[(-?\d+%?)?:(-?\d+%?)?\]", split)
-    if match is None or streaming:
+    if match is None or is_endless:
         why = "a stream has no end to count from" if match else "write a part as 'train[:5000]' or 'train[10%:20%]'"
         raise ValueError(f"dataset_split={split!r} cannot be read: {why}")
     first, end = match.groups()
@@ -376,9 +391,10 @@ def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ..
             f"dataset={name!r} must be files of one format ({readers.known_formats()}), "
             f"but holds: {', '.join(sorted(formats))}"
         )
-    if all(readers.file_size(path) == 0 for path in chosen):
+    filled = tuple(path for path in chosen if readers.file_size(path) > 0)
+    if not filled:
         raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
-    return tuple(chosen)
+    return filled
 
 
 def _files(name: str, config: DataConfig) -> dict[str, list[str]] | None:

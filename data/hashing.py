@@ -8,19 +8,26 @@ import numpy as np
 
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def hash64(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): uint64 in, uint64 out, elementwise."""
-    x = x + np.uint64(_GOLDEN)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = x + np.uint64(_GOLDEN)  # a copy, so that the rest can be in place: a batch's draws fit the cache twice
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(_FACTORS[0])
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(_FACTORS[1])
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def key64(*parts: int) -> int:
     """Fold integers into one 64-bit key; every part, and their order, matters."""
-    key = np.zeros(1, dtype=np.uint64)
-    for part in parts:
-        key = hash64(key ^ np.uint64(part & _MASK64))
-    return int(key[0])
+    key = 0
+    for part in parts:  # `hash64` of one number: without arrays, which cost ten times as much here
+        key = ((key ^ part) + _GOLDEN) & _MASK64
+        key = ((key ^ (key >> 30)) * _FACTORS[0]) & _MASK64
+        key = ((key ^ (key >> 27)) * _FACTORS[1]) & _MASK64
+        key ^= key >> 31
+    return key

@@ -8,6 +8,7 @@ pinning; each of its items is a whole micro-batch.
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -127,8 +128,24 @@ def load(
         pin_memory=device.type == "cuda",
         **worker_options(config),
     )
-    for batch in loader:
-        yield batch.to(device)
+    with items_of(loader) as batches:
+        for batch in batches:
+            yield batch.to(device)
+
+
+@contextmanager
+def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """What a loader gives; its workers end with the block.
+
+    Left to the garbage collector, which an error's traceback keeps waiting, they could
+    outlive the run and hold up its exit: they ignore the SIGTERM that Python sends them then.
+    """
+    items = iter(loader)
+    try:
+        yield items
+    finally:
+        if loader.num_workers > 0:
+            items._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def worker_options(config: DataConfig) -> dict[str, Any]:

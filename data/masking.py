@@ -74,7 +74,9 @@ def fresh(draws: np.ndarray, salt: int) -> np.ndarray:
 
 
 def _to_unit(bits: np.ndarray) -> np.ndarray:
-    return (bits >> np.uint64(11)) * 2.0**-53
+    """Uniform in [0, 1), of 53 bits; the uint64 are overwritten."""
+    bits >>= np.uint64(11)
+    return bits * 2.0**-53
 
 
 # Every way to choose positions has this form. Arguments:

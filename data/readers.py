@@ -7,14 +7,17 @@ A row that cannot be read comes with its problem, so that the reader of the rows
 decides whether to stop. `fsspec` opens the files, on disk or on the Hub.
 """
 
+import codecs
 import csv
 import gzip
 import io
 import itertools
 import json
+import reprlib
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -26,19 +29,28 @@ import pyarrow.parquet as pq
 import zstandard
 
 COMPRESSIONS = (".gz", ".zst")
-_DAMAGED = (EOFError, OSError, zlib.error, zstandard.ZstdError, pa.ArrowInvalid)
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, pa.ArrowException)
 _ROWS_AT_ONCE = 1000
+_BYTES_AT_ONCE = 1 << 16
+_LARGEST_WINDOW = 1 << 31  # of `zstd --long=31`
+_FILES_AT_ONCE = 16  # whose sizes are asked for: on the Hub each is some requests
+
+
+class DataError(ValueError):
+    """A text that cannot be read; the message names the file, the row and what is wrong."""
 
 
 class Row(NamedTuple):
     """One row.
 
     Attributes:
-        position: Where the next row begins: bytes for lines, else a number of rows.
+        begin: Where it begins: bytes for lines, else a number of rows.
+        position: Where the next row begins.
         value: The row as a dict, or as much of it as was asked for.
         problem: Why there is no value, or None.
     """
 
+    begin: int
     position: int
     value: dict[str, Any] | None
     problem: str | None = None
@@ -84,15 +96,29 @@ def modified(path: str) -> str:
     return str(facts.get("mtime", facts.get("blob_id", "")))
 
 
-def ranges(paths: tuple[str, ...], num_streams: int, stream: int) -> list[Range]:
+def sizes(paths: tuple[str, ...]) -> list[int] | None:
+    """By what files are divided: the bytes or the rows of each; None where one cannot be entered anywhere.
+
+    Raises:
+        DataError: A Parquet file does not say how many rows it has.
+    """
+    if not all(_can_seek(path) for path in paths):
+        return None
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+        return list(threads.map(_size, paths))
+
+
+def ranges(paths: tuple[str, ...], sizes: list[int] | None, num_streams: int, stream: int) -> list[Range]:
     """What a logical stream reads: together the streams read each row once.
 
     Files that can be entered anywhere are laid end to end and cut into
     ``num_streams`` equal parts. Of other files a stream takes whole ones, or,
     where there are fewer files than streams, every ``num_streams``-th row.
+
+    Args:
+        sizes: See `sizes`.
     """
-    if all(_can_seek(path) for path in paths):
-        sizes = [_num_rows(path) if file_format(path) == ".parquet" else file_size(path) for path in paths]
+    if sizes is not None:
         begin, end = (sum(sizes) * (stream + i) // num_streams for i in (0, 1))
         found, offset = [], 0
         for path, size in zip(paths, sizes, strict=True):
@@ -117,14 +143,38 @@ def read(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def place(path: str, position: int) -> str:
-    """A row by file and number, for messages: lines count from 1, rows from 0."""
+    """A row by file and number, for messages: lines count from 1, rows from 0. Reads the file up to there."""
     name = PurePosixPath(path).name
     if file_format(path) not in (".txt", ".jsonl"):
         return f"{name}, row {position}"
     if not _can_seek(path):
         return f"{name}, line {position + 1}"
+    if "://" in path:  # not a download for a message
+        return f"{name}, byte {position}"
+    num_lines, left = 1, position
     with fsspec.open(path, "rb") as file:
-        return f"{name}, line {file.read(position).count(10) + 1}"
+        while left and (content := file.read(min(left, _BYTES_AT_ONCE))):
+            num_lines += content.count(b"\n")
+            left -= len(content)
+    return f"{name}, line {num_lines}"
+
+
+def brief(value: Any) -> str:
+    """A value for messages, however long or deep it is."""
+    return _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = 80
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: JSON may hold halves of surrogate pairs, which are no characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def columns(path: str) -> set[str]:
@@ -133,9 +183,11 @@ def columns(path: str) -> set[str]:
     Raises:
         ValueError: None of the first rows can be read.
     """
+    if file_format(path) == ".txt":
+        return {"text"}
     if file_format(path) == ".parquet":
-        with fsspec.open(path, "rb") as file:
-            return schema_columns(pq.read_schema(file))
+        with _parquet(path) as table:
+            return schema_columns(table.schema_arrow)
     first = list(itertools.islice(read(Range(path, 0, sys.maxsize), 0, ""), 100))
     if first and all(row.problem for row in first):
         raise ValueError(f"{place(path, 0)}: {first[0].problem}")
@@ -157,18 +209,55 @@ def schema_columns(schema: pa.Schema) -> set[str]:
     return {name for field in schema for name in names(field, "")}
 
 
-def _names(value: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(value, list):
-        for item in value[:1]:
-            yield from _names(item, prefix)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield f"{prefix}{key}"
-            yield from _names(item, f"{prefix}{key}.")
+def _names(row: dict[str, Any]) -> Iterator[str]:
+    left: list[tuple[str, Any]] = [("", row)]
+    while left:
+        prefix, value = left.pop()
+        if isinstance(value, list):
+            left += [(prefix, item) for item in value[:1]]
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield f"{prefix}{key}"
+                left.append((f"{prefix}{key}.", item))
 
 
 def _can_seek(path: str) -> bool:
     return PurePosixPath(path).suffix in (".txt", ".jsonl", ".parquet")
+
+
+class _ZstdReader(io.RawIOBase):
+    """The content of frames that follow each other. An end within one is an error, which zstandard's reader hides."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._frame: Any = None
+        self._packed = b""
+        self._content = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`.
+
+        Raises:
+            EOFError: The file ends within a frame.
+        """
+        while not self._content:
+            self._packed = self._packed or self._raw.read(_BYTES_AT_ONCE)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("it ends before the end of the compressed content")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
+            self._content = memoryview(self._frame.decompress(self._packed))
+            self._packed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        size = min(len(buffer), len(self._content))
+        buffer[:size], self._content = self._content[:size], self._content[size:]
+        return size
 
 
 @contextmanager
@@ -178,9 +267,33 @@ def _open(path: str) -> Iterator[Any]:
         if path.endswith(".gz"):
             yield gzip.GzipFile(fileobj=raw)
         elif path.endswith(".zst"):
-            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+            yield io.BufferedReader(_ZstdReader(raw))
         else:
             yield raw
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """An open file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        with fsspec.open(path, "rb") as file, pq.ParquetFile(file) as table:
+            yield table
+    except (OSError, *_DAMAGED) as error:
+        raise DataError(f"{PurePosixPath(path).name} cannot be read as Parquet: {_damage(error)}") from error
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with the file; an error of the disk or the network is raised again.
+
+    Arrow says by a bare OSError that content is damaged, the others have a number or are of a kind of their own.
+    """
+    if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+        raise error
+    return " ".join(str(error).split())
 
 
 def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row]:
@@ -196,30 +309,37 @@ def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row
             else:
                 file.seek(start)
         while position < part.end:
+            begin = position
             try:
                 line = file.readline()
             except _DAMAGED as error:
-                yield Row(part.end, None, f"the file is damaged from here on ({error})")
+                yield Row(begin, part.end, None, f"the file is damaged from here on ({error})")
                 return
             if not line:
                 return
-            index, position = position, position + (len(line) if by_byte else 1)
-            if line.strip() and (by_byte or (index >= start and part.has(index))):
-                yield _parsed(position, line, parse)
+            position += len(line) if by_byte else 1
+            if begin == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip() and (by_byte or (begin >= start and part.has(begin))):
+                yield _parsed(begin, position, line, parse)
 
 
-def _parsed(position: int, line: bytes, parse: Callable[[str], Any]) -> Row:
+def _parsed(begin: int, position: int, line: bytes, parse: Callable[[str], Any]) -> Row:
     try:
-        value = parse(line.decode("utf-8").rstrip("\r\n").removeprefix("\ufeff"))
+        value = parse(line.decode("utf-8").rstrip("\r\n"))
     except UnicodeDecodeError as error:
-        return Row(position, None, f"not UTF-8 (byte {error.start} of the line)")
+        return Row(begin, position, None, f"not UTF-8 (byte {error.start} of the line)")
     except ValueError as error:
-        return Row(position, None, f"not JSON: {error}")
+        return Row(begin, position, None, f"not JSON: {error}")
     except RecursionError:
-        return Row(position, None, "not JSON that can be read: nested too deeply")
+        return Row(begin, position, None, "not JSON that can be read: nested too deeply")
+    return _object(begin, position, value)
+
+
+def _object(begin: int, position: int, value: Any) -> Row:
     if not isinstance(value, dict):
-        return Row(position, None, f"not a JSON object: {value!r:.80}")
-    return Row(position, value)
+        return Row(begin, position, None, f"not a JSON object: {brief(value)}")
+    return Row(begin, position, value)
 
 
 def _read_txt(part: Range, start: int, column: str) -> Iterator[Row]:
@@ -234,20 +354,19 @@ def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
     """An array of objects, which is read whole; or lines."""
     try:
         with _open(part.path) as file:
-            is_array = file.read(4096).lstrip()[:1] == b"["
+            is_array = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
         if is_array:
             with _open(part.path) as file:
                 values = json.load(file)
-    except (ValueError, *_DAMAGED) as error:
-        yield Row(part.end, None, f"not JSON: {error}")
+    except (ValueError, RecursionError, *_DAMAGED) as error:
+        yield Row(start, part.end, None, f"not JSON: {error}")
         return
     if not is_array:
         yield from _read_jsonl(part, start, column)
         return
     for index, value in enumerate(values):
         if index >= start and part.has(index):
-            known = isinstance(value, dict)
-            yield Row(index + 1, value if known else None, None if known else f"not a JSON object: {value!r:.80}")
+            yield _object(index, index + 1, value)
 
 
 def _csv_reader(delimiter: str) -> Callable[[Range, int, str], Iterator[Row]]:
@@ -257,51 +376,52 @@ def _csv_reader(delimiter: str) -> Callable[[Range, int, str], Iterator[Row]]:
             # What is no UTF-8 becomes surrogates, so that one bad row does not end the file.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
             rows = csv.DictReader(text, delimiter=delimiter)
+            begin = 0
             try:
                 for index, row in enumerate(rows):
+                    begin = index + 1
                     if index >= start and part.has(index):
-                        bad = any("\ud800" <= character <= "\udfff" for character in row.get(column) or "")
-                        yield Row(index + 1, row, f"not UTF-8 (line {rows.line_num})" if bad else None)
+                        bad = not is_unicode(row.get(column) or "")
+                        yield Row(index, begin, row, f"not UTF-8 (line {rows.line_num})" if bad else None)
             except (csv.Error, *_DAMAGED) as error:
-                yield Row(part.end, None, f"the file is damaged from here on ({error})")
+                yield Row(begin, part.end, None, f"the file is damaged from here on ({error})")
 
     return read_csv
 
 
 def _read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
+    position = start
     try:
-        with fsspec.open(part.path, "rb") as file, pq.ParquetFile(file) as table:
+        with _parquet(part.path) as table:
             names = table.schema_arrow.names
             if column not in names:
-                yield Row(part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
+                yield Row(start, part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
                 return
-            position = 0
+            first = 0
             for group in range(table.num_row_groups):
                 size = table.metadata.row_group(group).num_rows
-                if position >= part.end or position + size <= start:
-                    position += size
-                    continue
-                for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
-                    yield from _array_rows(batch, column, position, part, start)
-                    position += len(batch)
-    except _DAMAGED as error:
-        yield Row(part.end, None, f"cannot be read as Parquet: {' '.join(str(error).split())}")
+                if first >= part.end:
+                    return
+                if first + size > start:
+                    batches = table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column])
+                    for row in _rows_of(batches, column, first, part, start):
+                        yield row
+                        position = row.position
+                first += size
+    except DataError as error:
+        yield Row(position, part.end, None, str(error))
 
 
 def _read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
     """The streaming format, which `datasets` writes, or the file format."""
+    position = start
     try:
         with _open(part.path) as file:
-            position = 0
-            for batch in _arrow_batches(file):
-                names = batch.schema.names
-                if column and column not in names:
-                    yield Row(part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
-                    return
-                yield from _array_rows(batch, column, position, part, start)
-                position += len(batch)
-    except _DAMAGED as error:
-        yield Row(part.end, None, f"cannot be read as Arrow: {' '.join(str(error).split())}")
+            for row in _rows_of(_arrow_batches(file), column, 0, part, start):
+                yield row
+                position = row.position
+    except (OSError, *_DAMAGED) as error:
+        yield Row(position, part.end, None, f"cannot be read as Arrow: {_damage(error)}")
 
 
 def _arrow_batches(file: Any) -> Iterator[pa.RecordBatch]:
@@ -314,21 +434,35 @@ def _arrow_batches(file: Any) -> Iterator[pa.RecordBatch]:
         yield from pa.ipc.open_stream(file)
 
 
-def _array_rows(batch: pa.RecordBatch, column: str, first: int, part: Range, start: int) -> Iterator[Row]:
-    """The rows of a batch, whose first has index ``first``, from ``start`` on, as far as they are in the range."""
-    wanted = [column] if column else batch.schema.names
-    for i in range(max(0, start - first), min(len(batch), part.end - first)):
-        if not part.has(first + i):
-            continue
-        try:
-            yield Row(first + i + 1, {name: batch.column(name)[i].as_py() for name in wanted})
-        except UnicodeDecodeError as error:
-            yield Row(first + i + 1, None, f"not UTF-8: {error}")
+def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
+    """The rows of batches, the first of which has index ``first``, from ``start`` on, as far as they are in the range.
+
+    Args:
+        column: '' for all.
+    """
+    for batch in batches:
+        names = batch.schema.names
+        if column and column not in names:
+            yield Row(first, part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
+            return
+        wanted = [column] if column else names
+        for index in range(max(start, first), min(part.end, first + len(batch))):
+            if part.has(index):
+                try:
+                    value = {name: batch.column(name)[index - first].as_py() for name in wanted}
+                    yield Row(index, index + 1, value)
+                except UnicodeDecodeError as error:
+                    yield Row(index, index + 1, None, f"not UTF-8: {error}")
+        first += len(batch)
+        if first >= part.end:
+            return
 
 
-def _num_rows(path: str) -> int:
-    with fsspec.open(path, "rb") as file:
-        return int(pq.read_metadata(file).num_rows)
+def _size(path: str) -> int:
+    if file_format(path) != ".parquet":
+        return file_size(path)
+    with _parquet(path) as table:
+        return int(table.metadata.num_rows)
 
 
 _READERS: dict[str, Callable[[Range, int, str], Iterator[Row]]] = {

@@ -29,12 +29,13 @@ from transformers import PreTrainedTokenizerBase
 from data.blocks import token_format
 from data.collator import Collator, MaskedBatch
 from data.config import DataConfig
-from data.documents import START, Cursor, DataError, Documents
+from data.documents import START, Cursor, Documents
 from data.grouping import GROUPINGS
 from data.hashing import hash64, key64
-from data.loader import worker_options
+from data.loader import items_of, worker_options
 from data.masking import MASKINGS
 from data.order import mixture
+from data.readers import DataError
 from data.tokenization import encoder
 
 Arrays = dict[str, np.ndarray]
@@ -108,11 +109,11 @@ class _Source:
             found_text = self._cursor != START
             for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):
                 blocks, rest = group(self._rest, self._encode(batch.texts), config.block_size)
-                self.bad_rows += batch.num_bad
                 for block in blocks[self._num_given :]:
                     self._num_given += 1
                     yield block
                 self._cursor, self._rest, self._num_given = batch.cursor, rest, 0
+                self.bad_rows += batch.num_bad
                 found_text = found_text or bool(batch.texts)
             self._cursor = START
             if not found_text:
@@ -145,7 +146,7 @@ def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
         bad_rows = sum(source.bad_rows for source in sources)
         for source in sources:
             source.bad_rows = 0
-        yield Chunk(stream, chunk, owners.astype(np.uint8), after, bad_rows)
+        yield Chunk(stream, chunk, owners.astype(np.uint16), after, bad_rows)
 
 
 class _Chunks(IterableDataset[Chunk | DataError | None]):
@@ -171,6 +172,8 @@ class _Chunks(IterableDataset[Chunk | DataError | None]):
                 yield from [None] * idle
         except DataError as error:
             yield error
+        except OSError as error:  # a file that is gone, or the network
+            yield DataError(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 class _ShuffleBuffer:
@@ -184,14 +187,15 @@ class _ShuffleBuffer:
         shape, dtype = (self._capacity, config.block_size), token_format(corpus.tokenizer, config).dtype
         self._blocks = np.empty(shape, dtype)
         self._ids = np.empty(self._capacity, np.int64)
-        self._sources = np.empty(self._capacity, np.uint8)
-        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint8), {}, 0)
+        self._sources = np.empty(self._capacity, np.uint16)
+        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint16), {}, 0)
         self._num_taken = 0  # of the chunk's blocks
         self._size = self._num_drawn = self._num_put = 0
         self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
+        self.bad_rows = 0
         if state:
             self._size = len(state["buffer/ids"])
-            self._num_drawn, self._num_put = state["buffer/counts"].tolist()
+            self._num_drawn, self._num_put, self.bad_rows = state["buffer/counts"].tolist()
             self.tokens_by_source = state["buffer/tokens_by_source"].copy()
             for name in ("blocks", "ids", "sources"):
                 getattr(self, f"_{name}")[: self._size] = state[f"buffer/{name}"]
@@ -204,7 +208,7 @@ class _ShuffleBuffer:
         kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
         arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
-        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put])
+        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put, self.bad_rows])
         arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
         arrays["chunk/sources"] = self._chunk.sources[self._num_taken :].copy()
         return arrays | {f"stream/{key}": array for key, array in self._chunk.state.items()}
@@ -214,6 +218,7 @@ class _ShuffleBuffer:
         while self._size < min(self._capacity, self._num_drawn + 2):
             if self._num_taken == len(self._chunk.blocks):
                 self._chunk, self._num_taken = receive(), 0
+                self.bad_rows += self._chunk.bad_rows
             self._blocks[self._size] = self._chunk.blocks[self._num_taken]
             self._sources[self._size] = self._chunk.sources[self._num_taken]
             self._ids[self._size] = self._num_put * self._num_streams + self._stream
@@ -237,11 +242,7 @@ class _ShuffleBuffer:
 
 
 class StreamLoader:
-    """The micro-batches of one process, from text that is read meanwhile.
-
-    Attributes:
-        bad_rows: Passed over by this process's streams so far.
-    """
+    """The micro-batches of one process, from text that is read meanwhile."""
 
     def __init__(
         self,
@@ -284,7 +285,6 @@ class StreamLoader:
         }
         self._dataset = _Chunks(corpus, streams, after)
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
-        self.bad_rows = 0
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
@@ -293,17 +293,22 @@ class StreamLoader:
             DataError: The text cannot be read; the message names file and row.
         """
         loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
-        items = iter(loader)
-        for step in range(start, stop):
-            first = step * self._global_batch_size
-            streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
-            drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
-            cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
-            yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
+        with items_of(loader) as items:
+            for step in range(start, stop):
+                first = step * self._global_batch_size
+                streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
+                drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
+                cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
+                yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]`` tokens of each source that this process's streams have given."""
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
+
+    @property
+    def bad_rows(self) -> int:
+        """Passed over by this process's streams so far."""
+        return sum(buffer.bad_rows for buffer in self._buffers.values())
 
     def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:
         blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
@@ -318,7 +323,6 @@ class StreamLoader:
             if isinstance(item, DataError):
                 raise item
             if item is not None:
-                self.bad_rows += item.bad_rows
                 self._received[item.stream].append(item)
         return self._received[stream].popleft()
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ from train_loop import (
     build_schedule,
     check_document_attention,
     freeze_unused,
+    gather_in_last_layer,
     open_model,
     plan_batches,
     train,
@@ -64,7 +66,7 @@ _IDENTITY = (
     "random_replace_prob",
 )
 _STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
-_RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model")
+_RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model", "profile")
 
 
 def run_training(settings: Settings, *, dry_run: bool) -> None:
@@ -74,7 +76,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     show_log()
     transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
     try:
-        accelerator = start_accelerator(settings.train.cpu_threads, settings.train.process_timeout)
+        accelerator = start_accelerator(settings.train)
         check_output_dir(settings)
         corpus = main_process_first(accelerator, lambda: open_corpus(settings))
         plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
@@ -141,7 +143,7 @@ def assemble(
         checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
     state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
     model = open_model(
-        settings.model if checkpoint is None else ModelConfig(model_name_or_path=str(checkpoint)),
+        settings.model if checkpoint is None else _of_checkpoint(settings.model, checkpoint),
         corpus.tokenizer,
         vocab_size=vocab_size(corpus.tokenizer),
         block_size=settings.data.block_size,
@@ -149,6 +151,8 @@ def assemble(
     )
     lr_factor = build_schedule(config, plan.total_steps)
     objective = MaskedLMObjective(model)
+    if config.masked_last_layer:
+        gather_in_last_layer(objective)
     freeze_unused(objective)
     if settings.data.document_attention:
         check_document_attention(objective, settings.data.block_size)
@@ -196,6 +200,11 @@ def assemble(
         writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
         stop_requested=lambda: signals.number is not None,
     )
+
+
+def _of_checkpoint(config: ModelConfig, checkpoint: Path) -> ModelConfig:
+    """The same settings with the checkpoint's model."""
+    return replace(config, model_name_or_path=str(checkpoint), model_revision=None, model_type=None, model_config={})
 
 
 def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:

@@ -17,14 +17,16 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import gather_object
+from accelerate.utils import DDPCommunicationHookType, gather_object
+
+from train_loop.config import TrainConfig
 
 T = TypeVar("T")
 
 _NOT_DRIVEN = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # on a CPU Accelerate ignores them without a word
 
 
-def start_accelerator(cpu_threads: int | None, process_timeout: float) -> Accelerator:
+def start_accelerator(config: TrainConfig) -> Accelerator:
     """Join the world that the launcher made, with the threads and precision that belong to it.
 
     Raises:
@@ -41,12 +43,14 @@ def start_accelerator(cpu_threads: int | None, process_timeout: float) -> Accele
             raise ValueError(
                 f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
             )
+    hook = DDPCommunicationHookType.BF16 if config.gradient_compression == "bf16" else DDPCommunicationHookType.NO
     accelerator = Accelerator(
         kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=process_timeout)),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
         ]
     )
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:
         raise ValueError(
@@ -54,7 +58,7 @@ def start_accelerator(cpu_threads: int | None, process_timeout: float) -> Accele
             f"{_how_to_launch(asked)}"
         )
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(cpu_threads or _threads_per_process())
+        torch.set_num_threads(config.cpu_threads or _threads_per_process())
     return accelerator
 
 

@@ -21,6 +21,7 @@ from data.tokens import ID_MASK, WORD_START
 
 CPU = torch.device("cpu")
 PROBABILITY = 0.15
+Row = tuple[int, bytes, bytes, bytes]  # block id, input ids, positions within the block, labels
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
@@ -64,3 +65,18 @@ def loader_of(
 def all_batches(dataset: MicroBatches, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[MaskedBatch]:
     """The evaluation batches of one process."""
     return list(eval_batches(dataset, batch_size, PROBABILITY, rank, num_processes, CPU, DataConfig()))
+
+
+def rows_of(batch: MaskedBatch) -> list[Row]:
+    """A batch cut into its blocks, so that batches of other sizes can be compared."""
+    length = batch.input_ids.shape[1]
+    owner = batch.masked_positions // length
+    return [
+        (
+            int(block_id),
+            batch.input_ids[i].numpy().tobytes(),
+            (batch.masked_positions[owner == i] - i * length).numpy().tobytes(),
+            batch.labels[owner == i].numpy().tobytes(),
+        )
+        for i, block_id in enumerate(batch.block_ids)
+    ]

@@ -59,6 +59,7 @@ def tiny_run(corpus_file: Path, cache_dir: str, **changes: str | int | float) ->
         "eval_steps": 4,
         "logging_steps": 1,
         "learning_rate": 1e-3,
+        "cpu_threads": 1,  # two threads of each of two processes would wait for each other most of the time
         **changes,
     }
     shape = ["hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "intermediate_size=48"]

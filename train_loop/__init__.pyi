@@ -28,6 +28,7 @@ from .objective import (
 from .objective import (
     freeze_unused as freeze_unused,
 )
+from .objective import gather_in_last_layer as gather_in_last_layer
 from .optim import build_optimizers as build_optimizers
 from .optim import build_schedule as build_schedule
 from .scoring import TextScore as TextScore

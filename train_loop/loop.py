@@ -21,8 +21,9 @@ from train_loop.fill_mask import FillMask
 from train_loop.metrics import MetricsFile, TrainWindow
 from train_loop.model import load_model
 from train_loop.objective import MaskedLMObjective
+from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
-from train_loop.step import NonFiniteError, train_step
+from train_loop.step import StepMetrics, non_finite_error, train_step
 
 
 class Stopped(Exception):
@@ -88,12 +89,13 @@ def train(run: Run) -> EvalMetrics:
 
     Raises:
         Stopped: A process was told to stop; all of them stop at the same step, with a checkpoint of it.
-        NonFiniteError: See `train_step`.
+        NonFiniteError: An update was not finite, and the settings do not allow to leave it out; known when the next
+            row is due, before anything is evaluated or saved.
     """
     config, state, is_main = run.config, run.state, run.accelerator.is_main_process
     progress = Progress(first_step=state.step, total_steps=run.plan.total_steps, shows=is_main)
     metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
-    window = TrainWindow(run.accelerator)
+    window = TrainWindow(run.accelerator, config.learning_rate)
 
     def log(row: dict[str, Any]) -> None:
         epoch = None if run.plan.steps_per_epoch is None else round(state.step / run.plan.steps_per_epoch, 4)
@@ -107,16 +109,22 @@ def train(run: Run) -> EvalMetrics:
         if config.keeps_best:  # it may stay the best
             _save_checkpoint(run)
         window.reset()
+    profiler = StepProfiler(config.profiled if is_main else None, run.output_dir, progress.line)
     run.objective.train()
     for batches in run.train_steps(state.step, run.plan.total_steps):
-        _update(run, batches, window, progress)
+        profiler.before(state.step)
+        window.add(_update(run, batches))
+        profiler.after(state.step, last=state.step == run.plan.total_steps)
+        progress.step()
 
         stops = _any_process(run, run.stop_requested()) and state.step < run.plan.total_steps
         evaluates = _is_due(run, run.plan.eval_steps)
         saves = stops or (_is_due(run, config.save_steps) if config.save_steps else evaluates)
         # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
         if window.num_steps and (evaluates or saves or _is_due(run, config.logging_steps)):
-            log(window.read())
+            _count_left_out(run, window.take_left_out(), progress)
+            if window.num_steps:
+                log(window.read())
         if evaluates:
             evaluation = _evaluate(run, log)
         if saves or (evaluates and config.keeps_best and state.best_step == state.step):
@@ -134,39 +142,31 @@ def train(run: Run) -> EvalMetrics:
     return _finish(run, evaluation)
 
 
-def _update(run: Run, batches: list[MaskedBatch], window: TrainWindow, progress: Progress) -> None:
-    """Make the next step, and count it in."""
-    config, state = run.config, run.state
-    lr_factor = run.lr_factor(state.step)
-    try:
-        metrics = train_step(
-            run.accelerator,
-            run.objective,
-            run.optimizers,
-            batches,
-            step=state.step,
-            lr_factor=lr_factor,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-        )
-        window.add(metrics, learning_rate=config.learning_rate * lr_factor)
-    except NonFiniteError as error:
-        _skip(run, error, progress)
-    state.step += 1
-    progress.step()
+def _update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:
+    """Make the next step."""
+    metrics = train_step(
+        run.accelerator,
+        run.objective,
+        run.optimizers,
+        batches,
+        step=run.state.step,
+        lr_factor=run.lr_factor(run.state.step),
+        max_grad_norm=run.config.max_grad_norm,
+        seed=run.config.seed,
+    )
+    run.state.step += 1
+    return metrics
 
 
-def _skip(run: Run, error: NonFiniteError, progress: Progress) -> None:
-    """Forget the gradients of an update that is not finite; raise the error where the settings do not allow that."""
+def _count_left_out(run: Run, updates: list[StepMetrics], progress: Progress) -> None:
+    """Count the updates that were not finite; raise NonFiniteError where the settings do not allow one more."""
     config, state = run.config, run.state
-    if config.on_nonfinite == "stop" or state.num_skipped_steps == config.max_skipped_steps:
-        raise error
-    state.num_skipped_steps += 1
-    progress.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
-    for optimizer in run.optimizers:
-        optimizer.zero_grad()
-    if run.accelerator.scaler is not None:
-        run.accelerator.scaler.update()
+    for update in updates:
+        error = non_finite_error(update)
+        if config.on_nonfinite == "stop" or state.num_skipped_steps == config.max_skipped_steps:
+            raise error
+        state.num_skipped_steps += 1
+        progress.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
 
 
 def _any_process(run: Run, flag: bool) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from train_loop.step import StepMetrics
 
@@ -16,33 +15,34 @@ from train_loop.step import StepMetrics
 class TrainWindow:
     """The updates since the last training row.
 
-    Adding an update waits for nothing; `read` does, and lets all processes' sums meet.
+    Adding an update waits for nothing; reading does, and lets all processes' sums meet.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, learning_rate: float) -> None:
         self._accelerator = accelerator
+        self._learning_rate = learning_rate
         self.reset()
 
     def reset(self) -> None:
         """Begin a new window now; evaluations and saving are so kept out of the throughput."""
         self._start = time.perf_counter()
-        self._num_tokens = 0
-        self._loss_sums: list[Tensor] = []
-        self._num_masked: list[Tensor] = []
-        self._grad_norm: Tensor | None = None
+        self._updates: list[StepMetrics] = []
 
     @property
     def num_steps(self) -> int:
         """Updates in the window."""
-        return len(self._loss_sums)
+        return len(self._updates)
 
-    def add(self, metrics: StepMetrics, *, learning_rate: float) -> None:
+    def add(self, metrics: StepMetrics) -> None:
         """Count one update in."""
-        self._learning_rate = learning_rate
-        self._num_tokens += metrics.num_tokens
-        self._loss_sums.append(metrics.loss_sum)
-        self._num_masked.append(metrics.num_masked)
-        self._grad_norm = metrics.grad_norm
+        self._updates.append(metrics)
+
+    def take_left_out(self) -> list[StepMetrics]:
+        """Take the updates that were left out, because they were not finite, out of the window."""
+        flags = torch.stack([update.is_left_out for update in self._updates]).tolist()
+        taken = [update for update, is_left_out in zip(self._updates, flags, strict=True) if is_left_out]
+        self._updates = [update for update, is_left_out in zip(self._updates, flags, strict=True) if not is_left_out]
+        return taken
 
     def read(self) -> dict[str, float]:
         """A training row, over all processes; then begin anew.
@@ -50,15 +50,15 @@ class TrainWindow:
         ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
         ``grad_norm`` are of its last update, ``tokens_per_second`` counts all tokens.
         """
-        local = torch.stack(self._loss_sums).sum()
-        num_tokens = torch.full_like(local, self._num_tokens)
+        last = self._updates[-1]
+        local = torch.cat([update.loss_sums for update in self._updates]).sum()
+        num_tokens = torch.full_like(local, sum(update.num_tokens for update in self._updates))
         loss_sum, num_tokens = self._accelerator.reduce(torch.stack([local, num_tokens]), "sum").unbind()
-        num_masked = int(torch.stack(self._num_masked).sum())
-        assert self._grad_norm is not None
+        num_masked = int(torch.stack([update.num_masked for update in self._updates]).sum())
         row = {
             "loss": float(loss_sum) / num_masked,
-            "learning_rate": self._learning_rate,
-            "grad_norm": float(self._grad_norm),
+            "learning_rate": self._learning_rate * last.lr_factor,
+            "grad_norm": float(last.grad_norm),
             "num_masked_tokens": num_masked,
             "tokens_per_second": float(num_tokens) / (time.perf_counter() - self._start),
         }

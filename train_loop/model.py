@@ -27,14 +27,27 @@ def open_model(
     """
     torch.manual_seed(seed)
     if config.model_name_or_path is not None:
-        model = load_model(config.model_name_or_path, config.model_revision)
+        model = load_model(config.model_name_or_path, config.model_revision, config.attn_implementation)
     else:
         model = _from_scratch(config, tokenizer, vocab_size)
     check_fit(model, config, vocab_size=vocab_size, block_size=block_size)
+    if config.gradient_checkpointing:
+        # The name since transformers 5.23, and the one before.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        try:
+            enable()
+        except ValueError as error:
+            raise ValueError(f"gradient_checkpointing: {_short(error)}") from error
     return model
 
 
-def load_model(name: str, revision: str | None = None, *, needs_all_weights: bool = False) -> PreTrainedModel:
+def load_model(
+    name: str,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    *,
+    needs_all_weights: bool = False,
+) -> PreTrainedModel:
     """An ``AutoModelForMaskedLM`` from safetensors, in fp32.
 
     Args:
@@ -46,9 +59,14 @@ def load_model(name: str, revision: str | None = None, *, needs_all_weights: boo
     """
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            name, revision=revision or "main", dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            name,
+            revision=revision or "main",
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation=attn_implementation,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"model {name!r} cannot be loaded for masked language modeling: {_short(error)}") from error
     if missing := sorted(info["missing_keys"]):
         if needs_all_weights:
@@ -78,8 +96,8 @@ def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab
         }
         ids = {key: value for key, value in ids.items() if hasattr(known, key)}
         model_config = AutoConfig.for_model(name, **{"vocab_size": vocab_size, **ids, **config.model_config})
-        return AutoModelForMaskedLM.from_config(model_config)
-    except (TypeError, ValueError, ArithmeticError) as error:
+        return AutoModelForMaskedLM.from_config(model_config, attn_implementation=config.attn_implementation)
+    except (TypeError, ValueError, ArithmeticError, ImportError) as error:
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
 
 

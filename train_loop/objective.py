@@ -4,8 +4,13 @@ A stock ``*ForMaskedLM`` computes logits of the whole vocabulary at every
 position and then ignores 85 % of them. Here the encoder's output is gathered at
 the masked positions before the head sees it: same loss, same gradients, and at
 length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
+
+In the last layer nothing but attention mixes positions, and nobody reads what it
+makes of the unmasked ones. So where the model's modules allow it, the gathering
+moves up to the end of that attention: 1.84 times less (`gather_in_last_layer`).
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -15,6 +20,10 @@ from transformers import PreTrainedModel
 
 from train_loop.model import first_position
 
+logger = logging.getLogger(__name__)
+
+_ATTENTION_END = "attention.output"  # in a layer of BERT's kin
+
 
 class MaskedLMObjective(nn.Module):
     """What DDP wraps: everything from ids to the scalar happens inside this module.
@@ -22,12 +31,17 @@ class MaskedLMObjective(nn.Module):
     The gathering is a forward hook on the encoder (``model.base_model``), there
     for the length of one call, so it serves any ``AutoModelForMaskedLM``. To
     train on another objective, write another module with this forward.
+
+    Attributes:
+        last_layer: Name of the last layer, in which the gathering happens where
+            its attention ends; None: at the end of the encoder.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.first_position = first_position(model)
+        self.last_layer: str | None = None
 
     def forward(
         self,
@@ -64,12 +78,22 @@ class MaskedLMObjective(nn.Module):
             inputs["attention_mask"] = self._inside_documents(position_ids)
             inputs["position_ids"] = position_ids + self.first_position
 
-        def gather(module: nn.Module, args: Any, output: Any) -> Any:
-            hidden_BLD = output[0]
-            output.last_hidden_state = hidden_BLD.flatten(0, 1).index_select(0, masked_positions).unsqueeze(0)
+        def gather(hidden_BLD: Tensor) -> Tensor:
+            return hidden_BLD.flatten(0, 1).index_select(0, masked_positions).unsqueeze(0)
+
+        def gather_after_encoder(module: nn.Module, args: Any, output: Any) -> Any:
+            output.last_hidden_state = gather(output[0])
             return output
 
-        hook = self.model.base_model.register_forward_hook(gather)
+        def gather_after_attention(module: nn.Module, attended_and_residual: tuple[Tensor, Tensor]) -> Any:
+            return tuple(map(gather, attended_and_residual))
+
+        layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
+        # With gradient checkpointing the backward computes the layer again, and the hook is gone by then.
+        if layer is None or (layer.training and getattr(layer, "gradient_checkpointing", False)):
+            hook = self.model.base_model.register_forward_hook(gather_after_encoder)
+        else:
+            hook = layer.get_submodule(_ATTENTION_END).register_forward_pre_hook(gather_after_attention)
         try:
             logits = self.model(**inputs).logits
         finally:
@@ -155,6 +179,49 @@ def _leak(objective: MaskedLMObjective, block_size: int) -> str | None:
     if not (packed - expected).abs().max() < 1e-3 * expected.std():
         return "mixes the documents of a block"
     return None
+
+
+def gather_in_last_layer(objective: MaskedLMObjective) -> bool:
+    """Let the objective gather as early as it can, in the last layer, if that changes no logit; whether it does.
+
+    BERT's kin end a layer's attention by a module of (attended, residual), and
+    from there on each position is for itself. Whether that is so is tried out,
+    not looked up. To be called once, before the model is
+    prepared; it costs two forwards of two small blocks and draws no dropout.
+    """
+    ends = [name for name, _ in objective.model.named_modules() if name.endswith(f".{_ATTENTION_END}")]
+    if not ends:
+        return False
+    was_training = objective.model.training
+    objective.model.eval()
+    try:
+        late = _logits_of_two_blocks(objective)
+        objective.last_layer = ends[-1].removesuffix(f".{_ATTENTION_END}")
+        early = _logits_of_two_blocks(objective)
+        # In units of the logits' spread; rounding makes less than 1e-5. "not <" takes NaN for a difference.
+        differ = not (early - late).abs().max() < 1e-4 * late.std()
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
+        differ = True
+    finally:
+        objective.model.train(was_training)
+    if differ:
+        objective.last_layer = None
+        logger.warning(
+            "masked_last_layer: model_type %r needs its last layer at all positions", objective.model.config.model_type
+        )
+    return not differ
+
+
+@torch.no_grad()
+def _logits_of_two_blocks(objective: MaskedLMObjective) -> Tensor:
+    """``[M, V]`` at some positions of two random blocks, one of them padded."""
+    device = next(objective.parameters()).device
+    vocab_size = objective.model.get_input_embeddings().num_embeddings
+    input_ids = torch.randint(vocab_size, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, 5:] = 0
+    positions = torch.tensor([0, 3, 4, 7, 8, 10, 12], device=device)
+    return objective.masked_logits(input_ids, positions, attention_mask)
 
 
 def freeze_unused(objective: MaskedLMObjective) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
-from train_loop.objective import MaskedLMObjective
+from train_loop.objective import MaskedLMObjective, gather_in_last_layer
 
 _MOST_POSITIONS = 512  # in one batch: of a vocabulary of 50,000 their logits are 100 MB
 
@@ -63,9 +63,12 @@ class MaskPredictor:
             )
         if device is not None:
             model.to(device)
+        self.objective = MaskedLMObjective(model)
+        # Tried out in full precision: a difference by rounding would look like one in substance.
+        if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type):
+            gather_in_last_layer(self.objective)
         if dtype is not None:
             model.to(_dtype(dtype))
-        self.objective = MaskedLMObjective(model)
         self.tokenizer = tokenizer
         self.longest = max_positions(model)
         self.vocab_size = model.get_input_embeddings().num_embeddings

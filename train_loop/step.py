@@ -8,6 +8,9 @@ however that batch is spread over processes and micro-batches:
 So the masked tokens are counted first, over all processes. Then each
 micro-batch contributes its *sum*, scaled by one over that *global* count.
 Means of micro-batches are never averaged: their counts differ.
+
+Nothing here waits for the GPU: whether an update is finite is known there, the
+optimizer looks there, and the loop asks when it logs.
 """
 
 import hashlib
@@ -26,7 +29,7 @@ from train_loop.optim import set_learning_rates
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient of an update is not a number; the weights are as they were before it."""
+    """The loss or the gradient of an update is not a finite number, so the update was left out."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,24 @@ class StepMetrics:
     """Of one update; tensors stay on the device until somebody logs them.
 
     Attributes:
-        loss_sum: Summed loss of this process's masked tokens.
+        step: Number of the update, from 0.
+        lr_factor: Factor on the peak learning rates.
+        block_ids: Of this process's micro-batches, ``[B]`` each, on the CPU.
+        loss_sums: ``[micro-batches]``, summed over this process's masked tokens.
         num_masked: Masked tokens of the global batch.
         grad_norm: Norm of the whole gradient, before clipping.
+        is_left_out: Whether the loss or the gradient was not finite, the same on
+            all processes: parameters and optimizers are then as they were, bit for bit.
         num_tokens: Tokens that this process's micro-batches held.
     """
 
-    loss_sum: Tensor
+    step: int
+    lr_factor: float
+    block_ids: list[Tensor]
+    loss_sums: Tensor
     num_masked: Tensor
     grad_norm: Tensor
+    is_left_out: Tensor
     num_tokens: int
 
 
@@ -57,7 +69,7 @@ def train_step(
     max_grad_norm: float,
     seed: int,
 ) -> StepMetrics:
-    """Make one update of the parameters.
+    """Make one update of the parameters, or leave it out if it is not finite.
 
     Args:
         objective: Prepared; gives a micro-batch's summed loss.
@@ -65,9 +77,6 @@ def train_step(
         step: Number of the update, from 0.
         lr_factor: Factor on the peak learning rates.
         max_grad_norm: Clip to this norm; 0 does not clip.
-
-    Raises:
-        NonFiniteError: On all processes alike, before any weight is touched.
     """
     # full, not tensor: that would wait for the GPU to copy one number.
     num_masked = torch.full((), sum(batch.num_masked for batch in batches), device=accelerator.device)
@@ -86,24 +95,49 @@ def train_step(
             accelerator.backward(micro_loss * scale)
         loss_sums.append(micro_loss.detach())
 
-    loss_sum = torch.stack(loss_sums).sum()
     grad_norm = accelerator.clip_grad_norm_(objective.parameters(), max_grad_norm or torch.inf)
-
     # After the all-reduce a bad value anywhere is in everybody's norm. Under fp16 an infinite norm is
-    # normal, the loss scaler skips the update by itself, and the loss tells. This waits for the GPU.
-    if not torch.isfinite(grad_norm if accelerator.scaler is None else accelerator.reduce(loss_sum, "sum")):
-        raise _non_finite(step, batches, loss_sums)
+    # normal, the loss scaler skips the update by itself, and the loss tells.
+    seen_by_all = grad_norm
+    if accelerator.scaler is not None:
+        seen_by_all = accelerator.reduce(torch.stack(loss_sums).sum(), "sum")
+    is_left_out = ~torch.isfinite(seen_by_all)
 
     set_learning_rates(optimizers, lr_factor)
+    _step_unless(is_left_out, optimizers, accelerator.scaler)
     for optimizer in optimizers:
-        optimizer.step()
         optimizer.zero_grad()
     return StepMetrics(
-        loss_sum=loss_sum,
+        step=step,
+        lr_factor=lr_factor,
+        block_ids=[batch.block_ids for batch in batches],
+        loss_sums=torch.stack(loss_sums),
         num_masked=num_masked,
         grad_norm=grad_norm,
+        is_left_out=is_left_out,
         num_tokens=sum(batch.num_tokens for batch in batches),
     )
+
+
+def _step_unless(
+    is_left_out: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
+) -> None:
+    """Step the optimizers, or change nothing.
+
+    A fused optimizer reads the flag on the device, by the way that torch made for
+    its loss scaler. For the others, and for the scaler itself, this waits.
+    """
+    inner = [optimizer.optimizer for optimizer in optimizers]
+    if scaler is None and all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in inner):
+        for optimizer in inner:
+            optimizer.found_inf = is_left_out.float()
+            optimizer.step()
+            del optimizer.found_inf
+    elif not is_left_out:
+        for optimizer in optimizers:
+            optimizer.step()
+    elif scaler is not None:
+        scaler.update()
 
 
 def dropout_seed(seed: int, step: int, first_block_id: int) -> int:
@@ -112,11 +146,16 @@ def dropout_seed(seed: int, step: int, first_block_id: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _non_finite(step: int, batches: Sequence[MaskedBatch], loss_sums: list[Tensor]) -> NonFiniteError:
-    bad = [b for b, loss in zip(batches, loss_sums, strict=True) if not torch.isfinite(loss)]
-    block_ids = sorted(gather_object([i for b in bad for i in b.block_ids.tolist()]))
+def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
+    """What to say of an update that was left out; to be called by all processes."""
+    bad = [
+        ids
+        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().tolist(), strict=True)
+        if not is_finite
+    ]
+    block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))
     where = f"the loss of blocks {block_ids}" if block_ids else "the gradient, from finite losses,"
     return NonFiniteError(
-        f"step {step + 1}: {where} is not a finite number; no weight was changed: "
+        f"step {metrics.step + 1}: {where} is not a finite number; no weight was changed by it: "
         "look at these blocks' text, or lower learning_rate"
     )

@@ -1,1 +1,1 @@
-"""What is measured against what people use today, one file a subject."""
+"""What `python -m launch.benchmark` measures: this project beside what people use today, on this machine."""

@@ -1,6 +1,7 @@
 """Batches of padded, packed and flagged blocks: the same for a block in any company, and right for a model."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(
     for row in range(4):
         length = int(present[row].sum())
         starts = [*torch.nonzero(batch.position_ids[row, :length] == 0).flatten().tolist(), length]
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in itertools.pairwise(starts):
             num_documents += 1
             first = row * batch.input_ids.shape[1]
             mine = (batch.masked_positions >= first + start) & (batch.masked_positions < first + end)

@@ -1,5 +1,7 @@
 """P2: a batch is a pure function of (seed, epoch, step), for any number of processes and workers."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,12 @@ from transformers import PreTrainedTokenizerBase
 from data import (
     DataConfig,
     Documents,
-    MaskedBatch,
     MicroBatches,
 )
-from tests.batches import all_batches, batch_of, loader_of, micro_batches_of
+from tests.batches import Row, all_batches, batch_of, loader_of, micro_batches_of, rows_of
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 10
-Row = tuple[int, bytes, bytes, bytes]  # block id, input ids, positions within the block, labels
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +25,6 @@ def dataset(
     return micro_batches_of(documents[0], tokenizer, data_config, seed=7)
 
 
-def _rows(batch: MaskedBatch) -> list[Row]:
-    """A batch cut into its blocks, so that batches of other sizes can be compared."""
-    length = batch.input_ids.shape[1]
-    owner = batch.masked_positions // length
-    return [
-        (
-            int(block_id),
-            batch.input_ids[i].numpy().tobytes(),
-            (batch.masked_positions[owner == i] - i * length).numpy().tobytes(),
-            batch.labels[owner == i].numpy().tobytes(),
-        )
-        for i, block_id in enumerate(batch.block_ids)
-    ]
-
-
 def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start: int, stop: int) -> list[list[Row]]:
     """The global batches of some steps, put together from all processes."""
     loaders = [loader_of(dataset, GLOBAL_BATCH, micro, rank, processes, workers) for rank in range(processes)]
@@ -47,7 +32,7 @@ def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start:
     for loader in loaders:
         for step, batches in zip(range(start, stop), loader.steps(start, stop), strict=True):
             if len(loader.plan(step)[0].batch[1]) > 0:  # else a batch with nothing to predict stands in
-                steps[step - start] += [row for batch in batches for row in _rows(batch)]
+                steps[step - start] += [row for batch in batches for row in rows_of(batch)]
     return steps
 
 
@@ -67,6 +52,16 @@ def test_global_batches_do_not_depend_on_processes_and_workers(
 @pytest.mark.parametrize("start", [0, 1, 29, 45])
 def test_a_loader_starts_at_any_step(dataset: MicroBatches, reference: list[list[Row]], start: int) -> None:
     assert _run(dataset, processes=2, workers=0, micro=3, start=start, stop=start + 5) == reference[start : start + 5]
+
+
+def test_workers_end_with_the_loop_though_its_error_is_kept(dataset: MicroBatches) -> None:
+    """A traceback holds the frames; workers that outlive them hold up the exit, because they ignore SIGTERM."""
+    with pytest.raises(ZeroDivisionError) as kept:
+        for _ in loader_of(dataset, 10, 5, num_workers=2).steps(0, 50):
+            assert len(multiprocessing.active_children()) == 2
+            1 / 0  # noqa: B018
+    assert kept.traceback
+    assert not multiprocessing.active_children()
 
 
 def test_masks_differ_between_epochs(dataset: MicroBatches) -> None:
@@ -105,7 +100,7 @@ def test_evaluation_covers_every_block_once_under_the_same_masks(dataset: MicroB
             row
             for rank in range(processes)
             for batch in all_batches(dataset, batch_size, rank, processes)
-            for row in _rows(batch)
+            for row in rows_of(batch)
         ]
 
     first = rows(64, 1)

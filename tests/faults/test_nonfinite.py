@@ -75,6 +75,20 @@ def test_all_stop_at_the_same_step_and_name_the_blocks(
     assert checkpoints == [f"step-{step:08d}" for step in range(1, bad_step)]
 
 
+def test_it_is_found_when_the_next_row_is_due_and_nothing_is_saved_before(
+    poisoned: tuple[Path, list[str], int], tmp_path: Path
+) -> None:
+    _, words, bad_step = poisoned
+    end = str(STEPS)
+    done = run(
+        launcher("python", 1), *words, "--output_dir", str(tmp_path), "--logging_steps", end, "--save_steps", end
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"error: step {bad_step}: the loss of blocks [" in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+    assert rows(tmp_path) == []
+
+
 def test_the_update_is_left_out_bit_for_bit_and_counted(poisoned: tuple[Path, list[str], int], tmp_path: Path) -> None:
     _, words, bad_step = poisoned
     done = run(launcher("accelerate", 2), *words, "--output_dir", str(tmp_path), "--on_nonfinite", "skip")

@@ -52,7 +52,7 @@ def test_it_is_the_batch_of_training(more: tuple[str, ...], words: list[str], tm
     settings, _ = parse_settings([*words, *micro_batch, *more], COMMAND)
     corpus = open_corpus(settings)
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
-    run = assemble(settings, start_accelerator(1, 60), corpus, plan, StopSignals())
+    run = assemble(settings, start_accelerator(settings.train), corpus, plan, StopSignals())
     for step, trained in enumerate(run.train_steps(0, plan.total_steps), start=1):
         shown = batches_of_step(settings, corpus, plan, step)
         assert len(shown) == len(trained)

@@ -1,5 +1,6 @@
 """The entry point: what a run leaves, resuming, best model, recipes, and every bad input."""
 
+import gzip
 import json
 import math
 import shutil
@@ -65,6 +66,16 @@ def test_what_a_run_leaves(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     for expected in ("tokens kept", "unigram", f"{evaluations[-1]['eval_perplexity']:.2f}", "launch.fill_mask --model"):
         assert expected in out
+
+
+def test_a_profile_of_some_updates(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, "--profile_steps", "2:3")
+    with gzip.open(tmp_path / "profile" / "steps-2-3.json.gz") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert "aten::addmm" in names
+    out = capsys.readouterr().out
+    assert "steps-2-3.json.gz opens in https://ui.perfetto.dev" in out
+    assert out.count(" x aten::") >= 5
 
 
 def test_the_written_settings_make_the_same_run_again(train: Train, tmp_path: Path) -> None:

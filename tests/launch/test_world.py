@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from launch.world import idle_gpus, requested_processes, start_accelerator
+from train_loop.config import TrainConfig
 
 
 def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
@@ -25,9 +26,9 @@ def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.Monk
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
     before = torch.get_num_threads()
     try:
-        start_accelerator(cpu_threads=None, process_timeout=60)
+        start_accelerator(TrainConfig())
         assert torch.get_num_threads() == 6 // local_processes
-        start_accelerator(cpu_threads=1, process_timeout=60)
+        start_accelerator(TrainConfig(cpu_threads=1))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -37,4 +38,4 @@ def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.Monk
 def test_a_kind_of_world_that_the_loop_does_not_drive_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(ValueError, match=f"{kind} is not supported"):
-        start_accelerator(None, 60)
+        start_accelerator(TrainConfig())

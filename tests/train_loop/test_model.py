@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tests.models import tiny_model
-from train_loop import ModelConfig, open_model
+from tests.models import tiny_model, without_dropout
+from train_loop import MaskedLMObjective, ModelConfig, open_model
 from train_loop.model import load_model, max_positions
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
@@ -115,3 +115,31 @@ def test_weights_that_start_at_random_are_named(tmp_path: Path, caplog: pytest.L
 def test_a_model_is_named_in_one_way(settings: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="give one of model_name_or_path"):
         ModelConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_gradient_checkpointing_changes_no_gradient(
+    family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    without_dropout(tiny_model(family)).save_pretrained(tmp_path)
+    ids, positions = torch.arange(5, 37).reshape(2, 16), torch.tensor([1, 5, 20])
+    gradients = []
+    for checkpointing in (False, True):
+        config = ModelConfig(model_name_or_path=str(tmp_path), gradient_checkpointing=checkpointing)
+        model = without_dropout(_open(config, tokenizer).train())  # type: ignore[arg-type]
+        calls: list[int] = []
+        inner = next(m for name, m in model.named_modules() if "layers." in name or "layer." in name)
+        next(m for m in inner.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        MaskedLMObjective(model)(ids, positions, ids.flatten()[positions]).backward()
+        assert len(calls) == 1 + checkpointing  # computed again in the backward pass
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_attention_that_is_not_there_is_a_clear_error(tokenizer: PreTrainedTokenizerBase) -> None:
+    config = ModelConfig(model_type="roberta", model_config=SMALL, attn_implementation="flash_attention_9")
+    with pytest.raises(ValueError, match="flash_attention_9"):
+        _open(config, tokenizer)

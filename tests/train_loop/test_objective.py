@@ -1,28 +1,58 @@
 """P6: the head on masked positions only has the stock model's loss and gradients."""
 
+import logging
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
-from tests.models import FAMILIES, tiny_model
-from train_loop import MaskedLMObjective, freeze_unused
+from tests.models import FAMILIES, tiny_model, without_dropout
+from train_loop import MaskedLMObjective, freeze_unused, gather_in_last_layer
 
 B, L, V = 4, 24, 300
+# The families whose layers are made of BERT's modules.
+EARLY = {
+    "roberta", "bert", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "convbert", "rembert",
+    "megatron-bert",
+}  # fmt: skip
 
 
-def _batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # input_ids, masked_positions, labels
+
+
+def _objective(model: PreTrainedModel) -> MaskedLMObjective:
+    """As a run has it: gathering as early as the model allows."""
+    objective = MaskedLMObjective(model)
+    gather_in_last_layer(objective)
+    return objective
+
+
+def _batch(seed: int = 0) -> Batch:
     torch.manual_seed(seed)
     input_ids = torch.randint(5, V, (B, L))
     positions = torch.nonzero(torch.rand(B * L) < 0.15).squeeze(1)
     return input_ids, positions, torch.randint(5, V, (len(positions),))
 
 
+def _one_token() -> Batch:
+    input_ids, _, labels = _batch()
+    return input_ids, torch.tensor([L + 3]), labels[:1]
+
+
+def _one_whole_block() -> Batch:
+    input_ids, _, _ = _batch()
+    return input_ids, torch.arange(L, 2 * L), torch.randint(5, V, (L,))
+
+
+@pytest.mark.parametrize("batch", [_batch, _one_token, _one_whole_block])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_gradients_are_those_of_the_stock_model(family: str, padded: bool) -> None:
+def test_loss_and_gradients_are_those_of_the_stock_model(family: str, padded: bool, batch: Callable[[], Batch]) -> None:
     """Against ``model(input_ids, attention_mask, labels).loss``, the mean that transformers computes itself."""
     model = tiny_model(family).eval()  # no dropout
-    input_ids, positions, labels = _batch()
+    input_ids, positions, labels = batch()
     attention_mask = None
     if padded:
         attention_mask = torch.ones(B, L, dtype=torch.long)
@@ -37,20 +67,23 @@ def test_loss_and_gradients_are_those_of_the_stock_model(family: str, padded: bo
     expected_gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
-    loss = MaskedLMObjective(model)(input_ids, positions, labels, attention_mask) / len(labels)
-    loss.backward()
-    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    assert set(gradients) == set(expected_gradients)
-    largest = max(g.abs().max() for g in expected_gradients.values())
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6 * float(largest), msg=name)
+    late, early = MaskedLMObjective(model), _objective(model)
+    for objective in [late, early] if early.last_layer else [late]:
+        model.zero_grad()
+        loss = objective(input_ids, positions, labels, attention_mask) / len(labels)
+        loss.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+        assert set(gradients) == set(expected_gradients)
+        largest = float(max(g.abs().max() for g in expected_gradients.values()))
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6 * largest, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
     """DDP waits for each of them; FNet and SqueezeBERT keep a pooler that the loss does not reach."""
-    objective = MaskedLMObjective(tiny_model(family))
+    objective = _objective(tiny_model(family))
     frozen = freeze_unused(objective)
     assert all("pooler" in name for name in frozen)
     assert bool(frozen) == (family in {"fnet", "squeezebert"})
@@ -59,11 +92,11 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
     assert {name for name, p in objective.named_parameters() if p.grad is None} == set(frozen)
 
 
-@pytest.mark.parametrize("family", ["roberta", "bert", "distilbert", "modernbert"])
+@pytest.mark.parametrize("family", sorted(EARLY | {"distilbert", "modernbert"}))
 def test_nothing_masked_gives_zero_loss_and_zero_gradients(family: str) -> None:
     model = tiny_model(family)
     nothing = torch.zeros(0, dtype=torch.long)
-    loss = MaskedLMObjective(model)(_batch()[0], nothing, nothing)
+    loss = _objective(model)(_batch()[0], nothing, nothing)
     assert loss.item() == 0.0
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -71,14 +104,67 @@ def test_nothing_masked_gives_zero_loss_and_zero_gradients(family: str) -> None:
         assert not parameter.grad.any(), name
 
 
-def test_the_head_runs_on_masked_positions_only() -> None:
+def test_the_head_and_the_last_feed_forward_run_on_masked_positions_only() -> None:
     model = tiny_model("roberta")
     input_ids, positions, labels = _batch()
-    rows = []
-    hook = model.lm_head.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
-    MaskedLMObjective(model)(input_ids, positions, labels)
-    hook.remove()
-    assert rows == [len(positions)]
+    late, early = MaskedLMObjective(model), _objective(model)
+    rows: list[int] = []
+    for module in (*(layer.intermediate for layer in model.roberta.encoder.layer), model.lm_head):
+        module.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
+    late(input_ids, positions, labels)
+    early(input_ids, positions, labels)
+    M = len(positions)
+    assert rows == [B * L, B * L, M, B * L, M, M]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_check_knows_who_may_gather_early_and_leaves_no_trace(family: str) -> None:
+    objective = MaskedLMObjective(tiny_model(family))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert gather_in_last_layer(objective) == (family in EARLY) == (objective.last_layer is not None)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert objective.training
+    assert objective.model.training
+    assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+def test_the_check_sees_a_layer_that_reads_other_positions(caplog: pytest.LogCaptureFixture) -> None:
+    """A layer of BERT's modules that adds the block's mean at its end: the gathered rows alone have another."""
+    model = tiny_model("bert")
+    model.bert.encoder.layer[-1].output.register_forward_hook(
+        lambda module, args, output: output + output.mean(1, True)
+    )
+    objective = MaskedLMObjective(model)
+    with caplog.at_level(logging.WARNING):
+        assert not gather_in_last_layer(objective)
+    assert caplog.messages == ["masked_last_layer: model_type 'bert' needs its last layer at all positions"]
+    assert objective.last_layer is None
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")  # the name in 5.17
+@pytest.mark.parametrize("family", sorted(EARLY))
+def test_with_gradient_checkpointing(family: str) -> None:
+    """The backward computes the layers again: what is gathered in the forward only would have another shape there."""
+    gradients = []
+    for checkpointing in (False, True):
+        model = without_dropout(tiny_model(family))
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        objective = _objective(model)
+        assert objective.last_layer is not None
+        objective(*_batch()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_under_autocast() -> None:
+    model = tiny_model("roberta").eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        late, early = MaskedLMObjective(model)(*_batch()), _objective(model)(*_batch())
+    assert early.dtype == torch.float32
+    torch.testing.assert_close(early, late, rtol=1e-3, atol=0)
 
 
 def test_the_model_is_as_it_was_afterwards() -> None:
@@ -86,7 +172,7 @@ def test_the_model_is_as_it_was_afterwards() -> None:
     model = tiny_model("bert").eval()
     input_ids, positions, _ = _batch()
     before = model(input_ids=input_ids).logits
-    logits = MaskedLMObjective(model).masked_logits(input_ids, positions)
+    logits = _objective(model).masked_logits(input_ids, positions)
     after = model(input_ids=input_ids).logits
     assert torch.equal(before, after)
     torch.testing.assert_close(logits, before.flatten(0, 1)[positions], rtol=1e-5, atol=1e-6)

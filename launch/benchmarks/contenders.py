@@ -1,0 +1,274 @@
+"""Training loops that are compared: each a function for a child process, from the same weights and the same blocks."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_scheduler,
+)
+
+from data import Collator, DataConfig, MicroBatches, Order, TokenBlocks, TrainLoader, vocab_size, vocabulary
+from launch.benchmarks.measuring import peak_memory
+from train_loop import MaskedLMObjective, build_optimizers, open_model, train_step
+from train_loop.config import ModelConfig, TrainConfig
+
+MLM_PROBABILITY = 0.15
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every contender starts from.
+
+    Attributes:
+        tokenizer, blocks: Their folders.
+        batch: Blocks in a batch.
+        steps: Updates that are timed, after ``warm_up`` others.
+        precision: As Accelerate names it: no, bf16, fp16.
+        num_workers: Processes that prepare batches for the tuned `Trainer`.
+    """
+
+    tokenizer: Path
+    blocks: Path
+    model: ModelConfig
+    batch: int
+    steps: int
+    warm_up: int
+    precision: str
+    num_workers: int
+
+    def open_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, asking for no columns beyond RoBERTa's."""
+        tokenizer = AutoTokenizer.from_pretrained(str(self.tokenizer))
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        return tokenizer
+
+    def open_model(self, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
+        """The model, with the same weights each time."""
+        size = vocab_size(tokenizer)
+        return open_model(self.model, tokenizer, vocab_size=size, block_size=block_size, seed=_SEED).train()
+
+    def rows(self, *, with_mask: bool) -> datasets.Dataset:
+        """The blocks as the guide's dataset has them."""
+        blocks = TokenBlocks(self.blocks)
+        ids = blocks[np.arange(len(blocks))].astype(np.int32)
+        columns = {"input_ids": list(ids)}
+        if with_mask:
+            columns["attention_mask"] = list(np.ones_like(ids, dtype=np.int8))
+        return datasets.Dataset.from_dict(columns)
+
+    @property
+    def training(self) -> TrainConfig:
+        """Learning rate, weight decay, clipping: `Trainer` gets the same."""
+        return TrainConfig()
+
+
+class _Clock:
+    """Times the updates after the first so many."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._num_updates = 0
+        self._start = 0.0
+        self.seconds = 0.0
+
+    def tick(self) -> None:
+        """An update has ended."""
+        self._num_updates += 1
+        if self._num_updates in (self._setup.warm_up, self._setup.warm_up + self._setup.steps):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds, self._start = time.perf_counter() - self._start, time.perf_counter()
+
+    def result(self, length: int) -> dict[str, float]:
+        """Tokens per second, and the peak of the memory."""
+        num_tokens = self._setup.steps * self._setup.batch * length
+        return {"tokens_per_second": num_tokens / self.seconds, "peak_memory": peak_memory()}
+
+
+def this_project(setup: Setup) -> dict[str, float]:
+    """`train_step` on cached blocks, the head on masked positions only."""
+    blocks = TokenBlocks(setup.blocks)
+    tokenizer = setup.open_tokenizer()
+    accelerator = Accelerator(mixed_precision=setup.precision)
+    model = setup.open_model(tokenizer, blocks.block_size).to(accelerator.device)
+    optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, setup.training)]
+    objective = accelerator.prepare(MaskedLMObjective(model))
+    masks = Collator(vocabulary(tokenizer), _SEED, pad_token_id=tokenizer.pad_token_id)
+    loader = TrainLoader(
+        MicroBatches(blocks, masks),
+        Order((len(blocks),), (1.0,), setup.batch, _SEED),
+        mlm_probability=lambda step: MLM_PROBABILITY,
+        micro_batch_size=setup.batch,
+        rank=0,
+        num_processes=1,
+        device=accelerator.device,
+        config=DataConfig(),
+    )
+    clock = _Clock(setup)
+    total = setup.warm_up + setup.steps
+    for step, batches in enumerate(loader.steps(0, total)):
+        train_step(
+            accelerator,
+            objective,
+            optimizers,
+            batches,
+            step=step,
+            lr_factor=1 - step / total,
+            max_grad_norm=setup.training.max_grad_norm,
+            seed=_SEED,
+        )
+        clock.tick()
+    return clock.result(blocks.block_size)
+
+
+def trainer(setup: Setup) -> dict[str, float]:
+    """`Trainer` with the stock collator, as the guide uses it."""
+    return _trainer(setup, setup.open_tokenizer(), with_mask=True)
+
+
+def tuned_trainer(setup: Setup) -> dict[str, float]:
+    """The same with worker processes, no attention mask and fused AdamW; batches by length are off by default."""
+    tokenizer = setup.open_tokenizer()
+    tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
+    options = {"dataloader_num_workers": setup.num_workers, "optim": "adamw_torch_fused"}
+    return _trainer(setup, tokenizer, with_mask=False, **options)
+
+
+def _trainer(setup: Setup, tokenizer: PreTrainedTokenizerBase, *, with_mask: bool, **options: Any) -> dict[str, float]:
+    length = TokenBlocks(setup.blocks).block_size
+    clock = _Clock(setup)
+
+    class Ticks(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    config = setup.training
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=setup.batch,
+            max_steps=setup.warm_up + setup.steps,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            bf16=setup.precision == "bf16",
+            fp16=setup.precision == "fp16",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=_SEED,
+            **options,
+        )
+        Trainer(
+            model=setup.open_model(tokenizer, length),
+            args=arguments,
+            train_dataset=setup.rows(with_mask=with_mask),
+            data_collator=DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=MLM_PROBABILITY),
+            callbacks=[Ticks()],
+        ).train()
+    return clock.result(length)
+
+
+def accelerate_loop(setup: Setup) -> dict[str, float]:
+    """A loop in the manner of transformers' run_mlm_no_trainer.py, with clipping."""
+    tokenizer = setup.open_tokenizer()
+    length = TokenBlocks(setup.blocks).block_size
+    model = setup.open_model(tokenizer, length)
+    accelerator = Accelerator(mixed_precision=setup.precision)
+    config = setup.training
+    no_decay = ["bias", "LayerNorm.weight"]
+    decays = {True: [], False: []}  # type: dict[bool, list[torch.nn.Parameter]]
+    for name, parameter in model.named_parameters():
+        decays[not any(part in name for part in no_decay)].append(parameter)
+    optimizer: Any = AdamW(
+        [{"params": decays[True], "weight_decay": config.weight_decay}, {"params": decays[False], "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )
+    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=MLM_PROBABILITY)
+    loader: Any = DataLoader(
+        setup.rows(with_mask=True), shuffle=True, collate_fn=collator, batch_size=setup.batch, drop_last=True
+    )
+    schedule = get_scheduler("linear", optimizer, 0, setup.warm_up + setup.steps)
+    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    clock = _Clock(setup)
+    for _, batch in zip(range(setup.warm_up + setup.steps), _forever(loader), strict=False):
+        loss = model(**batch).loss
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        clock.tick()
+    return clock.result(length)
+
+
+def _forever(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+CONTENDERS: dict[str, Callable[[Setup], dict[str, float]]] = {
+    "this project": this_project,
+    "Trainer": trainer,
+    "Trainer, tuned": tuned_trainer,
+    "Accelerate loop": accelerate_loop,
+}
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model is trained."""
+    parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
+    parser.add_argument(
+        "--model_type", default="roberta", metavar="TYPE", help="Of random weights. Default: %(default)s."
+    )
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        default=[],
+        metavar="KEY=N",
+        help="Changes to the model's configuration. Default: DistilRoBERTa's for roberta.",
+    )
+
+
+def model_config(options: argparse.Namespace) -> ModelConfig:
+    """The model that the options name.
+
+    Raises:
+        ValueError: A shape that is not written as numbers.
+    """
+    if options.model_name_or_path:
+        return ModelConfig(model_name_or_path=options.model_name_or_path)
+    shape: dict[str, Any] = dict(_DISTILROBERTA) if options.model_type == "roberta" else {}
+    for pair in options.shape:
+        name, _, value = pair.partition("=")
+        if not value.isdigit():
+            raise ValueError(f"shape {pair!r} must be written NAME=NUMBER, for example hidden_size=256")
+        shape[name] = int(value)
+    return ModelConfig(model_type=options.model_type, model_config=shape)
+
+
+_DISTILROBERTA = {
+    "vocab_size": 50265,
+    "num_hidden_layers": 6,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}

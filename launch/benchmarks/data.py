@@ -1,0 +1,179 @@
+"""Tokenizing, grouping, masking: this project beside the Hugging Face guide, on the same text and tokenizer.
+
+- ``tokenize and group``: `build_blocks` from the file to finished blocks on disk,
+  beside the guide's two passes of ``datasets.map`` over rows that are loaded
+  already. On one core both are pinned to it; on all, the guide runs in one
+  process, whose tokenizer takes all cores, and with ``num_proc``.
+- ``masked batches``: of 64 blocks by `TrainLoader` from cached blocks, in this
+  process, beside ``DataCollatorForLanguageModeling`` in a DataLoader over the
+  guide's dataset.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling
+
+from data import Collator, DataConfig, MicroBatches, Order, TrainLoader, build_blocks, open_tokenizer, vocabulary
+from launch.benchmarks import guide, measuring
+from launch.benchmarks.measuring import Spread, in_child, ratios
+from launch.benchmarks.text import Text, add_text_options, write_text
+
+_BATCH = 64
+_MLM_PROBABILITY = 0.15
+_REQUIRED_GROUPING, _REQUIRED_BATCHES, _REQUIRED_RATE = 2.5, 20.0, 6e6
+_WARM_UP_BATCHES = 3
+_PASSES = 10  # over the blocks, for one figure of this project's batches
+
+
+def add_parser(commands: Any) -> None:
+    """``python -m launch.benchmark data``."""
+    parser = commands.add_parser("data", help="tokenizing, grouping and masking beside the Hugging Face guide")
+    add_text_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print.
+
+    Raises:
+        ValueError: The text or the tokenizer cannot be had.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        text = write_text(options, Path(folder))
+        rounds = [_round(text, options.length) for _ in range(options.repeats)]
+    figures = {name: [figures[name] for figures in rounds] for name in rounds[0]}
+    cases = [
+        _case(figures, f"tokenize and group, {label}", f"blocks, {cores}", f"guide, {label}", _REQUIRED_GROUPING)
+        for label, cores, _, _ in _grouping_cases()
+    ]
+    cases.append(_case(figures, f"masked batches of {_BATCH}", "batches", "guide batches", _REQUIRED_BATCHES))
+    cases[-1]["required_rate"] = _REQUIRED_RATE
+    report = {"benchmark": "data", "surroundings": measuring.surroundings(), "repeats": options.repeats, "cases": cases}
+    header = ["tokens/s", "this project", "the guide", "ratio", "required"]
+    measuring.print_report(report, header, [_row(case) for case in cases], as_json=options.json)
+
+
+def _grouping_cases() -> list[tuple[str, str, bool, int | None]]:
+    """Label, which of our figures to compare with, whether pinned to one core, and the guide's ``num_proc``."""
+    cores = measuring.available_cores()
+    return [
+        ("1 core", "1 core", True, None),
+        (f"{cores} cores, 1 process", "all cores", False, None),
+        (f"{cores} cores, num_proc={cores}", "all cores", False, cores),
+    ]
+
+
+def _round(text: Text, block_size: int) -> dict[str, float]:
+    """Tokens per second of every contender, one after the other."""
+    figures = {}
+    for label, cores, pinned, num_proc in _grouping_cases():
+        if f"blocks, {cores}" not in figures:
+            figures[f"blocks, {cores}"] = in_child(blocks_rate, text, block_size, pinned=pinned)
+        figures[f"guide, {label}"] = in_child(guide_rate, text, block_size, num_proc, pinned=pinned)
+    figures["batches"], figures["guide batches"] = in_child(batch_rates, text, block_size)
+    return figures
+
+
+def _case(figures: dict[str, list[float]], name: str, ours: str, theirs: str, required: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "unit": "tokens/s",
+        "ours": asdict(Spread.of(figures[ours])),
+        "guide": asdict(Spread.of(figures[theirs])),
+        "ratio": asdict(ratios(figures[ours], figures[theirs])),
+        "required_ratio": required,
+    }
+
+
+def _row(case: dict[str, Any]) -> list[str]:
+    ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", "guide", "ratio"))
+    required = f"{case['required_ratio']:g}x"
+    if "required_rate" in case:
+        required += f", {case['required_rate'] / 1e6:g} M"
+    return [case["name"], measuring.rate(ours), measuring.rate(theirs), measuring.times(ratio), required]
+
+
+def blocks_rate(text: Text, block_size: int, *, pinned: bool) -> float:
+    """Tokens per second of `build_blocks`, nothing cached; for a child process."""
+    _settle(pinned=pinned)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as a run has it: threads of our own tokenize
+    with tempfile.TemporaryDirectory() as folder:
+        config = text.config(Path(folder), block_size)
+        documents = text.documents(config)
+        tokenizer = open_tokenizer(config, documents, None)
+        start = time.perf_counter()
+        blocks = build_blocks(documents, tokenizer, config)
+        return blocks.counts.kept / (time.perf_counter() - start)
+
+
+def guide_rate(text: Text, block_size: int, num_proc: int | None, *, pinned: bool) -> float:
+    """Tokens per second of the guide's two passes, nothing cached; for a child process."""
+    _settle(pinned=pinned)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = guide.load(text, Path(folder))
+        start = time.perf_counter()
+        grouped = guide.tokenize_and_group(rows, text.tokenizer, block_size, num_proc)
+        return len(grouped) * block_size / (time.perf_counter() - start)
+
+
+def _settle(*, pinned: bool) -> None:
+    datasets.disable_progress_bars()
+    if pinned and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+
+def batch_rates(text: Text, block_size: int) -> tuple[float, float]:
+    """Tokens per second in masked batches, of this project and of the guide; for a child process."""
+    _settle(pinned=False)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        config = text.config(Path(folder), block_size)
+        rows = guide.load(text, Path(folder))
+        grouped = guide.tokenize_and_group(rows, text.tokenizer, block_size, None)
+        return _own_batch_rate(text, config), _guide_batch_rate(text, grouped)
+
+
+def _own_batch_rate(text: Text, config: DataConfig) -> float:
+    documents = text.documents(config)
+    tokenizer = open_tokenizer(config, documents, None)
+    blocks = build_blocks(documents, tokenizer, config)
+    masks = Collator(vocabulary(tokenizer), seed=0, pad_token_id=tokenizer.pad_token_id)
+    loader = TrainLoader(
+        MicroBatches(blocks, masks),
+        Order((len(blocks),), (1.0,), _BATCH, seed=0),
+        mlm_probability=lambda step: _MLM_PROBABILITY,
+        micro_batch_size=_BATCH,
+        rank=0,
+        num_processes=1,
+        device=torch.device("cpu"),
+        config=config,
+    )
+    for _ in loader.steps(0, _WARM_UP_BATCHES):
+        pass
+    num_tokens = 0
+    start = time.perf_counter()
+    for (batch,) in loader.steps(0, _PASSES * -(-len(blocks) // _BATCH)):
+        num_tokens += batch.num_tokens
+    return num_tokens / (time.perf_counter() - start)
+
+
+def _guide_batch_rate(text: Text, grouped: datasets.Dataset) -> float:
+    tokenizer = AutoTokenizer.from_pretrained(str(text.tokenizer))
+    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=_MLM_PROBABILITY)
+    loader = DataLoader(grouped, batch_size=_BATCH, shuffle=True, collate_fn=collator)
+    for _, _ in zip(range(_WARM_UP_BATCHES), loader, strict=False):
+        pass
+    num_tokens = 0
+    start = time.perf_counter()
+    for batch in loader:
+        num_tokens += batch["input_ids"].numel()
+    return num_tokens / (time.perf_counter() - start)

@@ -1,0 +1,122 @@
+"""How figures are taken and shown: child processes, spreads over rounds, the machine, a table."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "numpy")
+
+
+def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of a module in a fresh process, so that nothing is warm and no setting is left behind."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
+        return child.submit(_Quiet(function), *args, **kwargs).result()
+
+
+@dataclass(frozen=True)
+class _Quiet(Generic[P, T]):
+    """A function whose prints go to the errors: the output is the report alone."""
+
+    function: Callable[P, T]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        with contextlib.redirect_stdout(sys.stderr):
+            return self.function(*args, **kwargs)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> float:
+    """Bytes of the GPU's tensors at their most; without a GPU, of this process."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    try:
+        # Not getrusage: its peak is inherited from the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over the rounds."""
+
+    median: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> "Spread":
+        """The spread of some figures, at least one."""
+        return cls(statistics.median(figures), min(figures), max(figures))
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours over theirs, round by round: a machine that was slow for a while was so for both."""
+    return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def surroundings() -> dict[str, Any]:
+    """What a figure depends on besides the code."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": available_cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def rate(spread: Spread) -> str:
+    """Tokens per second with its range, in units that fit."""
+    unit, name = (1e6, " M") if spread.median >= 1e6 else (1e3, " k") if spread.median >= 1e3 else (1.0, "")
+    return f"{spread.median / unit:.3g}{name} ({spread.min / unit:.3g}-{spread.max / unit:.3g})"
+
+
+def times(spread: Spread) -> str:
+    """A ratio with its range."""
+    return f"{spread.median:.3g}x ({spread.min:.3g}-{spread.max:.3g})"
+
+
+def print_report(
+    report: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool
+) -> None:
+    """One JSON object, or a table in Markdown and the surroundings in a line."""
+    if as_json:
+        print(json.dumps(report))
+        return
+    for row in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(row) + " |")
+    facts = ", ".join(f"{name} {value}" for name, value in report["surroundings"].items() if value is not None)
+    print(f"\nmedian (lowest-highest) of {report['repeats']} interleaved rounds; {facts}")

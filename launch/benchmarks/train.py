@@ -1,0 +1,112 @@
+"""Updates per second: this loop beside `Trainer`, `Trainer` tuned, and a plain Accelerate loop.
+
+All start from the same weights and train on the same blocks, with the family's
+dropout, AdamW and clipping. Each runs in a process of its own, round by round.
+"""
+
+import argparse
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data import build_blocks, open_tokenizer
+from launch.benchmarks import measuring
+from launch.benchmarks.arithmetic import flops_per_token, matmul_rate
+from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
+from launch.benchmarks.measuring import Spread, in_child, ratios
+from launch.benchmarks.text import add_text_options, write_text
+
+
+def add_parser(commands: Any) -> None:
+    """``python -m launch.benchmark train``."""
+    parser = commands.add_parser("train", help="updates beside Trainer and a plain Accelerate loop")
+    add_text_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="Blocks in a batch. Default: %(default)s.")
+    parser.add_argument(
+        "--precision", default="no", choices=("no", "bf16", "fp16"), help="Mixed precision. Default: %(default)s."
+    )
+    parser.add_argument("--steps", type=int, default=8, metavar="N", help="Updates timed. Default: %(default)s.")
+    parser.add_argument("--warm_up", type=int, default=2, metavar="N", help="Updates before. Default: %(default)s.")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print.
+
+    Raises:
+        ValueError: The text, the tokenizer or the model cannot be had.
+    """
+    if min(options.batch, options.steps, options.warm_up) < 1:
+        raise ValueError("batch, steps and warm_up must be 1 or more")
+    if options.model_name_or_path and not options.tokenizer_name_or_path:
+        options.tokenizer_name_or_path = options.model_name_or_path
+    model = model_config(options)
+    with tempfile.TemporaryDirectory() as folder:
+        text = write_text(options, Path(folder))
+        config = text.config(Path(folder), options.length)
+        documents = text.documents(config)
+        blocks = build_blocks(documents, open_tokenizer(config, documents, None), config)
+        if len(blocks) < options.batch:
+            raise ValueError(f"batch={options.batch}: the text has {len(blocks)} blocks: use --batch {len(blocks)}")
+        setup = Setup(
+            tokenizer=text.tokenizer,
+            blocks=blocks.folder,
+            model=model,
+            batch=options.batch,
+            steps=options.steps,
+            warm_up=options.warm_up,
+            precision=options.precision,
+            num_workers=measuring.available_cores(),
+        )
+        needed = in_child(_flops_per_token, setup, options.length)
+        rounds = [_round(setup) for _ in range(options.repeats)]
+    cases = [_case(name, rounds, needed) for name in CONTENDERS]
+    report = {
+        "benchmark": "train",
+        "surroundings": measuring.surroundings(),
+        "repeats": options.repeats,
+        "model": asdict(setup.model),
+        "batch": options.batch,
+        "length": options.length,
+        "precision": options.precision,
+        "flops_per_token": needed,
+        "matmul_flops_per_second": asdict(Spread.of([figures["matmul"] for figures in rounds])),
+        "cases": cases,
+    }
+    header = ["training", "tokens/s", "ratio to Trainer", "peak memory", "of the matrix-product rate"]
+    measuring.print_report(report, header, [_row(case) for case in cases], as_json=options.json)
+
+
+def _flops_per_token(setup: Setup, length: int) -> float:
+    return flops_per_token(setup.open_model(setup.open_tokenizer(), length), length, MLM_PROBABILITY)
+
+
+def _round(setup: Setup) -> dict[str, Any]:
+    figures: dict[str, Any] = {name: in_child(contender, setup) for name, contender in CONTENDERS.items()}
+    return {**figures, "matmul": in_child(matmul_rate, setup.precision)}
+
+
+def _case(name: str, rounds: list[dict[str, Any]], needed: float) -> dict[str, Any]:
+    speeds = [figures[name]["tokens_per_second"] for figures in rounds]
+    reference = [figures["Trainer"]["tokens_per_second"] for figures in rounds]
+    shares = [speed * needed / figures["matmul"] for speed, figures in zip(speeds, rounds, strict=True)]
+    return {
+        "name": name,
+        "tokens_per_second": asdict(Spread.of(speeds)),
+        "ratio": asdict(ratios(speeds, reference)),
+        "peak_memory_bytes": asdict(Spread.of([figures[name]["peak_memory"] for figures in rounds])),
+        "share_of_matmul_rate": asdict(Spread.of(shares)),
+    }
+
+
+def _row(case: dict[str, Any]) -> list[str]:
+    memory, share = (case[name]["median"] for name in ("peak_memory_bytes", "share_of_matmul_rate"))
+    return [
+        case["name"],
+        measuring.rate(Spread(**case["tokens_per_second"])),
+        measuring.times(Spread(**case["ratio"])),
+        f"{memory / 1e9:.2f} GB",
+        f"{share:.0%}",
+    ]

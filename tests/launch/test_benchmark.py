@@ -1,0 +1,84 @@
+"""The benchmarks on a tiny text and model, one round: the shape of what they print. No time is asserted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launch.benchmark import main
+from launch.benchmarks.arithmetic import flops_per_token
+from tests.models import tiny_model
+
+_MODEL = ("hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "intermediate_size=48", "vocab_size=300")
+
+
+def _report(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    main([*words, "--vocab_size", "300", "--length", "16", "--repeats", "1", "--copies", "1", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["repeats"] == 1
+    assert report["surroundings"]["torch"] == torch.__version__
+    return report  # type: ignore[no-any-return]
+
+
+def _is_spread(value: dict[str, float]) -> bool:
+    return set(value) == {"median", "min", "max"} and 0 < value["min"] <= value["median"] <= value["max"]
+
+
+def test_data(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = _report(capsys, "data", "--dataset", str(corpus_file), "--cache_dir", cache_dir)
+    assert report["benchmark"] == "data"
+    assert [case["required_ratio"] for case in report["cases"]] == [2.5, 2.5, 2.5, 20.0]
+    assert report["cases"][-1]["required_rate"] == 6e6
+    for case in report["cases"]:
+        assert case["unit"] == "tokens/s"
+        assert all(_is_spread(case[name]) for name in ("ours", "guide", "ratio"))
+
+
+def test_train(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("--batch", "4", "--steps", "2", "--warm_up", "1", "--shape", *_MODEL)
+    report = _report(capsys, "train", "--dataset", str(corpus_file), "--cache_dir", cache_dir, *run)
+    assert report["benchmark"] == "train"
+    assert _is_spread(report["matmul_flops_per_second"])
+    names = [case["name"] for case in report["cases"]]
+    assert names == ["this project", "Trainer", "Trainer, tuned", "Accelerate loop"]
+    assert report["cases"][1]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    for case in report["cases"]:
+        assert all(_is_spread(value) for name, value in case.items() if name != "name")
+
+
+def test_fill_mask(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("--texts", "50", "--shape", *_MODEL)
+    report = _report(capsys, "fill_mask", "--dataset", str(corpus_file), "--cache_dir", cache_dir, *run)
+    assert report["benchmark"] == "fill_mask"
+    assert report["num_texts"] == 50
+    assert [case["required_ratio"] for case in report["cases"]] == [4.0, 1.8, 1.3]
+    for case in report["cases"]:
+        assert all(_is_spread(case[name]) for name in ("ours", "pipeline", "ratio"))
+
+
+def test_flops_by_hand() -> None:
+    # A layer: four matrices of attention 32 x 32 and two of 32 x 48; the head: 32 x 32 and 32 x 300.
+    layer = 4 * 32 * 32 + 2 * 32 * 48
+    head = 32 * 32 + 32 * 300
+    expected = 6 * 2 * layer + 12 * 2 * 16 * 32 + 0.15 * 6 * head
+    assert flops_per_token(tiny_model("roberta"), 16, 0.15) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--shape", "hidden_size=big"], "hidden_size=256"),
+        (["train", "--batch", "0"], "1 or more"),
+        (["data", "--repeats", "0"], "repeats"),
+        (["fill_mask", "--texts", "0"], "has no sentence"),
+        (["data", "--dataset", "no/such/file.txt"], "no such file"),
+    ],
+)
+def test_an_error_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

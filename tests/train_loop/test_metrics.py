@@ -1,0 +1,42 @@
+"""A training row says what happened in its window, and nothing of the updates that were left out."""
+
+import torch
+from accelerate import Accelerator
+
+from train_loop import StepMetrics
+from train_loop.metrics import TrainWindow
+
+
+def _update(step: int, losses: list[float], num_masked: int, *, is_left_out: bool = False) -> StepMetrics:
+    return StepMetrics(
+        step=step,
+        lr_factor=1 / (step + 1),
+        block_ids=[torch.tensor([step, 100 + i]) for i in range(len(losses))],
+        loss_sums=torch.tensor(losses),
+        num_masked=torch.tensor(num_masked),
+        grad_norm=torch.tensor(float(step)),
+        is_left_out=torch.tensor(is_left_out),
+        num_tokens=64,
+    )
+
+
+def test_a_row_worked_by_hand() -> None:
+    """Loss (2 + 4 + 3) / (4 + 2), not the mean of 6/4 and 3/2; rate and norm of the last update that was made."""
+    window = TrainWindow(Accelerator(), learning_rate=0.5)
+    window.add(_update(0, [2.0, 4.0], 4))
+    window.add(_update(1, [3.0], 2))
+    window.add(_update(2, [5.0, torch.nan], 9, is_left_out=True))
+    (left_out,) = window.take_left_out()
+    assert left_out.step == 2
+    assert window.num_steps == 2
+    row = window.read()
+    assert row.pop("tokens_per_second") > 0
+    assert row == {"loss": 1.5, "learning_rate": 0.25, "grad_norm": 1.0, "num_masked_tokens": 6}
+    assert window.num_steps == 0
+
+
+def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:
+    window = TrainWindow(Accelerator(), learning_rate=0.5)
+    window.add(_update(0, [torch.inf], 4, is_left_out=True))
+    assert [update.step for update in window.take_left_out()] == [0]
+    assert window.num_steps == 0
