@@ -1,8 +1,8 @@
-"""Measure this project beside what people use today: ``python -m launch.benchmark data|train``."""
+"""Measure this project beside what people use today: ``python -m launch.benchmark data|train|fill_mask``."""
 
 import sys
 
-from launch.benchmarks import data, train
+from launch.benchmarks import data, fill_mask, train
 from launch.cli import OneLineParser, fail
 
 
@@ -12,6 +12,7 @@ def main(arguments: list[str]) -> None:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     data.add_parser(commands)
     train.add_parser(commands)
+    fill_mask.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         if options.repeats < 1 or options.copies < 1:

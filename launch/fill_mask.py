@@ -1,57 +1,93 @@
-"""Fill masks: ``python -m launch.fill_mask --model DIR_OR_ID "The default <mask> is None."``."""
+"""Fill masks.
+
+python -m launch.fill_mask --model DIR_OR_ID "The default <mask> is None."
+python -m launch.fill_mask --model DIR_OR_ID --file texts.jsonl > fills.jsonl
+python -m launch.fill_mask --model DIR_OR_ID          # asks for texts
+"""
 
 import argparse
 import json
 import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from transformers.utils import logging
+from launch.cli import OneLineParser
+from launch.fill_table import print_fills
+from launch.texts import add_text_options, as_json, open_texts, own_mask, run_or_fail
 
-from launch.cli import OneLineParser, fail
-from train_loop import FillMask
-from train_loop.fill_mask import Fill
+if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
+    from transformers import PreTrainedTokenizerBase
 
 
 def main(arguments: list[str]) -> None:
-    """Print the top fills of each mask; exit 2 with one line for what the user can mend."""
+    """Print the fills of each mask; exit 2 with one line for what the user can mend."""
+    options = _parser().parse_args(arguments)
+    run_or_fail(lambda: _run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="python -m launch.fill_mask", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m launch.fill_mask",
+        description=f"{__doc__}\n<mask> and [MASK] both stand for the model's own mask token.",
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("texts", nargs="+", metavar="TEXT", help="text with a mask token; <mask> and [MASK] both work")
+    add_text_options(parser)
+    parser.add_argument("--top_k", type=int, metavar="K", help="fills for each mask (default: 5; all targets)")
+    parser.add_argument("--targets", metavar="WORD,WORD", help="score these words instead of finding the best")
     parser.add_argument(
-        "--model", required=True, metavar="DIR_OR_ID", help="folder or Hub id of a masked language model"
+        "--joint",
+        choices=("left_to_right", "confidence", "beam"),
+        help="fill several masks so that they fit each other, with the joint score:\n"
+        "one after another, the surest first, or with a search of --num_beams",
     )
-    parser.add_argument("--top_k", type=int, default=5, metavar="K", help="fills for each mask (default: 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON line a text, with the pipeline's fields")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--num_beams", type=int, default=10, metavar="N", help="kept by --joint beam (default: 10)")
+    parser.add_argument("--truncation", action="store_true", help="cut a text that is too long around its masks")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    texts = open_texts(options)
+    from transformers.utils import logging
+
+    from train_loop import FillMask
+
     logging.disable_progress_bar()
-    try:
-        fill_mask = FillMask.from_pretrained(options.model)
-        texts = [_own_mask(text, str(fill_mask.tokenizer.mask_token)) for text in options.texts]
-        results = fill_mask(texts, top_k=options.top_k)
-    except (ValueError, OSError) as error:
-        fail(error)
-    for text, fills in zip(texts, results, strict=True):
-        if options.json:
+    fill_mask = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    names = ("top_k", "joint", "num_beams", "batch_size", "truncation")
+    settings = {name: getattr(options, name) for name in names}
+    settings["targets"] = target_words(options.targets, fill_mask.tokenizer) if options.targets else None
+    if not options.texts and options.file is None and sys.stdin.isatty():
+        from launch.fill_prompt import prompt
+
+        prompt(fill_mask, settings)
+        return
+    mask_token = str(fill_mask.tokenizer.mask_token)
+    waiting: deque[str] = deque()  # read ahead, not yet answered
+
+    def masked() -> Iterator[str]:
+        for text in texts:
+            waiting.append(own_mask(text, mask_token))
+            yield waiting[-1]
+
+    for fills in fill_mask(masked(), **settings):
+        text = waiting.popleft()
+        if as_json(options):
             print(json.dumps(fills, ensure_ascii=False))
         else:
-            print(text)
-            masks = [fills] if isinstance(fills[0], dict) else fills
-            for number, fills_of_mask in enumerate(masks, start=1):
-                if len(masks) > 1:
-                    print(f"  mask {number}")
-                print_table(fills_of_mask)
+            print_fills(text, fills)
 
 
-def _own_mask(text: str, mask_token: str) -> str:
-    """Whichever of the two usual mask tokens was typed becomes the tokenizer's own."""
-    return text.replace("<mask>", mask_token).replace("[MASK]", mask_token)
+def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """``a,b`` as targets, each a word of its own.
 
-
-def print_table(fills: list[Fill]) -> None:
-    """One fill a line: probability, word, the sentence with it."""
-    width = max(len(fill["token_str"].strip()) for fill in fills)
-    for fill in fills:
-        print(f"  {fill['score']:6.1%}  {fill['token_str'].strip():<{width}}  {fill['sequence']}")
+    Where the mask token takes the space before it along, a word has it too: to RoBERTa, ``cat`` is the end of a word
+    and `` cat`` a word. One that is written as in the vocabulary (``Ġcat``, ``▁cat``) stays as it is.
+    """
+    targets = [word.strip() for word in words.split(",")]
+    if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
+        return targets
+    return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 Read `step` first: it is one optimizer update. `objective` is the loss and the
 masked-only head, `optim` the optimizers and the schedule, `evaluate` the
 perplexity, `loop` the cadence, `checkpoint` what is written and resumed,
-`fill_mask` what the model is then used for. Of the data half only the batch
-type is known here.
+`fill_mask` and `scoring` what the model is then used for, both by way of
+`predictor`. Of the data half only the batch type is known here.
 """
 
 import lazy_loader

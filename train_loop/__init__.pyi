@@ -31,6 +31,9 @@ from .objective import (
 from .objective import gather_in_last_layer as gather_in_last_layer
 from .optim import build_optimizers as build_optimizers
 from .optim import build_schedule as build_schedule
+from .scoring import TextScore as TextScore
+from .scoring import TextScorer as TextScorer
+from .scoring import pseudo_perplexity as pseudo_perplexity
 from .step import NonFiniteError as NonFiniteError
 from .step import StepMetrics as StepMetrics
 from .step import train_step as train_step

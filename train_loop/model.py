@@ -41,8 +41,18 @@ def open_model(
     return model
 
 
-def load_model(name: str, revision: str | None = None, attn_implementation: str | None = None) -> PreTrainedModel:
+def load_model(
+    name: str,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    *,
+    needs_all_weights: bool = False,
+) -> PreTrainedModel:
     """An ``AutoModelForMaskedLM`` from safetensors, in fp32.
+
+    Args:
+        needs_all_weights: Refuse a model that was saved without some of its weights, such as the head, which
+            training would begin at random.
 
     Raises:
         ValueError: There is no such model, or it is no masked language model.
@@ -59,6 +69,11 @@ def load_model(name: str, revision: str | None = None, attn_implementation: str 
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"model {name!r} cannot be loaded for masked language modeling: {_short(error)}") from error
     if missing := sorted(info["missing_keys"]):
+        if needs_all_weights:
+            raise ValueError(
+                f"model {name!r} has no trained masked-language-modeling head (no weights for {', '.join(missing)}): "
+                "train it first, or name a model that was saved with its head"
+            )
         logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
     # Out of the file's memory map: matrix products of one row round otherwise where a matrix does not begin at a
     # multiple of 64 bytes, and a resumed run would not be the uninterrupted one.

@@ -1,4 +1,4 @@
-"""Both benchmarks on a tiny text and model, one round: the shape of what they print. No time is asserted."""
+"""The benchmarks on a tiny text and model, one round: the shape of what they print. No time is asserted."""
 
 import json
 from pathlib import Path
@@ -48,6 +48,16 @@ def test_train(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[
         assert all(_is_spread(value) for name, value in case.items() if name != "name")
 
 
+def test_fill_mask(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("--texts", "50", "--shape", *_MODEL)
+    report = _report(capsys, "fill_mask", "--dataset", str(corpus_file), "--cache_dir", cache_dir, *run)
+    assert report["benchmark"] == "fill_mask"
+    assert report["num_texts"] == 50
+    assert [case["required_ratio"] for case in report["cases"]] == [4.0, 1.8, 1.3]
+    for case in report["cases"]:
+        assert all(_is_spread(case[name]) for name in ("ours", "pipeline", "ratio"))
+
+
 def test_flops_by_hand() -> None:
     # A layer: four matrices of attention 32 x 32 and two of 32 x 48; the head: 32 x 32 and 32 x 300.
     layer = 4 * 32 * 32 + 2 * 32 * 48
@@ -62,6 +72,7 @@ def test_flops_by_hand() -> None:
         (["train", "--shape", "hidden_size=big"], "hidden_size=256"),
         (["train", "--batch", "0"], "1 or more"),
         (["data", "--repeats", "0"], "repeats"),
+        (["fill_mask", "--texts", "0"], "has no sentence"),
         (["data", "--dataset", "no/such/file.txt"], "no such file"),
     ],
 )

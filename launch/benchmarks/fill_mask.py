@@ -1,0 +1,138 @@
+"""Filling masks: `FillMask` beside ``pipeline("fill-mask")``, on one model and the same sentences.
+
+- ``as it comes``: the pipeline is given the list of texts and no batch size, `FillMask` the list.
+- ``batch_size=32``: the pipeline is told to batch.
+- ``one at a time``: both are called text by text, as a server does.
+
+The model has random weights, which take the time that trained ones do. Of each
+sentence the word in the middle is masked.
+"""
+
+import argparse
+import itertools
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
+
+from data import vocab_size
+from launch.benchmarks import measuring
+from launch.benchmarks.contenders import add_model_options, model_config
+from launch.benchmarks.measuring import Spread, ratios
+from launch.benchmarks.text import Text, add_text_options, write_text
+from train_loop import FillMask, open_model
+
+_WORDS = range(6, 41)  # in a sentence
+_BATCH = 32
+_WARM_UP_TEXTS = 40
+_OURS, _OURS_ALONE = "FillMask", "FillMask, text by text"
+_PIPELINE, _PIPELINE_BATCHED, _PIPELINE_ALONE = "pipeline", f"pipeline, batch_size={_BATCH}", "pipeline, text by text"
+_CASES = {  # ours, theirs, what is required
+    "as it comes": (_OURS, _PIPELINE, 4.0),
+    f"batch_size={_BATCH}": (_OURS, _PIPELINE_BATCHED, 1.8),
+    "one at a time": (_OURS_ALONE, _PIPELINE_ALONE, 1.3),
+}
+
+
+def add_parser(commands: Any) -> None:
+    """``python -m launch.benchmark fill_mask``."""
+    parser = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
+    add_text_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--texts", type=int, default=1000, metavar="N", help="Sentences. Default: %(default)s.")
+    parser.set_defaults(run=run, copies=1, repeats=3)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print.
+
+    Raises:
+        ValueError: The text, the tokenizer or the model cannot be had, or there are no sentences.
+    """
+    if options.model_name_or_path and not options.tokenizer_name_or_path:
+        options.tokenizer_name_or_path = options.model_name_or_path
+    config = model_config(options)
+    with tempfile.TemporaryDirectory() as folder:
+        text = write_text(options, Path(folder))
+        tokenizer = AutoTokenizer.from_pretrained(text.tokenizer)
+        sentences = masked_sentences(text, text.config(Path(folder), options.length), str(tokenizer.mask_token))
+        texts = list(itertools.islice(sentences, options.texts))
+    if not texts:
+        raise ValueError(f"texts={options.texts}: dataset={options.dataset!r} has no sentence to fill a mask of")
+    model = open_model(config, tokenizer, vocab_size=vocab_size(tokenizer), block_size=1, seed=0).eval()
+    speeds = measure(model, tokenizer, texts, options.repeats)
+    report = {
+        "benchmark": "fill_mask",
+        "surroundings": measuring.surroundings(),
+        "repeats": options.repeats,
+        "model": asdict(config),
+        "num_texts": len(texts),
+        "cases": [_case(name, speeds) for name in _CASES],
+    }
+    header = ["texts/s", "this project", "the pipeline", "ratio", "required"]
+    measuring.print_report(report, header, [_row(case) for case in report["cases"]], as_json=options.json)
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], repeats: int
+) -> dict[str, list[float]]:
+    """Texts per second of every way, in each round; they take turns, so that a busy moment meets them all."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fill_mask = FillMask(model, tokenizer, device)
+    pipe = pipeline("fill-mask", model=model, tokenizer=tokenizer, device=device)
+    ways: dict[str, Callable[[list[str]], Any]] = {
+        _OURS: fill_mask,
+        _PIPELINE: pipe,
+        _PIPELINE_BATCHED: lambda texts: pipe(texts, batch_size=_BATCH),
+        _OURS_ALONE: lambda texts: [fill_mask(text) for text in texts],
+        _PIPELINE_ALONE: lambda texts: [pipe(text) for text in texts],
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(texts[:_WARM_UP_TEXTS])
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(texts)  # ends with Python numbers, so nothing is left under way on a GPU
+            speeds[name].append(len(texts) / (time.perf_counter() - start))
+    return speeds
+
+
+def masked_sentences(text: Text, config: Any, mask_token: str) -> Iterator[str]:
+    """Yield the text's sentences of 6 to 40 words, each with its middle word masked."""
+    for source in text.documents(config):
+        for document in itertools.chain.from_iterable(source.texts()):
+            for sentence in re.split(r"(?<=[.!?])\s+", document):
+                words = sentence.split()
+                if len(words) in _WORDS and words[len(words) // 2].isalpha():
+                    words[len(words) // 2] = mask_token
+                    yield " ".join(words)
+
+
+def _case(name: str, speeds: dict[str, list[float]]) -> dict[str, Any]:
+    ours, theirs, required = _CASES[name]
+    return {
+        "name": name,
+        "unit": "texts/s",
+        "ours": asdict(Spread.of(speeds[ours])),
+        "pipeline": asdict(Spread.of(speeds[theirs])),
+        "ratio": asdict(ratios(speeds[ours], speeds[theirs])),
+        "required_ratio": required,
+    }
+
+
+def _row(case: dict[str, Any]) -> list[str]:
+    ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", "pipeline", "ratio"))
+    return [
+        case["name"],
+        measuring.rate(ours),
+        measuring.rate(theirs),
+        measuring.times(ratio),
+        f"{case['required_ratio']:.3g}x",
+    ]

@@ -1,0 +1,81 @@
+"""Score texts: how probable each is to a masked language model.
+
+python -m launch.score --model DIR_OR_ID "The default value is None." "The default value am None."
+python -m launch.score --model DIR_OR_ID --file texts.jsonl > scores.jsonl
+"""
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from launch.cli import OneLineParser
+from launch.texts import add_text_options, as_json, open_texts, run_or_fail
+
+if TYPE_CHECKING:
+    from train_loop import TextScore
+
+
+def main(arguments: list[str]) -> None:
+    """Print the score of each text; exit 2 with one line for what the user can mend."""
+    parser = OneLineParser(
+        prog="python -m launch.score",
+        description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add_text_options(parser)
+    parser.add_argument(
+        "--within_word",
+        action="store_true",
+        help="mask the later pieces of a token's word with it, which would give it away (Kauf and Ivanova 2023)",
+    )
+    parser.add_argument("--tokens", action="store_true", help="the log-probability of each token, too")
+    options = parser.parse_args(arguments)
+    run_or_fail(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if not options.texts and options.file is None and sys.stdin.isatty():
+        raise ValueError("no texts: give some, or --file, or pipe them in")
+    texts = open_texts(options)
+    from transformers.utils import logging
+
+    from train_loop import TextScorer
+    from train_loop.evaluate import perplexity
+
+    logging.disable_progress_bar()
+    score = TextScorer.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    log_likelihood, num_tokens, num_texts = 0.0, 0, 0
+    for result in score(texts, within_word=options.within_word, batch_size=options.batch_size):
+        log_likelihood += result.pseudo_log_likelihood
+        num_tokens += len(result.tokens)
+        num_texts += 1
+        if as_json(options):
+            print(json.dumps(_as_dict(result, tokens=options.tokens), ensure_ascii=False))
+        else:
+            _print_row(result, is_first=num_texts == 1, tokens=options.tokens)
+    if num_texts > 1 and not as_json(options):
+        print(f"pseudo-perplexity {perplexity(-log_likelihood / num_tokens):.2f} over {num_tokens:,} tokens")
+
+
+def _as_dict(score: "TextScore", *, tokens: bool) -> dict[str, object]:
+    row: dict[str, object] = {
+        "text": score.text,
+        "pseudo_log_likelihood": score.pseudo_log_likelihood,
+        "num_tokens": len(score.tokens),
+        "pseudo_perplexity": score.pseudo_perplexity,
+    }
+    return {**row, "tokens": score.tokens, "log_probs": score.log_probs} if tokens else row
+
+
+def _print_row(score: "TextScore", *, is_first: bool, tokens: bool) -> None:
+    if is_first:
+        print("pseudo-perplexity  log-likelihood  tokens  text")
+    print(f"{score.pseudo_perplexity:17.2f}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  {score.text}")
+    if tokens:
+        for token, log_prob in zip(score.tokens, score.log_probs, strict=True):
+            print(f"{'':33}{log_prob:8.2f}  {token}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
