@@ -1,29 +1,24 @@
 """Open any source of text as a stream of documents.
 
-One door for a Hub dataset, local files and the embedded corpus. `readers` reads
-files; the `datasets` library finds and downloads what is on the Hub. What is
-added here: which files and split are meant, where in a row the text is, which
-documents are held out for evaluation, and errors that name file, row and column.
+One door for a Hub dataset, local files and the embedded corpus: `sources` finds
+them, `rows` and `readers` read them. What is added here: where in a row the text
+is, which documents are held out for evaluation, and errors that name file, row
+and column.
 """
 
 import hashlib
 import itertools
 import logging
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from glob import glob
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from data import python_docs, readers
-from data.config import PYTHON_DOCS, DataConfig
+from data import readers
+from data.config import DataConfig
 from data.readers import DataError, Range, Row
-
-if TYPE_CHECKING:  # imported where it is used: it takes a second, which local files need not wait for
-    import datasets
+from data.rows import Rows
+from data.sources import open_rows, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -31,120 +26,6 @@ _DEFAULT_TEXT_COLUMNS = ("text", "answers.text")
 _DEFAULT_EVAL_FRACTION = 0.05
 _BATCH_OF_ROWS = 1000
 _BATCH_OF_CHARACTERS = 1_000_000
-
-
-class Rows(Protocol):
-    """A source of rows that can be divided and entered anywhere."""
-
-    def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """What a logical stream reads: together the streams read each row once."""
-
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """Yield the rows of a range from a position on."""
-
-    def place(self, part: Range, position: int) -> str:
-        """A row by name and number, for messages."""
-
-    def columns(self) -> set[str]:
-        """Dotted paths of the columns."""
-
-    def count(self) -> int:
-        """Rows in all; may read everything."""
-
-    @property
-    def identity(self) -> str:
-        """Tells the source from another, on any machine."""
-
-    @property
-    def version(self) -> str:
-        """Changes when the source does, on this machine."""
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Rows of files of one format, on this machine or, by an ``hf://`` path, on the Hub."""
-
-    paths: tuple[str, ...]
-
-    def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """See `Rows`."""
-        return readers.ranges(self.paths, self._sizes, num_streams, stream)
-
-    @cached_property
-    def _sizes(self) -> list[int] | None:
-        return readers.sizes(self.paths)  # once for all streams and passes: on the Hub it is slow
-
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """See `Rows`."""
-        return readers.read(part, start, column)
-
-    def place(self, part: Range, position: int) -> str:
-        """See `Rows`."""
-        return readers.place(part.path, position)
-
-    def columns(self) -> set[str]:
-        """See `Rows`."""
-        found = (readers.columns(path) for path in self.paths)
-        return next((columns for columns in found if columns), set())
-
-    def count(self) -> int:
-        """See `Rows`."""
-        if readers.file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
-            return sum(self._sizes)
-        return sum(1 for part in self.ranges(1, 0) for _ in self.read(part, part.begin, ""))
-
-    @property
-    def identity(self) -> str:
-        """Names and sizes."""
-        return repr([(Path(path).name, readers.file_size(path)) for path in self.paths])
-
-    @property
-    def version(self) -> str:
-        """Places and times of change."""
-        return repr([(path, readers.modified(path)) for path in self.paths])
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """Rows of a table that `datasets` has downloaded and memory-mapped."""
-
-    table: "datasets.Dataset"
-
-    def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """See `Rows`."""
-        begin, end = (len(self.table) * (stream + i) // num_streams for i in (0, 1))
-        return [Range("", begin, end)]
-
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """See `Rows`."""
-        rows = self.table.select_columns([column]).select(range(start, part.end))
-        position = start
-        for batch in rows.iter(batch_size=_BATCH_OF_ROWS):
-            for value in batch[column]:
-                yield Row(position, position + 1, {column: value})
-                position += 1
-
-    def place(self, part: Range, position: int) -> str:
-        """See `Rows`."""
-        return f"row {position}"
-
-    def columns(self) -> set[str]:
-        """See `Rows`."""
-        return readers.schema_columns(self.table.features.arrow_schema)
-
-    def count(self) -> int:
-        """See `Rows`."""
-        return len(self.table)
-
-    @property
-    def identity(self) -> str:
-        """Of `datasets`: changes with the source, the revision and the split."""
-        return str(self.table._fingerprint)
-
-    @property
-    def version(self) -> str:
-        """See `identity`."""
-        return ""
 
 
 class Cursor(NamedTuple):
@@ -304,144 +185,14 @@ def _held_out(name: str, documents: Documents, config: DataConfig) -> tuple[Docu
 
 
 def _default_eval_split(name: str, wanted: tuple[str, ...], config: DataConfig) -> str | None:
-    splits = _split_names(name, config)
+    splits = split_names(name, config)
     return next((split for split in wanted if split in splits), None)
 
 
-def _split_names(name: str, config: DataConfig) -> list[str]:
-    if (files := _files(name, config)) is not None:
-        return list(files)
-    import datasets
-
-    try:
-        return datasets.get_dataset_split_names(name, config.dataset_config, revision=config.dataset_revision)
-    except Exception as error:
-        raise ValueError(_hub_message(name, error)) from error
-
-
 def _open(name: str, split: str, config: DataConfig, *, is_endless: bool = False) -> Documents:
-    """A split of a source.
-
-    Args:
-        is_endless: It will be streamed, again and again. What is evaluated on is not, but a
-            streaming run does not download a Hub dataset for it either.
-    """
-    row_slice = None
-    rows: Rows
-    files = _files(name, config)
-    if files is None and config.streaming:
-        files = _hub_files(name, config)
-    if files is not None:
-        rows = FileRows(_chosen(name, files, re.split(r"[\[+]", split)[0]))
-        row_slice = _row_slice(split, rows, is_endless)
-    else:
-        import datasets
-
-        try:
-            rows = TableRows(
-                datasets.load_dataset(name, config.dataset_config, revision=config.dataset_revision, split=split)
-            )
-        except Exception as error:
-            raise ValueError(_hub_message(name, error)) from error
+    rows, row_slice = open_rows(name, split, config, is_endless=is_endless)
     column = _text_column(rows.columns(), name, config.text_column, anywhere=bool(config.mixture))
     return Documents(rows, name, column, row_slice, skips_bad_rows=config.on_bad_row == "skip")
-
-
-def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | None:
-    """First row and end of ``train[10:500]`` or ``train[:20%]``; None of a whole split."""
-    if re.fullmatch(r"[\w.-]+", split):
-        return None
-    match = re.fullmatch(r"[\w.-]+\[(-?\d+%?)?:(-?\d+%?)?\]", split)
-    if match is None or is_endless:
-        why = "write a part as 'train[:5000]' or 'train[10%:20%]'"
-        if match is not None:
-            why = f"streaming takes whole splits: use --dataset_split {split.partition('[')[0]}, or --streaming false"
-        raise ValueError(f"dataset_split={split!r} cannot be read: {why}")
-    first, end = match.groups()
-    if all(bound is None or bound.isdigit() for bound in (first, end)):
-        return int(first or 0), int(end) if end else sys.maxsize
-    num_rows = rows.count()
-
-    def resolve(bound: str | None, default: int) -> int:
-        if bound is None:
-            return default
-        number = round(num_rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
-        return min(num_rows, max(0, number + num_rows if number < 0 else number))
-
-    return resolve(first, 0), resolve(end, num_rows)
-
-
-def _hub_files(name: str, config: DataConfig) -> dict[str, list[str]]:
-    """``{split: [hf:// path, ...]}`` of a Hub dataset."""
-    import datasets
-
-    try:
-        builder = datasets.load_dataset_builder(name, config.dataset_config, revision=config.dataset_revision)
-    except Exception as error:
-        raise ValueError(_hub_message(name, error)) from error
-    return {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
-
-
-def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:
-    """The files of a split, checked to be of one known format and not all empty."""
-    if split not in files:
-        raise ValueError(f"dataset={name!r} has no split {split!r}: it has {', '.join(files)}")
-    chosen = files[split]
-    formats = {readers.file_format(path) or "unknown" for path in chosen}
-    if len(formats) > 1 or "unknown" in formats:
-        raise ValueError(
-            f"dataset={name!r} must be files of one format ({readers.known_formats()}), "
-            f"but holds: {', '.join(sorted(formats))}"
-        )
-    filled = tuple(path for path in chosen if readers.file_size(path) > 0)
-    if not filled:
-        raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
-    return filled
-
-
-def _files(name: str, config: DataConfig) -> dict[str, list[str]] | None:
-    """``{split: [file, ...]}``, or None for a Hub dataset."""
-    if name == PYTHON_DOCS:
-        return {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]}
-    return local_files(name)
-
-
-def local_files(name: str) -> dict[str, list[str]] | None:
-    """``{split: [file, ...]}`` for a local path, folder or glob; None if the name can only be a Hub id.
-
-    In a folder, file and folder names tell the splits as they do on the Hub
-    (``train.jsonl``, ``validation/part-0.parquet``); all else is 'train'.
-
-    Raises:
-        ValueError: The path does not exist, or holds no file of a known format.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return {"train": [str(path)]}
-    if path.is_dir():
-        return _splits_of_folder(name, path.resolve())
-    if re.search(r"[*?\[]", name):
-        matches = sorted(match for match in glob(str(path), recursive=True) if Path(match).is_file())
-        if not matches:
-            raise ValueError(f"dataset={name!r}: no file matches")
-        return {"train": matches}
-    if readers.file_format(str(path)) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise ValueError(f"dataset={name!r}: no such file or folder")
-    return None
-
-
-def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
-    from datasets.data_files import DataFilesDict, get_data_patterns
-
-    try:
-        patterns = get_data_patterns(str(folder))
-        found = DataFilesDict.from_patterns(patterns, base_path=str(folder))
-    except FileNotFoundError:  # of an empty folder
-        found = {}
-    known = {str(split): sorted(f for f in files if readers.file_format(f)) for split, files in found.items()}
-    if not any(known.values()):
-        raise ValueError(f"dataset={name!r}: the folder holds no {readers.known_formats()} file")
-    return {split: files for split, files in known.items() if files}
 
 
 def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: bool) -> str:
@@ -462,10 +213,3 @@ def _text_of(value: Any, path: list[str]) -> str | None:
     if not path:
         return value if isinstance(value, str) else None
     return _text_of(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
-
-
-def _hub_message(name: str, error: Exception) -> str:
-    return (
-        f"dataset={name!r} is no local file or folder, and the Hub did not give it: "
-        f"{type(error).__name__}: {' '.join(str(error).split())}"
-    )

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data import Collator, DataConfig, Documents, TokenBlocks, build_blocks, open_documents, vocab_size, vocabulary
 from data import blocks as blocks_module
-from data.documents import FileRows
+from data.rows import FileRows
 from data.tokens import ID_MASK
 from tests.batches import batch_of, encode, micro_batches_of
 from tests.launchers import ROOT
