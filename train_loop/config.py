@@ -89,7 +89,8 @@ class TrainConfig:
     """Compute the last layer's feed-forward at the masked positions only, where the model allows it: faster, with the
     same loss and gradients."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do when a loss or gradient is not finite: stop before the update, or leave the update out."""
+    """What to do when a loss or gradient is not finite, which changes no weight: stop at the next row of the log, or go
+    on without that update."""
     max_skipped_steps: int = 10
     """With on_nonfinite=skip, stop after all when more updates than this were left out."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
-from torch import nn
+from torch import distributed, nn
+from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import MaskedBatch
@@ -97,6 +99,7 @@ def train(run: Run) -> EvalMetrics:
     config, state, is_main = run.config, run.state, run.accelerator.is_main_process
     progress = Progress(first_step=state.step, total_steps=run.plan.total_steps, shows=is_main)
     metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
+    group = _group_on_cpu(run)
     window = TrainWindow(run.accelerator, config.learning_rate)
 
     def log(row: dict[str, Any]) -> None:
@@ -119,7 +122,7 @@ def train(run: Run) -> EvalMetrics:
         profiler.after(state.step, last=state.step == run.plan.total_steps)
         progress.step()
 
-        stops = _any_process(run, run.stop_requested()) and state.step < run.plan.total_steps
+        stops = _any_process(group, run.stop_requested()) and state.step < run.plan.total_steps
         evaluates = _is_due(run, run.plan.eval_steps)
         saves = stops or (_is_due(run, config.save_steps) if config.save_steps else evaluates)
         # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
@@ -171,11 +174,20 @@ def _count_left_out(run: Run, updates: list[StepMetrics], progress: Progress) ->
         progress.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
 
 
-def _any_process(run: Run, flag: bool) -> bool:
-    """Whether the flag is up on any process: the same answer on all. Waits for the GPU where there are several."""
+def _group_on_cpu(run: Run) -> ProcessGroup | None:
+    """Where the processes agree without a GPU, which would do all that was asked of it before; None if there is one."""
     if run.accelerator.num_processes == 1:
+        return None
+    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=run.config.process_timeout))
+
+
+def _any_process(group: ProcessGroup | None, flag: bool) -> bool:
+    """Whether the flag is up on any process: the same answer on all."""
+    if group is None:
         return flag
-    return bool(run.accelerator.reduce(torch.full((), float(flag), device=run.accelerator.device), "sum"))
+    num_up = torch.tensor(int(flag))
+    distributed.all_reduce(num_up, group=group)
+    return bool(num_up)
 
 
 def _is_due(run: Run, every: int) -> bool:
