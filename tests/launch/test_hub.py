@@ -92,7 +92,18 @@ def test_a_run_streams_from_the_hub(eli5_folder: Path, model_folder: Path, tmp_p
         "datasets/dany0407/eli5_category": eli5_folder,
         "models/distilbert/distilroberta-base": model_folder,
     }
-    words = ["--streaming", "true", "--dataset_split", "train", "--block_size", "16", "--max_steps", "2", "--dataloader_num_workers", "1"]
+    words = [
+        "--streaming",
+        "true",
+        "--dataset_split",
+        "train",
+        "--block_size",
+        "16",
+        "--max_steps",
+        "2",
+        "--dataloader_num_workers",
+        "1",
+    ]
     with serve(repositories) as (endpoint, _):
         done = _run(endpoint, tmp_path, *words)
     assert done.returncode == 0, done.stderr
