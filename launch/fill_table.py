@@ -19,11 +19,13 @@ def print_fills(text: str, fills: list[Any]) -> None:
 
 def _print_table(fills: list[dict[str, Any]]) -> None:
     """One fill a line: probability, word, the sentence with it."""
-    words = [_words(fill["token_str"]) for fill in fills]
+    from launch.token_text import visible  # imports transformers
+
+    words = [visible(_words(fill["token_str"])) for fill in fills]
     width = max(map(len, words))
     for fill, word in zip(fills, words, strict=True):
         shown = f"{bar(fill['score'])}  " if sys.stdout.isatty() else ""
-        print(f"  {_percent(fill['score'])}  {shown}{word:<{width}}  {fill['sequence']}")
+        print(f"  {_percent(fill['score'])}  {shown}{word:<{width}}  {visible(fill['sequence'])}")
 
 
 def _words(token_str: str | list[str]) -> str:

@@ -1,0 +1,225 @@
+"""``python -m launch.fill_mask``: texts from words, files, pipes and a prompt; results for people and programs."""
+
+import gzip
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, logging
+
+from launch import fill_prompt
+from launch.fill_mask import main, target_words
+from launch.fill_table import bar
+from tests.conftest import sentences
+from tests.launchers import ROOT
+from tests.tokenizers import tokenizer_like
+from train_loop import FillMask
+
+TEXTS = [sentence.replace(" ", " <mask> ", 1) for sentence in sentences(70)]
+
+
+@pytest.fixture
+def words(model_folder: Path) -> list[str]:
+    logging.set_verbosity_error()
+    return ["--model", str(model_folder), "--top_k", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def answers(model_folder: Path) -> list[object]:
+    return FillMask.from_pretrained(str(model_folder), device="cpu")(TEXTS, top_k=2)
+
+
+def _lines(text: str) -> list[object]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _same(shown: list[object], answers: list[object]) -> None:
+    """Equal but for the scores' rounding: other batches."""
+    assert len(shown) == len(answers)
+    for fills, expected in zip(shown, answers, strict=True):
+        assert [{**f, "score": pytest.approx(f["score"], rel=1e-4)} for f in expected] == fills  # type: ignore
+
+
+def test_words_are_a_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Both spellings of a mask; several masks one below the other; no bars outside a terminal."""
+    main([*words, "the cat [MASK] on a mat", "the [MASK] sat on <mask> mat"])
+    out = capsys.readouterr().out
+    assert out.startswith("the cat <mask> on a mat\n  ")
+    assert len(re.findall(r"^ +(\d+\.\d%|\de-\d\d)  .*the", out, flags=re.MULTILINE)) == 6
+    assert len(out.splitlines()) == 2 + 2 + 6
+    assert re.findall(r"^  mask \d$", out, flags=re.MULTILINE) == ["  mask 1", "  mask 2"]
+    assert "[MASK]" not in out
+    assert "█" not in out
+
+
+def test_a_terminal_shows_bars(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    main([*words, "the cat <mask>"])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len({line.index("the cat") for line in lines}) == 1
+    assert min(line.index("the cat") for line in lines) > 26
+    assert [len(bar(share / 100)) for share in range(101)] == [16] * 101
+    assert [bar(share).strip() for share in (0, 1 / 128, 0.5, 1)] == ["", "▏", "█" * 8, "█" * 16]
+
+
+@pytest.mark.parametrize("name", ["texts.txt", "texts.txt.gz", "texts.jsonl", "texts.csv"])
+def test_a_file_is_answered_in_lines(
+    name: str, words: list[str], answers: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    columns: list[str] = []
+    if ".txt" in name:
+        content = "\n".join([*TEXTS[:50], "", *TEXTS[50:]])
+    elif name.endswith(".jsonl"):
+        content = "".join(json.dumps({"id": i, "a": {"text": text}}) + "\n" for i, text in enumerate(TEXTS))
+        columns = ["--text_column", "a.text"]
+    else:
+        content = "id,body\n" + "".join(f"{i},{text}\n" for i, text in enumerate(TEXTS))
+        columns = ["--text_column", "body"]
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    main([*words, "--file", str(path), *columns])
+    out, error = capsys.readouterr()
+    _same(_lines(out), answers)
+    assert error == ""
+    main([*words, "--file", str(path), *columns, "--no-json"])
+    assert capsys.readouterr().out.startswith(TEXTS[0])
+
+
+def test_a_pipe_is_answered_in_lines(
+    words: list[str], answers: list[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS).replace("<mask>", "[MASK]") + "\n\n"))
+    main(words)
+    _same(_lines(capsys.readouterr().out), answers)
+
+
+def test_a_file_has_a_progress_bar_in_a_terminal(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    main([*words, "--file", str(path)])
+    out, error = capsys.readouterr()
+    assert len(_lines(out)) == 70
+    assert "70/70" in error
+
+
+def test_options_reach_the_filling(words: list[str], capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
+    fill_mask = FillMask.from_pretrained(str(model_folder), device="cpu")
+    text = "the <mask> sat on <mask> mat"
+    main([*words, "--json", "--joint", "beam", "--num_beams", "3", text])
+    _same(_lines(capsys.readouterr().out), [fill_mask(text, top_k=2, joint="beam", num_beams=3)])
+    main([*words[:2], "--json", "--targets", "red,cat,unbelievable", "a <mask>"])
+    _same(_lines(capsys.readouterr().out), [fill_mask("a <mask>", targets=[" red", " cat", " unbelievable"])])
+    main([*words, "--json", "--truncation", "the cat " * 90 + "<mask>"])
+    assert len(_lines(capsys.readouterr().out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("roberta", [" cat", "Ġcat"]), ("xlm-roberta", [" cat", " Ġcat"]), ("bert", ["cat", "Ġcat"])],
+)
+def test_targets_are_words_of_their_own(family: str, expected: list[str]) -> None:
+    found = target_words("cat , Ġcat", tokenizer_like(family))
+    assert found[0] == expected[0]
+    if family != "xlm-roberta":
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["nothing"], "no mask token in 'nothing' (text 1): write <mask> where"),
+        ([""], "an empty text (text 1)"),
+        (["<mask>", "--top_k", "301"], "top_k=301 must be between 1 and 300"),
+        (["<mask>", "--top_k", "x"], "--top_k: invalid int value: 'x'"),
+        (["<mask>", "--joint", "best"], "--joint: invalid choice: 'best'"),
+        (["<mask>", "--dtype", "int8"], "dtype='int8' is no floating-point type"),
+        (["<mask>" + " the cat" * 90], "tokens is longer than the model's 64 positions (text 1)"),
+        (["<mask>", "--file", "x.txt"], "give texts or --file, not both"),
+        (["--file", "missing.txt"], "--file missing.txt: no such file"),
+        (["--file", "README.md"], "--file README.md must be one of .txt .jsonl"),
+        (["--file", "{rows}"], "rows.jsonl, line 1: --text_column text holds no text; the columns are: body"),
+        (["--file", "{rows}", "--text_column", "body"], "rows.jsonl, line 3: not JSON"),
+        (["<mask>", "--model", "missing-model"], "'missing-model' cannot be loaded for masked language modeling"),
+    ],
+)
+def test_a_wrong_word_is_one_clear_line(
+    more: list[str], message: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"body": "a <mask>"}\n{"body": "the <mask>"}\n{"bo\n')
+    with pytest.raises(SystemExit) as caught:
+        main([*words, *(word.replace("{rows}", str(rows)) for word in more)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_the_prompt_takes_texts_and_commands(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Mistakes are lines, and it goes on; the end of the input ends it like ``:quit``."""
+    typed = ["the cat [MASK]", ":top_k 3", "the <mask>", ":targets cat,mat", ":top_k", "a <mask>", ":targets", "oops"]
+    typed += [":top_k many", ":topk 3", ":joint beam", "<mask> <mask>", ":joint", "", ":help", ":quit", "never <mask>"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(fill_prompt, "_HISTORY", tmp_path / "cache" / "history")
+    main(words)
+    out = re.sub("^(> )+", "", capsys.readouterr().out, flags=re.MULTILINE)
+    shown = [len(block.splitlines()) - 1 for block in re.findall(r"(?:^.*<mask>\n)(?:^  +\S.*\n)+", out, re.MULTILINE)]
+    assert shown == [2, 3, 2, 5]
+    assert "error: no mask token in 'oops': write <mask>" in out
+    assert "error: :top_k many must be a whole number" in out
+    assert "error: ':topk 3' is no command: :top_k, :targets, :joint, :help, :quit" in out
+    assert ":quit" in out
+    assert "never" not in out
+    assert (tmp_path / "cache" / "history").exists()
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    main(words)
+    assert "error" not in capsys.readouterr().out
+
+
+def test_help_and_mistakes_answer_before_torch_is_imported() -> None:
+    """Of both commands, in one process: torch and transformers take seconds."""
+    code = (
+        "import sys, launch.fill_mask as a, launch.score as b\n"
+        "for module in (a, b):\n"
+        "    for words in (['--help'], ['--model'], ['--model', 'x', '--file', 'missing.txt']):\n"
+        "        try: module.main(words)\n"
+        "        except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 4
+
+
+def test_a_reader_that_leaves_is_no_error(words: list[str], tmp_path: Path) -> None:
+    """``| head -1``: no traceback, exit code 0."""
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS * 16))
+    command = [sys.executable, "-m", "launch.fill_mask", *words, "--file", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_the_tokenizer_of_the_folder_is_the_one_used(model_folder: Path) -> None:
+    fill_mask = FillMask.from_pretrained(str(model_folder))
+    assert fill_mask.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(model_folder).get_vocab()

@@ -1,0 +1,75 @@
+"""``python -m launch.score``."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from launch.score import main
+from train_loop import TextScorer, pseudo_perplexity
+
+TEXTS = ["the cat sat on a mat", "a red ball", "then it saw two dogs"]
+
+
+@pytest.mark.parametrize("within_word", [False, True])
+def test_a_table_and_its_sum(within_word: bool, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = TextScorer.from_pretrained(str(model_folder), device="cpu")(TEXTS, within_word=within_word)
+    main(["--model", str(model_folder), "--device", "cpu", *["--within_word"] * within_word, *TEXTS])
+    header, *rows, total = capsys.readouterr().out.splitlines()
+    assert header.split() == ["pseudo-perplexity", "log-likelihood", "tokens", "text"]
+    for row, score in zip(rows, scores, strict=True):
+        perplexity, log_likelihood, num_tokens, text = row.split(maxsplit=3)
+        assert float(perplexity) == pytest.approx(score.pseudo_perplexity, abs=0.0051)
+        assert float(log_likelihood) == pytest.approx(score.pseudo_log_likelihood, abs=0.0051)
+        assert (int(num_tokens), text) == (len(score.tokens), score.text)
+    assert float(total.split()[1]) == pytest.approx(pseudo_perplexity(scores), abs=0.0051)
+    assert total.endswith(f"over {sum(len(score.tokens) for score in scores)} tokens")
+
+
+def test_lines_for_programs(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(TEXTS)))
+    main(["--model", str(model_folder), "--tokens", "--batch_size", "5"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == TEXTS
+    for row in rows:
+        assert row["num_tokens"] == len(row["tokens"]) == len(row["log_probs"])
+        assert row["pseudo_log_likelihood"] == pytest.approx(math.fsum(row["log_probs"]))
+        assert row["pseudo_perplexity"] == pytest.approx(math.exp(-math.fsum(row["log_probs"]) / row["num_tokens"]))
+
+
+def test_the_tokens_of_a_table(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--model", str(model_folder), "--tokens", TEXTS[0]])
+    (score,) = TextScorer.from_pretrained(str(model_folder))([TEXTS[0]])
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split() for row in rows] == [
+        [f"{p:.2f}", token] for p, token in zip(score.log_probs, score.tokens, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a <mask>"], "a mask in 'a <mask>' (text 1)"),
+        ([], "no texts: give some, or --file, or pipe them in"),
+        (["a", "--batch_size", "0"], "batch_size=0 must be 1 or more"),
+    ],
+)
+def test_a_wrong_word_is_one_clear_line(
+    words: list[str],
+    message: str,
+    model_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["--model", str(model_folder), *words])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
