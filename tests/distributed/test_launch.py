@@ -23,7 +23,7 @@ def words(corpus_file: Path, cache_dir: str) -> list[str]:
 @pytest.fixture(scope="module")
 def on_one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    done = run(launcher("accelerate", 1), *words, "--output_dir", str(folder))
+    done = run(launcher("accelerate", 1), *words, "--cpu_threads", "none", "--output_dir", str(folder))
     assert done.returncode == 0, done.stderr
     cores = len(os.sched_getaffinity(0))
     assert f"device   cpu, precision no, {cores} threads each" in done.stdout  # the launcher sets one

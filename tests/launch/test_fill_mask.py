@@ -210,7 +210,7 @@ def test_a_reader_that_leaves_is_no_error(words: list[str], tmp_path: Path) -> N
     """``| head -1``: no traceback, exit code 0."""
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(TEXTS * 16))
-    command = [sys.executable, "-m", "launch.fill_mask", *words, "--file", str(path)]
+    command = [sys.executable, "-m", "launch.fill_mask", *words, "--batch_size", "1", "--file", str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
