@@ -26,6 +26,7 @@ def _is_spread(value: dict[str, float]) -> bool:
     return set(value) == {"median", "min", "max"} and 0 < value["min"] <= value["median"] <= value["max"]
 
 
+@pytest.mark.slow  # every contender is a process of its own
 def test_data(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = _report(capsys, "data", "--dataset", str(corpus_file), "--cache_dir", cache_dir)
     assert report["benchmark"] == "data"
@@ -36,6 +37,7 @@ def test_data(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[s
         assert all(_is_spread(case[name]) for name in ("ours", "guide", "ratio"))
 
 
+@pytest.mark.slow  # every contender is a process of its own
 def test_train(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = ("--batch", "4", "--steps", "2", "--warm_up", "1", "--shape", *_MODEL)
     report = _report(capsys, "train", "--dataset", str(corpus_file), "--cache_dir", cache_dir, *run)
@@ -48,6 +50,7 @@ def test_train(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[
         assert all(_is_spread(value) for name, value in case.items() if name != "name")
 
 
+@pytest.mark.slow  # every contender is a process of its own
 def test_fill_mask(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = ("--texts", "50", "--shape", *_MODEL)
     report = _report(capsys, "fill_mask", "--dataset", str(corpus_file), "--cache_dir", cache_dir, *run)
