@@ -43,7 +43,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             raise ValueError(
                 f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
             )
-    hook = DDPCommunicationHookType.BF16 if config.gradient_compression == "bf16" else DDPCommunicationHookType.NO
+    hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
     accelerator = Accelerator(
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook),

@@ -117,8 +117,8 @@ class TrainConfig:
     """Seconds that a process waits for another one before it gives the run up."""
     tf32: bool = True
     """Let fp32 matrix products use TF32 on GPUs that have it: several times faster, 10 bits of mantissa."""
-    gradient_compression: Literal["none", "bf16"] = "none"
-    """What processes exchange gradients in; bf16 halves the traffic."""
+    bf16_gradients: bool = False
+    """Let processes exchange gradients in bf16: half the traffic, 8 bits of mantissa."""
     profile_steps: str | None = None
     """Updates to profile, first:last, from 1, for example 10:15; the trace is in the run's folder."""
     cpu_threads: int | None = None

@@ -49,6 +49,7 @@ def _update(
             micro_loss = objective(batch.input_ids, batch.masked_positions, batch.labels, batch.attention_mask)
             micro_loss.backward()
             loss_sum = loss_sum + micro_loss.detach()
+    num_masked = max(num_masked, 1)  # of a block or two by chance none
     gradient = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]) / num_masked
     return ids, float(loss_sum) / num_masked, gradient
 
