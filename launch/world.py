@@ -50,13 +50,14 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
         ]
     )
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:
         raise ValueError(
             f"{asked} processes were asked for and {accelerator.num_processes} started; for {asked} processes: "
             f"{_how_to_launch(asked)}"
         )
+    if accelerator.device.type == "cuda":  # on some CPUs this would mean bf16
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     if accelerator.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads or _threads_per_process())
     return accelerator
