@@ -269,9 +269,14 @@ def _write(
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
 
 
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Map in order, in as many threads as there are cores: the tokenizer works outside Python's lock."""
-    num_threads = os.cpu_count() or 1
+    num_threads = available_cores()
     pending: deque[Future[B]] = deque()
     with ThreadPoolExecutor(num_threads) as threads:
         for item in items:

@@ -19,6 +19,7 @@ from accelerate.commands.config.config_args import default_config_file, load_con
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DDPCommunicationHookType, gather_object
 
+from data.blocks import available_cores
 from train_loop.config import TrainConfig
 
 T = TypeVar("T")
@@ -147,5 +148,4 @@ def _how_to_launch(num_processes: int) -> str:
 
 def _threads_per_process() -> int:
     """The cores this process may use, shared out; Accelerate's launcher sets one thread, which wastes the others."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // local_processes())
+    return max(1, available_cores() // local_processes())

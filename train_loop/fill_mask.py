@@ -11,11 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from train_loop.joint import JOINT_METHODS, Filling, JointMethod, fill_jointly
-from train_loop.predictor import MaskPredictor, Query, default_device, load_predictor_parts, windows
+from train_loop.predictor import PredictorUser, Query, windows
 from train_loop.targets import Pieces, score_targets, target_pieces
 
 Fill = dict[str, Any]  # score, token, token_str, sequence: the pipeline's fields
@@ -25,7 +22,7 @@ _DEFAULT_TOP_K = 5
 _BATCHES_AT_ONCE = 32  # are read ahead, so that texts of like length meet
 
 
-class FillMask:
+class FillMask(PredictorUser):
     """Fills masks with a model and its tokenizer; called as the pipeline is.
 
     >>> fill_mask = FillMask.from_pretrained("runs/quickstart/model")
@@ -41,33 +38,10 @@ class FillMask:
     - Texts that cannot be filled are errors that say why.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-    ) -> None:
-        """Take a model where and as it is, unless a device or a dtype is given.
-
-        Raises:
-            ValueError: The model has no MLM head, the tokenizer no mask token, or there is no such dtype.
-        """
-        self.predictor = MaskPredictor(model, tokenizer, device, dtype)
-        self.tokenizer = tokenizer
-        self._token_str = functools.lru_cache(maxsize=100_000)(lambda token: tokenizer.decode([token]))
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
-    ) -> "FillMask":
-        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one.
-
-        Raises:
-            ValueError: There is no such model or tokenizer, or it cannot fill masks.
-        """
-        model, tokenizer = load_predictor_parts(name)
-        return cls(model, tokenizer, device or default_device(), dtype)
+    @functools.cached_property
+    def _token_str(self) -> Callable[[int], str]:
+        decode = self.tokenizer.decode
+        return functools.lru_cache(maxsize=100_000)(lambda token: decode([token]))
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ nothing as large as the vocabulary leaves the device.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -199,18 +199,39 @@ class MaskPredictor:
         return result
 
 
-def load_predictor_parts(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model that was trained to fill masks, and its tokenizer, from a folder or the Hub.
+class PredictorUser:
+    """What `FillMask` and `TextScorer` are: a `MaskPredictor`, and something to ask of it."""
 
-    Raises:
-        ValueError: There is no such model or tokenizer, or the model has no trained MLM head.
-    """
-    model = load_model(name, needs_all_weights=True)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name!r} has no tokenizer: {' '.join(str(error).split())}") from error
-    return model.eval(), tokenizer
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        """Take a model where and as it is, unless a device or a dtype is given.
+
+        Raises:
+            ValueError: See `MaskPredictor`.
+        """
+        self.predictor = MaskPredictor(model, tokenizer, device, dtype)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    ) -> Self:
+        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one.
+
+        Raises:
+            ValueError: There is no such model or tokenizer, or the model has no trained MLM head.
+        """
+        model = load_model(name, needs_all_weights=True).eval()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name!r} has no tokenizer: {' '.join(str(error).split())}") from error
+        return cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
 
 
 def windows(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
@@ -220,11 +241,6 @@ def windows(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
     while window := list(itertools.islice(iterator, size)):
         yield first, window
         first += len(window)
-
-
-def default_device() -> str:
-    """The GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding
 
 from train_loop.evaluate import perplexity
-from train_loop.predictor import Ask, MaskPredictor, default_device, excerpt, load_predictor_parts, windows
+from train_loop.predictor import Ask, PredictorUser, excerpt, windows
 
 
 @dataclass(frozen=True)
@@ -50,39 +49,12 @@ def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
     return perplexity(-sum(log_probs) / len(log_probs))
 
 
-class TextScorer:
+class TextScorer(PredictorUser):
     """Scores texts with a model and its tokenizer.
 
     >>> score = TextScorer.from_pretrained("runs/quickstart/model")
     >>> score("The default value is None.").pseudo_perplexity
     """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-    ) -> None:
-        """Take a model where and as it is, unless a device or a dtype is given.
-
-        Raises:
-            ValueError: See `FillMask`.
-        """
-        self.predictor = MaskPredictor(model, tokenizer, device, dtype)
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
-    ) -> "TextScorer":
-        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one.
-
-        Raises:
-            ValueError: There is no such model or tokenizer, or it cannot fill masks.
-        """
-        model, tokenizer = load_predictor_parts(name)
-        return cls(model, tokenizer, device or default_device(), dtype)
 
     def __call__(self, texts: str | Iterable[str], *, within_word: bool = False, batch_size: int = 32) -> Any:
         """Score one text, a list, or an iterator of texts.

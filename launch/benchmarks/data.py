@@ -13,7 +13,6 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from data import Collator, DataConfig, MicroBatches, Order, TrainLoader, build_blocks, open_tokenizer, vocabulary
+from data.blocks import available_cores
 from launch.benchmarks import guide, measuring
-from launch.benchmarks.measuring import Spread, in_child, ratios
+from launch.benchmarks.measuring import in_child
 from launch.benchmarks.text import Text, add_text_options, write_text
 
 _BATCH = 64
@@ -51,11 +51,15 @@ def run(options: argparse.Namespace) -> None:
         text = write_text(options, Path(folder))
         rounds = [_round(text, options.length) for _ in range(options.repeats)]
     figures = {name: [figures[name] for figures in rounds] for name in rounds[0]}
+
+    def case(name: str, ours: str, theirs: str, required: float) -> dict[str, Any]:
+        return measuring.comparison(name, "tokens/s", figures[ours], figures[theirs], "guide", required)
+
     cases = [
-        _case(figures, f"tokenize and group, {label}", f"blocks, {cores}", f"guide, {label}", _REQUIRED_GROUPING)
+        case(f"tokenize and group, {label}", f"blocks, {cores}", f"guide, {label}", _REQUIRED_GROUPING)
         for label, cores, _, _ in _grouping_cases()
     ]
-    cases.append(_case(figures, f"masked batches of {_BATCH}", "batches", "guide batches", _REQUIRED_BATCHES))
+    cases.append(case(f"masked batches of {_BATCH}", "batches", "guide batches", _REQUIRED_BATCHES))
     cases[-1]["required_rate"] = _REQUIRED_RATE
     report = {"benchmark": "data", "surroundings": measuring.surroundings(), "repeats": options.repeats, "cases": cases}
     header = ["tokens/s", "this project", "the guide", "ratio", "required"]
@@ -64,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _grouping_cases() -> list[tuple[str, str, bool, int | None]]:
     """Label, which of our figures to compare with, whether pinned to one core, and the guide's ``num_proc``."""
-    cores = measuring.available_cores()
+    cores = available_cores()
     return [
         ("1 core", "1 core", True, None),
         (f"{cores} cores, 1 process", "all cores", False, None),
@@ -83,23 +87,11 @@ def _round(text: Text, block_size: int) -> dict[str, float]:
     return figures
 
 
-def _case(figures: dict[str, list[float]], name: str, ours: str, theirs: str, required: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "unit": "tokens/s",
-        "ours": asdict(Spread.of(figures[ours])),
-        "guide": asdict(Spread.of(figures[theirs])),
-        "ratio": asdict(ratios(figures[ours], figures[theirs])),
-        "required_ratio": required,
-    }
-
-
 def _row(case: dict[str, Any]) -> list[str]:
-    ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", "guide", "ratio"))
     required = f"{case['required_ratio']:g}x"
     if "required_rate" in case:
         required += f", {case['required_rate'] / 1e6:g} M"
-    return [case["name"], measuring.rate(ours), measuring.rate(theirs), measuring.times(ratio), required]
+    return [*measuring.comparison_row(case, "guide"), required]
 
 
 def blocks_rate(text: Text, block_size: int, *, pinned: bool) -> float:

@@ -24,7 +24,6 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from data import vocab_size
 from launch.benchmarks import measuring
 from launch.benchmarks.contenders import add_model_options, model_config
-from launch.benchmarks.measuring import Spread, ratios
 from launch.benchmarks.text import Text, add_text_options, write_text
 from train_loop import FillMask, open_model
 
@@ -117,22 +116,8 @@ def masked_sentences(text: Text, config: Any, mask_token: str) -> Iterator[str]:
 
 def _case(name: str, speeds: dict[str, list[float]]) -> dict[str, Any]:
     ours, theirs, required = _CASES[name]
-    return {
-        "name": name,
-        "unit": "texts/s",
-        "ours": asdict(Spread.of(speeds[ours])),
-        "pipeline": asdict(Spread.of(speeds[theirs])),
-        "ratio": asdict(ratios(speeds[ours], speeds[theirs])),
-        "required_ratio": required,
-    }
+    return measuring.comparison(name, "texts/s", speeds[ours], speeds[theirs], "pipeline", required)
 
 
 def _row(case: dict[str, Any]) -> list[str]:
-    ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", "pipeline", "ratio"))
-    return [
-        case["name"],
-        measuring.rate(ours),
-        measuring.rate(theirs),
-        measuring.times(ratio),
-        f"{case['required_ratio']:.3g}x",
-    ]
+    return [*measuring.comparison_row(case, "pipeline"), f"{case['required_ratio']:.3g}x"]

@@ -3,19 +3,20 @@
 import contextlib
 import json
 import multiprocessing
-import os
 import platform
 import resource
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+
+from data.blocks import available_cores
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,11 +40,6 @@ class _Quiet(Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         with contextlib.redirect_stdout(sys.stderr):
             return self.function(*args, **kwargs)
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> float:
@@ -76,6 +72,26 @@ class Spread:
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """Ours over theirs, round by round: a machine that was slow for a while was so for both."""
     return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def comparison(
+    name: str, unit: str, ours: Sequence[float], theirs: Sequence[float], rival: str, required_ratio: float
+) -> dict[str, Any]:
+    """A case of a report: this project beside a rival, round by round."""
+    return {
+        "name": name,
+        "unit": unit,
+        "ours": asdict(Spread.of(ours)),
+        rival: asdict(Spread.of(theirs)),
+        "ratio": asdict(ratios(ours, theirs)),
+        "required_ratio": required_ratio,
+    }
+
+
+def comparison_row(case: dict[str, Any], rival: str) -> list[str]:
+    """The case as a row of a table, but for what is required."""
+    ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", rival, "ratio"))
+    return [case["name"], rate(ours), rate(theirs), times(ratio)]
 
 
 def surroundings() -> dict[str, Any]:

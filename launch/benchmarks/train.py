@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data import build_blocks, open_tokenizer
+from data.blocks import available_cores
 from launch.benchmarks import measuring
 from launch.benchmarks.arithmetic import flops_per_token, matmul_rate
 from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
             steps=options.steps,
             warm_up=options.warm_up,
             precision=options.precision,
-            num_workers=measuring.available_cores(),
+            num_workers=available_cores(),
         )
         needed = in_child(_flops_per_token, setup, options.length)
         rounds = [_round(setup) for _ in range(options.repeats)]
