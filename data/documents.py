@@ -112,7 +112,7 @@ class Documents:
         for part, row, after in itertools.islice(
             self._rows(num_streams, stream, cursor), *(self.row_slice or (0, None))
         ):
-            text = None if row.problem or row.value is None else self._text(row.value)
+            text = None if row.problem or row.value is None else text_of(row.value, self.text_column)
             if text is None or not readers.is_unicode(text):
                 self._bad(part, row, text)
                 num_bad += 1
@@ -134,13 +134,6 @@ class Documents:
                 if start < part.end:
                     for row in self.rows.read(part, start, column):
                         yield part, row, Cursor(number, row.position)
-
-    def _text(self, row: dict[str, Any]) -> str | None:
-        column, *path = self.text_column.split(".")
-        try:
-            return _text_of(row.get(column), path)
-        except RecursionError:  # lists in lists in lists
-            return None
 
     def _bad(self, part: Range, row: Row, text: str | None) -> None:
         if self.skips_bad_rows:  # without the place: finding the number of a line means reading up to it
@@ -205,11 +198,18 @@ def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: 
     raise ValueError(f"dataset={name!r} {problem}; the columns are: {', '.join(sorted(columns))}")
 
 
-def _text_of(value: Any, path: list[str]) -> str | None:
-    """The text at a path inside a value; lists are joined by a space. None if there is anything but text."""
+def text_of(row: dict[str, Any], text_column: str) -> str | None:
+    """The text at a dotted path of a row; lists are joined by a space. None if there is anything but text."""
+    try:
+        return _text_at(row, text_column.split("."))
+    except RecursionError:  # lists in lists in lists
+        return None
+
+
+def _text_at(value: Any, path: list[str]) -> str | None:
     if isinstance(value, list):
-        parts = [_text_of(item, path) for item in value]
+        parts = [_text_at(item, path) for item in value]
         return None if None in parts else " ".join(part for part in parts if part is not None)
     if not path:
         return value if isinstance(value, str) else None
-    return _text_of(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
+    return _text_at(value.get(path[0]), path[1:]) if isinstance(value, dict) else None

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -67,19 +66,15 @@ def _lines(file: Iterable[str]) -> Iterator[str]:
 
 def _rows(path: Path, text_column: str) -> Iterator[str]:
     from data import readers
+    from data.documents import text_of
 
-    column, *rest = text_column.split(".")
-    position = 0
-    for row in readers.read(readers.Range(str(path), 0, sys.maxsize), 0, column):
-        value: Any = row.value
-        for part in [column, *rest]:
-            value = value.get(part) if isinstance(value, dict) else None
-        if row.problem is not None or not isinstance(value, str):
+    for row in readers.read(readers.Range(str(path), 0, sys.maxsize), 0, text_column.split(".", maxsplit=1)[0]):
+        text = None if row.value is None else text_of(row.value, text_column)
+        if row.problem is not None or text is None:
             columns = "" if row.value is None else f"; the columns are: {', '.join(row.value)}"
             problem = row.problem or f"--text_column {text_column} holds no text{columns}"
-            raise ValueError(f"--file {readers.place(str(path), position)}: {problem}")
-        position = row.position
-        yield value
+            raise ValueError(f"--file {readers.place(str(path), row.begin)}: {problem}")
+        yield text
 
 
 def own_mask(text: str, mask_token: str) -> str:
