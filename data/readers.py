@@ -9,13 +9,11 @@ decides whether to stop. `fsspec` opens the files, on disk or on the Hub.
 
 import codecs
 import csv
-import gzip
 import io
 import itertools
 import json
 import reprlib
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,13 +24,12 @@ from typing import Any, NamedTuple
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
-COMPRESSIONS = (".gz", ".zst")
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, pa.ArrowException)
+from data.compression import COMPRESSIONS, DAMAGED, open_file
+
+_DAMAGED = (*DAMAGED, pa.ArrowException)
 _ROWS_AT_ONCE = 1000
 _BYTES_AT_ONCE = 1 << 16
-_LARGEST_WINDOW = 1 << 31  # of `zstd --long=31`
 _FILES_AT_ONCE = 16  # whose sizes are asked for: on the Hub each is some requests
 
 
@@ -225,53 +222,6 @@ def _can_seek(path: str) -> bool:
     return PurePosixPath(path).suffix in (".txt", ".jsonl", ".parquet")
 
 
-class _ZstdReader(io.RawIOBase):
-    """The content of frames that follow each other. An end within one is an error, which zstandard's reader hides."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-        self._frame: Any = None
-        self._packed = b""
-        self._content = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """See `io.RawIOBase`.
-
-        Raises:
-            EOFError: The file ends within a frame.
-        """
-        while not self._content:
-            self._packed = self._packed or self._raw.read(_BYTES_AT_ONCE)
-            if not self._packed:
-                if self._frame is not None:
-                    raise EOFError("it ends before the end of the compressed content")
-                return 0
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
-            self._content = memoryview(self._frame.decompress(self._packed))
-            self._packed = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._content))
-        buffer[:size], self._content = self._content[:size], self._content[size:]
-        return size
-
-
-@contextmanager
-def _open(path: str) -> Iterator[Any]:
-    """The content, decompressed."""
-    with fsspec.open(path, "rb") as raw:
-        if path.endswith(".gz"):
-            yield gzip.GzipFile(fileobj=raw)
-        elif path.endswith(".zst"):
-            yield io.BufferedReader(_ZstdReader(raw))
-        else:
-            yield raw
-
-
 @contextmanager
 def _parquet(path: str) -> Iterator[pq.ParquetFile]:
     """An open file.
@@ -300,7 +250,7 @@ def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row
     """Lines that are not blank, by byte where the file is not compressed, else by number."""
     by_byte = _can_seek(part.path)
     position = 0
-    with _open(part.path) as file:
+    with open_file(part.path) as file:
         if by_byte:
             position = start
             if start == part.begin > 0:  # a line belongs to the range in which it begins
@@ -353,10 +303,10 @@ def _read_jsonl(part: Range, start: int, column: str) -> Iterator[Row]:
 def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
     """An array of objects, which is read whole; or lines."""
     try:
-        with _open(part.path) as file:
+        with open_file(part.path) as file:
             is_array = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
         if is_array:
-            with _open(part.path) as file:
+            with open_file(part.path) as file:
                 values = json.load(file)
     except (ValueError, RecursionError, *_DAMAGED) as error:
         yield Row(start, part.end, None, f"not JSON: {error}")
@@ -372,7 +322,7 @@ def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
 def _csv_reader(delimiter: str) -> Callable[[Range, int, str], Iterator[Row]]:
     def read_csv(part: Range, start: int, column: str) -> Iterator[Row]:
         csv.field_size_limit(sys.maxsize)
-        with _open(part.path) as file:
+        with open_file(part.path) as file:
             # What is no UTF-8 becomes surrogates, so that one bad row does not end the file.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
             rows = csv.DictReader(text, delimiter=delimiter)
@@ -416,7 +366,7 @@ def _read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
     """The streaming format, which `datasets` writes, or the file format."""
     position = start
     try:
-        with _open(part.path) as file:
+        with open_file(part.path) as file:
             for row in _rows_of(_arrow_batches(file), column, 0, part, start):
                 yield row
                 position = row.position

@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import BlockCounts, DataConfig, DataError, Documents, build_blocks, open_documents, readers
+from data import BlockCounts, DataConfig, DataError, Documents, build_blocks, compression, open_documents, readers
 from data.readers import Range, Row
 from tests.files import write_texts
 
@@ -158,7 +158,7 @@ def test_a_zst_file_is_read_across_frames_and_never_ends_early_in_silence(
     whole = frame * frames
 
     def read(packed: bytes) -> bytes:
-        file = io.BufferedReader(readers._ZstdReader(io.BytesIO(packed)), buffer_size=size)
+        file = io.BufferedReader(compression.ZstdReader(io.BytesIO(packed)), buffer_size=size)
         return file.read()
 
     assert read(whole) == content * frames
