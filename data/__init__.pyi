@@ -10,6 +10,7 @@ from .blocks import (
 from .blocks import (
     build_blocks as build_blocks,
 )
+from .chunks import StreamCorpus as StreamCorpus
 from .collator import Collator as Collator
 from .collator import MaskedBatch as MaskedBatch
 from .config import DataConfig as DataConfig
@@ -24,7 +25,6 @@ from .masking import Vocabulary as Vocabulary
 from .order import Order as Order
 from .order import blocks_per_epoch as blocks_per_epoch
 from .readers import DataError as DataError
-from .streaming import StreamCorpus as StreamCorpus
 from .streaming import StreamLoader as StreamLoader
 from .tokenization import (
     open_tokenizer as open_tokenizer,

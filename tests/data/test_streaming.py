@@ -27,10 +27,9 @@ from data import (
     StreamLoader,
     open_documents,
     readers,
-    streaming,
     vocabulary,
 )
-from data.streaming import Arrays, chunks
+from data.chunks import Arrays, chunks
 from data.tokens import flagged
 from tests.batches import CPU, PROBABILITY, Row, rows_of
 from tests.conftest import sentences
@@ -45,7 +44,7 @@ Write = Callable[..., DataConfig]
 def small_chunks() -> Iterator[None]:
     """So that a few steps meet many of their ends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "_BLOCKS_IN_CHUNK", 8)
+        patch.setattr("data.chunks._BLOCKS_IN_CHUNK", 8)
         yield
 
 
@@ -291,7 +290,7 @@ def counted_encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return flagged(np.array(ids, dtype=np.uint32), np.full(len(batch), 16), None)
 
     with monkeypatch.context() as patch:
-        patch.setattr(streaming, "encoder", lambda *_, **__: encode)
+        patch.setattr("data.chunks.encoder", lambda *_, **__: encode)
         yield texts
 
 
@@ -427,7 +426,7 @@ def sources_of(corpus: StreamCorpus, stream: int, count: int) -> list[int]:
 def test_shares_of_a_mixture_are_exact_and_follow_from_the_seed(
     folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "encoder", lambda *_, **__: lambda batch: np.zeros(400 * len(batch), np.uint32))
+    monkeypatch.setattr("data.chunks.encoder", lambda *_, **__: lambda batch: np.zeros(400 * len(batch), np.uint32))
     mixture = {str(folder / "a.jsonl"): 0.7, str(folder / "b.txt"): 0.2, str(folder / "a.parquet"): 0.1}
     config = config_of(folder / "a.jsonl", mixture=mixture)
     order = sources_of(corpus_of(config, tokenizer), 1, 3000)
