@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from data import DataError, MaskedBatch, eval_batches, tokenizer_fingerprint, vocab_size
 from launch.cli import Settings, fail, is_local_main
@@ -142,20 +143,9 @@ def assemble(
     if config.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
     state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
-    model = open_model(
-        settings.model if checkpoint is None else _of_checkpoint(settings.model, checkpoint),
-        corpus.tokenizer,
-        vocab_size=vocab_size(corpus.tokenizer),
-        block_size=settings.data.block_size,
-        seed=config.seed,
-    )
     lr_factor = build_schedule(config, plan.total_steps)
-    objective = MaskedLMObjective(model)
-    if config.masked_last_layer:
-        gather_in_last_layer(objective)
-    freeze_unused(objective)
-    if settings.data.document_attention:
-        check_document_attention(objective, settings.data.block_size)
+    objective = open_objective(settings, corpus.tokenizer, checkpoint)
+    model = objective.model
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
     if checkpoint is not None:
         load_optimizers(checkpoint, model, optimizers)
@@ -201,6 +191,26 @@ def assemble(
         writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
         stop_requested=lambda: signals.number is not None,
     )
+
+
+def open_objective(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, checkpoint: Path | None
+) -> MaskedLMObjective:
+    """The model, as the settings or a checkpoint have it, with what is tried out on it before it is prepared."""
+    model = open_model(
+        settings.model if checkpoint is None else _of_checkpoint(settings.model, checkpoint),
+        tokenizer,
+        vocab_size=vocab_size(tokenizer),
+        block_size=settings.data.block_size,
+        seed=settings.train.seed,
+    )
+    objective = MaskedLMObjective(model)
+    if settings.train.masked_last_layer:
+        gather_in_last_layer(objective)
+    freeze_unused(objective)
+    if settings.data.document_attention:
+        check_document_attention(objective, settings.data.block_size)
+    return objective
 
 
 def _of_checkpoint(config: ModelConfig, checkpoint: Path) -> ModelConfig:
