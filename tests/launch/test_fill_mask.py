@@ -1,5 +1,6 @@
 """``python -m launch.fill_mask``: texts from words, files, pipes and a prompt; results for people and programs."""
 
+import argparse
 import gzip
 import io
 import json
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer, logging
 from launch import fill_prompt
 from launch.fill_mask import main, target_words
 from launch.fill_table import bar
+from launch.texts import open_texts
 from tests.conftest import sentences
 from tests.launchers import ROOT
 from tests.tokenizers import tokenizer_like
@@ -223,3 +225,13 @@ def test_a_reader_that_leaves_is_no_error(words: list[str], tmp_path: Path) -> N
 def test_the_tokenizer_of_the_folder_is_the_one_used(model_folder: Path) -> None:
     fill_mask = FillMask.from_pretrained(str(model_folder))
     assert fill_mask.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(model_folder).get_vocab()
+
+
+def test_the_rows_of_a_file_are_read_as_a_run_reads_them(tmp_path: Path) -> None:
+    """Lists are joined by a space, and a bad row has its own line's number, blank lines counted."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"a": {"text": ["two", "parts"]}}\n\n\n{"a": {"text": 1}}\n')
+    texts = open_texts(argparse.Namespace(texts=[], file=str(rows), text_column="a.text"))
+    assert next(texts) == "two parts"
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 4: --text_column a\.text holds no text"):
+        next(texts)
