@@ -6,7 +6,7 @@ from transformers import get_scheduler
 
 from tests.models import tiny_model
 from train_loop import TrainConfig, build_optimizers, build_schedule
-from train_loop.optim import set_learning_rates
+from train_loop.optim import Muon, orthogonalize, set_learning_rates
 
 
 def _names(model: torch.nn.Module, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:
@@ -37,6 +37,38 @@ def test_muon_has_the_hidden_matrices_and_no_embedding(family: str) -> None:
     matrices = {name for name, p in model.named_parameters() if p.ndim == 2}
     assert rest & matrices == {name for name in matrices if "embedding" in name}
     assert hidden == matrices - rest
+
+
+def test_muon_is_torchs_up_to_the_precision_of_its_iteration() -> None:
+    """torch's is in bf16, of 8 bits: an update's entries agree to some 2 % of its size; the momentum bit for bit."""
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in ((32, 32), (24, 64), (64, 24))]
+    mine, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(mine, lr=0.02, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1),
+    ]
+    for _ in range(3):
+        for p, q in zip(mine, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q, before in zip(mine, theirs, start, strict=True):
+        assert torch.equal(optimizers[0].state[p]["momentum_buffer"], optimizers[1].state[q]["momentum_buffer"])
+        assert (p - q).norm() < 0.02 * (q - before).norm()
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (24, 64), (64, 24)])
+def test_orthogonalized_the_singular_values_are_alike_and_the_singular_vectors_stay(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    result = orthogonalize(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    values = torch.linalg.svdvals(result)
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    diagonal = u.T @ result @ vh.T
+    assert (diagonal - diagonal.diag().diag()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
