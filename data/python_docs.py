@@ -7,7 +7,8 @@ guide: a ``title`` and ``answers.text``, a list of paragraphs.
 
 Nothing is imported or run to get at the docstrings of Python modules: their
 source is parsed. Built-in modules (`sys`, `math`, ...) have no source; they are
-imported.
+imported, in an interpreter of their own: in a running program some are no longer
+themselves (`sys.unraisablehook`), and the corpus would depend on who asks.
 """
 
 import ast
@@ -17,6 +18,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -83,6 +85,12 @@ def cached_rows(cache_dir: Path) -> Path:
     if not path.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+        with temporary.open("wb") as file:
+            subprocess.run([sys.executable, "-I", "-S", __file__], stdout=file, check=True)
         temporary.replace(path)
     return path
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(json.dumps(row))

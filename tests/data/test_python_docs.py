@@ -1,6 +1,7 @@
 """The embedded corpus: about 2 MB of real English, in the guide's nested shape, the same at every call."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,11 @@ def test_it_is_written_once_and_opens_through_the_common_door(tmp_path: Path) ->
     open_documents(config)
     assert file.stat().st_mtime_ns == written
     assert json.loads(lines[0])["title"] == "assert"
+
+
+def test_it_does_not_depend_on_what_the_asking_program_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", print)
+    file = python_docs.cached_rows(tmp_path)
+    assert '"title": "sys.unraisablehook"' in file.read_text()
