@@ -45,6 +45,7 @@ from train_loop import (
     train,
     unigram_perplexity,
 )
+from train_loop.arithmetic import measure_arithmetic
 from train_loop.checkpoint import (
     CheckpointError,
     CheckpointWriter,
@@ -53,6 +54,7 @@ from train_loop.checkpoint import (
     load_optimizers,
     load_state,
 )
+from train_loop.metrics import largest_peak_memory
 
 _IDENTITY = (
     "streaming",
@@ -115,9 +117,11 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
         accelerator.end_training()
         sys.exit(128 + number)
     model = run.output_dir / "model"
+    memory = largest_peak_memory(accelerator)
     compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
     accelerator.print(
         f"\nperplexity {final.eval_perplexity:.2f} on held-out text{compared}\n"
+        f"memory     {memory / 1e9:.2f} GB at the most{' in one process' if accelerator.num_processes > 1 else ''}\n"
         f"metrics    {run.output_dir / 'metrics.jsonl'}\n"
         f"model      {model}\n"
         f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
@@ -187,6 +191,7 @@ def assemble(
         eval_batches=evaluation,
         tokenizer=corpus.tokenizer,
         identity=identity,
+        arithmetic=measure_arithmetic(accelerator, accelerator.unwrap_model(objective), settings.data.block_size),
         state=state,
         writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
         stop_requested=lambda: signals.number is not None,

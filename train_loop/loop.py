@@ -16,6 +16,7 @@ from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import MaskedBatch
+from train_loop.arithmetic import Arithmetic
 from train_loop.checkpoint import CheckpointWriter, TrainState, checkpoint_folder, remove_old, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate
@@ -50,6 +51,7 @@ class Run:
         bad_rows: Rows that this process's loader passed over so far; None where they are not counted on the way.
         eval_batches: This process's evaluation batches, from the start at each call.
         identity: What a checkpoint and the run that goes on from it must share.
+        arithmetic: What a token costs, and what the devices can do; for the record.
         state: Where the run is.
         writer: Of checkpoints; only on the main process.
         stop_requested: Whether this process was told to stop; asked after each update.
@@ -68,6 +70,7 @@ class Run:
     eval_batches: Callable[[], Iterable[MaskedBatch]]
     tokenizer: PreTrainedTokenizerBase
     identity: dict[str, Any]
+    arithmetic: Arithmetic
     state: TrainState
     writer: CheckpointWriter | None
     stop_requested: Callable[[], bool]
@@ -100,7 +103,7 @@ def train(run: Run) -> EvalMetrics:
     progress = Progress(first_step=state.step, total_steps=run.plan.total_steps, shows=is_main)
     metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
     group = _group_on_cpu(run)
-    window = TrainWindow(run.accelerator, config.learning_rate)
+    window = TrainWindow(run.accelerator, config.learning_rate, run.arithmetic)
 
     def log(row: dict[str, Any]) -> None:
         epoch = None if run.plan.steps_per_epoch is None else round(state.step / run.plan.steps_per_epoch, 4)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from train_loop.arithmetic import Arithmetic
 from train_loop.step import StepMetrics
 
 
@@ -18,8 +21,9 @@ class TrainWindow:
     Adding an update waits for nothing; reading does, and lets all processes' sums meet.
     """
 
-    def __init__(self, accelerator: Accelerator, learning_rate: float) -> None:
+    def __init__(self, accelerator: Accelerator, learning_rate: float, arithmetic: Arithmetic) -> None:
         self._accelerator = accelerator
+        self._arithmetic = arithmetic
         self._learning_rate = learning_rate
         self.reset()
 
@@ -48,22 +52,47 @@ class TrainWindow:
         """A training row, over all processes; then begin anew.
 
         ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
-        ``grad_norm`` are of its last update, ``tokens_per_second`` counts all tokens.
+        ``grad_norm`` are of its last update, ``tokens_per_second`` counts all tokens,
+        ``flop_utilization`` is the share of the devices' matrix-product rate that
+        went into arithmetic which the loss needs, and ``peak_memory_bytes`` is of
+        the process that took most, since the run began.
         """
         last = self._updates[-1]
         local = torch.cat([update.loss_sums for update in self._updates]).sum()
         num_tokens = torch.full_like(local, sum(update.num_tokens for update in self._updates))
         loss_sum, num_tokens = self._accelerator.reduce(torch.stack([local, num_tokens]), "sum").unbind()
         num_masked = int(torch.stack([update.num_masked for update in self._updates]).sum())
+        seconds = time.perf_counter() - self._start
+        flops = self._arithmetic.flops.of(float(num_tokens), num_masked)
         row = {
             "loss": float(loss_sum) / num_masked,
             "learning_rate": self._learning_rate * last.lr_factor,
             "grad_norm": float(last.grad_norm),
             "num_masked_tokens": num_masked,
-            "tokens_per_second": float(num_tokens) / (time.perf_counter() - self._start),
+            "tokens_per_second": float(num_tokens) / seconds,
+            "flop_utilization": flops / seconds / self._arithmetic.rate,
+            "peak_memory_bytes": largest_peak_memory(self._accelerator),
         }
         self.reset()
         return row
+
+
+def largest_peak_memory(accelerator: Accelerator) -> int:
+    """Bytes of the process that took most; to be called by all of them."""
+    local = torch.tensor([peak_memory()], device=accelerator.device)
+    return int(accelerator.gather(local).max())
+
+
+def peak_memory() -> int:
+    """Bytes of the GPU's tensors at their most; without a GPU, of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        # Not getrusage: its peak is inherited from the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class MetricsFile:

@@ -55,7 +55,10 @@ class Progress:
                 self.line(f"       {probe['text']:<55} {fills}")
 
     def _training(self, row: dict[str, Any]) -> None:
-        text = f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, {_rate(row['tokens_per_second'])}"
+        text = (
+            f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, {_rate(row['tokens_per_second'])}, "
+            f"MFU {row['flop_utilization']:.0%}"
+        )
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from data import Collator, DataConfig, MicroBatches, Order, TokenBlocks, TrainLoader, vocab_size, vocabulary
-from launch.benchmarks.measuring import peak_memory
 from train_loop import MaskedLMObjective, build_optimizers, open_model, train_step
 from train_loop.config import ModelConfig, TrainConfig
+from train_loop.metrics import peak_memory
 
 MLM_PROBABILITY = 0.15
 _SEED = 0

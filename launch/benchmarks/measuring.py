@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -40,19 +39,6 @@ class _Quiet(Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         with contextlib.redirect_stdout(sys.stderr):
             return self.function(*args, **kwargs)
-
-
-def peak_memory() -> float:
-    """Bytes of the GPU's tensors at their most; without a GPU, of this process."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    try:
-        # Not getrusage: its peak is inherited from the process that started this one.
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
 @dataclass(frozen=True)

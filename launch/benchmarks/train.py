@@ -10,13 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data import build_blocks, open_tokenizer
 from data.blocks import available_cores
 from launch.benchmarks import measuring
-from launch.benchmarks.arithmetic import flops_per_token, matmul_rate
 from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
 from launch.benchmarks.measuring import Spread, in_child, ratios
 from launch.benchmarks.text import add_text_options, write_text
+from train_loop import MaskedLMObjective, gather_in_last_layer
+from train_loop.arithmetic import count_flops, matmul_rate
 
 
 def add_parser(commands: Any) -> None:
@@ -81,12 +84,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _flops_per_token(setup: Setup, length: int) -> float:
-    return flops_per_token(setup.open_model(setup.open_tokenizer(), length), length, MLM_PROBABILITY)
+    """What the loss needs, whoever computes more than that."""
+    objective = MaskedLMObjective(setup.open_model(setup.open_tokenizer(), length))
+    gather_in_last_layer(objective)
+    return count_flops(objective, length).of(1, MLM_PROBABILITY)
 
 
 def _round(setup: Setup) -> dict[str, Any]:
     figures: dict[str, Any] = {name: in_child(contender, setup) for name, contender in CONTENDERS.items()}
-    return {**figures, "matmul": in_child(matmul_rate, setup.precision)}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {**figures, "matmul": in_child(matmul_rate, device, setup.precision, seconds=3.0)}
 
 
 def _case(name: str, rounds: list[dict[str, Any]], needed: float) -> dict[str, Any]:

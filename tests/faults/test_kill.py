@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from tests.faults.running import start
-from tests.launchers import launcher, rows, run, tiny_run
+from tests.launchers import OF_THE_MACHINE, launcher, rows, run, tiny_run
 from tests.models import tiny_model
 from train_loop import TrainConfig, TrainState, build_optimizers
 from train_loop.checkpoint import (
@@ -60,7 +60,7 @@ def test_killed_at_random_moments_and_resumed_each_time(
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
     one, other = (
-        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows(tmp_path / f)]
+        [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in rows(tmp_path / f)]
         for f in ("run", "whole")
     )
     assert one == other

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from launch.benchmark import main
-from launch.benchmarks.arithmetic import flops_per_token
-from tests.models import tiny_model
 
 _MODEL = ("hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "intermediate_size=48", "vocab_size=300")
 
@@ -59,14 +57,6 @@ def test_fill_mask(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixt
     assert [case["required_ratio"] for case in report["cases"]] == [4.0, 1.8, 1.3]
     for case in report["cases"]:
         assert all(_is_spread(case[name]) for name in ("ours", "pipeline", "ratio"))
-
-
-def test_flops_by_hand() -> None:
-    # A layer: four matrices of attention 32 x 32 and two of 32 x 48; the head: 32 x 32 and 32 x 300.
-    layer = 4 * 32 * 32 + 2 * 32 * 48
-    head = 32 * 32 + 32 * 300
-    expected = 6 * 2 * layer + 12 * 2 * 16 * 32 + 0.15 * 6 * head
-    assert flops_per_token(tiny_model("roberta"), 16, 0.15) == expected
 
 
 @pytest.mark.parametrize(

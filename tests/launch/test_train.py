@@ -17,15 +17,15 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 from launch.cli import parse_settings
 from launch.train import COMMAND, main
 from tests.launch.conftest import Train
+from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
 
-TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", "tokens_per_second"}
+TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", *OF_THE_MACHINE}
 EVAL_KEYS = {"step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_num_masked_tokens"}
-NOT_OF_THE_RUN = {"tokens_per_second"}
 
 
 def _comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in NOT_OF_THE_RUN} for row in rows]
+    return [{key: value for key, value in row.items() if key not in OF_THE_MACHINE} for row in rows]
 
 
 def _assert_same_tensors(one: Path, two: Path) -> None:

@@ -1,10 +1,14 @@
 """A training row says what happened in its window, and nothing of the updates that were left out."""
 
+import pytest
 import torch
 from accelerate import Accelerator
 
 from train_loop import StepMetrics
+from train_loop.arithmetic import Arithmetic, Flops
 from train_loop.metrics import TrainWindow
+
+_ARITHMETIC = Arithmetic(Flops(per_token=10.0, per_masked_token=100.0), rate=1000.0)
 
 
 def _update(step: int, losses: list[float], num_masked: int, *, is_left_out: bool = False) -> StepMetrics:
@@ -22,7 +26,7 @@ def _update(step: int, losses: list[float], num_masked: int, *, is_left_out: boo
 
 def test_a_row_worked_by_hand() -> None:
     """Loss (2 + 4 + 3) / (4 + 2), not the mean of 6/4 and 3/2; rate and norm of the last update that was made."""
-    window = TrainWindow(Accelerator(), learning_rate=0.5)
+    window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
     window.add(_update(0, [2.0, 4.0], 4))
     window.add(_update(1, [3.0], 2))
     window.add(_update(2, [5.0, torch.nan], 9, is_left_out=True))
@@ -30,13 +34,15 @@ def test_a_row_worked_by_hand() -> None:
     assert left_out.step == 2
     assert window.num_steps == 2
     row = window.read()
-    assert row.pop("tokens_per_second") > 0
+    seconds = 128 / row.pop("tokens_per_second")
+    assert row.pop("flop_utilization") == pytest.approx((128 * 10 + 6 * 100) / seconds / 1000)
+    assert 50e6 < row.pop("peak_memory_bytes") < 50e9
     assert row == {"loss": 1.5, "learning_rate": 0.25, "grad_norm": 1.0, "num_masked_tokens": 6}
     assert window.num_steps == 0
 
 
 def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:
-    window = TrainWindow(Accelerator(), learning_rate=0.5)
+    window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
     window.add(_update(0, [torch.inf], 4, is_left_out=True))
     assert [update.step for update in window.take_left_out()] == [0]
     assert window.num_steps == 0
