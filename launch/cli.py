@@ -137,7 +137,8 @@ def _add_argument(section: Any, field: dataclasses.Field[Any], text: str | None)
         dict: {"nargs": "+", "metavar": "KEY=VALUE"},
         tuple: {"nargs": "*", "metavar": "TEXT"},
     }
-    shape = shapes.get(kind, {"metavar": "|".join(choices) or kind.__name__.upper()})
+    words = list(choices) if choices and kind is str else [kind.__name__.upper(), *choices]
+    shape = shapes.get(kind, {"metavar": "|".join(words)})
     shown = argparse.SUPPRESS if text is None else _help(field, text)
     section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=shown, **shape)
 
@@ -189,9 +190,9 @@ def convert(name: str, value: Any) -> Any:
     if value is None or str(value).lower() in ("none", "null"):
         if type(None) in typing.get_args(HINTS[name]):
             return None
-    elif choices:
-        if value in choices:
-            return value
+    elif value in choices:
+        return value
+    elif choices and kind is str:
         near = difflib.get_close_matches(str(value), choices, n=1)
         fail(
             f"{name}={value!r} must be one of: {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
@@ -225,12 +226,12 @@ def _number_or_same(value: Any) -> Any:
 
 
 def _kind(hint: Any) -> tuple[type, tuple[str, ...]]:
-    """The plain type of a field, without ``| None``, and the words that a Literal allows."""
-    if isinstance(hint, types.UnionType):
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    if typing.get_origin(hint) is Literal:
-        return str, typing.get_args(hint)
-    return typing.get_origin(hint) or hint, ()
+    """The plain type of a field, without ``| None``, and the words that a Literal allows, alone or beside the type."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = [option for option in (typing.get_args(hint) if is_union else (hint,)) if option is not type(None)]
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    plain = [typing.get_origin(option) or option for option in options if typing.get_origin(option) is not Literal]
+    return plain[0] if plain else str, tuple(words)
 
 
 _KIND_NAMES = {

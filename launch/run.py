@@ -54,6 +54,7 @@ from train_loop.checkpoint import (
     load_optimizers,
     load_state,
 )
+from train_loop.fit import fewest_micro_batches
 from train_loop.metrics import largest_peak_memory
 
 _IDENTITY = (
@@ -93,7 +94,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     except (ValueError, OSError) as error:
         fail(error)
     if accelerator.is_main_process:
-        print_plan(corpus, plan, accelerator)
+        print_plan(corpus, run.plan, accelerator)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
         unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
@@ -151,6 +152,8 @@ def assemble(
     objective = open_objective(settings, corpus.tokenizer, checkpoint)
     model = objective.model
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
+    if config.per_device_train_batch_size == "auto":
+        plan = plan.cut(micro_batches_that_fit(settings, accelerator, accelerator.unwrap_model(objective), plan))
     if checkpoint is not None:
         load_optimizers(checkpoint, model, optimizers)
         if accelerator.scaler is not None and state.scaler is not None:
@@ -216,6 +219,21 @@ def open_objective(
     if settings.data.document_attention:
         check_document_attention(objective, settings.data.block_size)
     return objective
+
+
+def micro_batches_that_fit(
+    settings: Settings, accelerator: Accelerator, objective: MaskedLMObjective, plan: BatchPlan
+) -> int:
+    """Into how few micro-batches the run's updates can be cut on these devices."""
+    data = settings.data
+    return fewest_micro_batches(
+        accelerator,
+        objective,
+        plan.micro_batch_size,
+        length=data.block_size,
+        masked_share=max(data.mlm_probability, data.mlm_probability_end or 0),
+        has_attention_mask=data.document_attention or data.grouping != "concatenate",
+    )
 
 
 def _of_checkpoint(config: ModelConfig, checkpoint: Path) -> ModelConfig:

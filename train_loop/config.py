@@ -1,7 +1,7 @@
 """Settings of the training half: which model, how it is trained, what is written."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -55,8 +55,9 @@ class TrainConfig:
     """Number of updates; overrides num_train_epochs."""
     global_batch_size: int | None = None
     """Blocks per update, over all processes. Default: 32, unless gradient_accumulation_steps is given."""
-    per_device_train_batch_size: int | None = None
-    """Blocks that a process takes at once. Default: its whole share of the global batch."""
+    per_device_train_batch_size: int | Literal["auto"] | None = None
+    """Blocks that a process takes at once; auto: as many as fit in memory, tried out at the start. Changes no update
+    but for dropout's draws. Default: its whole share of the global batch."""
     gradient_accumulation_steps: int | None = None
     """Micro-batches per update; instead of global_batch_size, never beside it."""
     per_device_eval_batch_size: int = 64
@@ -125,11 +126,7 @@ class TrainConfig:
     """Threads of a process on CPU. Default: the cores, shared out."""
 
     def __post_init__(self) -> None:
-        if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:
-            raise ValueError(
-                f"global_batch_size={self.global_batch_size} and gradient_accumulation_steps="
-                f"{self.gradient_accumulation_steps} say the same thing twice: give one of them"
-            )
+        self._check_batch()
         for name in (
             "max_steps",
             "global_batch_size",
@@ -144,7 +141,7 @@ class TrainConfig:
             "cpu_threads",
             "max_skipped_steps",
         ):
-            if (value := getattr(self, name)) is not None and value < 1:
+            if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name in ("num_train_epochs", "process_timeout", "learning_rate", "muon_learning_rate", "adam_epsilon"):
             if not 0 < (value := getattr(self, name)) < math.inf:
@@ -161,6 +158,18 @@ class TrainConfig:
         for probe in self.probe:
             if probe.count("<mask>") != 1:
                 raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
+
+    def _check_batch(self) -> None:
+        if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} and gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} say the same thing twice: give one of them"
+            )
+        if self.per_device_train_batch_size == "auto" and self.gradient_accumulation_steps is not None:
+            raise ValueError(
+                f"per_device_train_batch_size=auto finds how to cut the global batch, and gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps} says it: give global_batch_size instead"
+            )
 
     @property
     def profiled(self) -> tuple[int, int] | None:
@@ -199,6 +208,12 @@ class BatchPlan:
     total_steps: int
     eval_steps: int
 
+    def cut(self, micro_batches_per_step: int) -> "BatchPlan":
+        """The same updates in so many micro-batches; the plan must have one."""
+        size = -(-self.micro_batch_size // micro_batches_per_step)
+        number = -(-self.micro_batch_size // size)
+        return replace(self, micro_batch_size=size, micro_batches_per_step=number)
+
 
 def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processes: int) -> BatchPlan:
     """Work out the batch arithmetic.
@@ -209,7 +224,7 @@ def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processe
     Raises:
         ValueError: The global batch cannot be shared out as the settings say.
     """
-    per_device = config.per_device_train_batch_size
+    per_device = None if config.per_device_train_batch_size == "auto" else config.per_device_train_batch_size
     if config.gradient_accumulation_steps is not None:
         global_batch_size = (per_device or 8) * config.gradient_accumulation_steps * num_processes
     else:

@@ -111,6 +111,14 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
         ("--recipe quickstart --learning_rate fast", "learning_rate='fast' is not a number"),
         ("--recipe quickstart --max_steps 1.5", "max_steps='1.5' is not a whole number"),
         ("--recipe quickstart --eval_on_start maybe", "eval_on_start='maybe' is not true or false"),
+        (
+            "--recipe quickstart --per_device_train_batch_size car",
+            "per_device_train_batch_size='car' is not a whole number",
+        ),
+        (
+            "--model_type bert --gradient_accumulation_steps 2 --per_device_train_batch_size auto",
+            "give global_batch_size instead",
+        ),
         ("--recipe quickstart --optimizer adam", "optimizer='adam' must be one of: adamw, muon; did you mean 'adamw'?"),
         ("--recipe quickstart --model_config hidden_size", "is not a map, written name=value"),
         ("--recipe quickstart --seed none", "seed='none' is not a whole number"),

@@ -111,6 +111,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(train: Train, tmp_path: Path, op
         _assert_same_tensors(tmp_path / "whole/checkpoints" / last / name, broken / "checkpoints" / last / name)
 
 
+def test_found_by_itself_the_micro_batch_is_the_whole_share_where_that_fits(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tmp_path / "whole")
+    auto = train(tmp_path / "auto", "--per_device_train_batch_size", "auto")
+    assert _comparable(auto) == _comparable(whole)
+    assert capsys.readouterr().out.count("1 micro-batch(es) of") == 2
+
+
 def test_micro_batches_leave_the_losses_as_they_are(train: Train, tmp_path: Path) -> None:
     """P1 through the whole program; dropout off, because it is drawn per micro-batch."""
     base = ("--model_type", "modernbert", "--train_tokenizer", "--vocab_size", "300", "--model_config")

@@ -1,0 +1,100 @@
+"""The largest micro-batch that fits in memory, found by trying. The update does not change by it, only its speed."""
+
+import contextlib
+import math
+import resource
+from collections.abc import Iterator
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
+
+from train_loop.objective import MaskedLMObjective
+
+_SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
+
+
+def fewest_micro_batches(
+    accelerator: Accelerator,
+    objective: MaskedLMObjective,
+    share: int,
+    *,
+    length: int,
+    masked_share: float,
+    has_attention_mask: bool,
+) -> int:
+    """Into how few micro-batches a process's share of a global batch can be cut.
+
+    Forward and backward are tried with as many masked tokens as are likely at the
+    most, beside a stand-in for the optimizer's state. To be called by all
+    processes; the answer, the same on all, is that of the one with least memory.
+    It leaves no gradient behind.
+
+    Args:
+        share: Blocks of an update that a process takes, at the most.
+        length: Tokens in a block.
+        masked_share: The largest masking rate.
+        has_attention_mask: Whether batches are padded, or hold documents apart.
+
+    Raises:
+        ValueError: Not even one block fits.
+    """
+
+    def fits(number: int) -> bool:
+        size = -(-share // number)
+        try:
+            _forward_and_backward(objective, size, length, masked_share, has_attention_mask=has_attention_mask)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"per_device_train_batch_size=auto: not even one block fits: {reason}") from error
+            return False
+        finally:
+            objective.zero_grad(set_to_none=True)
+            clear_device_cache(garbage_collection=True)
+        return True
+
+    with _bounded_memory(accelerator):
+        too_few, number = 0, 1
+        while not fits(number):
+            too_few, number = number, min(2 * number, share)
+        while number - too_few > 1:
+            middle = (too_few + number) // 2
+            too_few, number = (too_few, middle) if fits(middle) else (middle, number)
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+
+
+def _forward_and_backward(
+    objective: MaskedLMObjective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
+) -> None:
+    device = next(objective.parameters()).device
+    optimizer_state = [torch.empty(2, *p.shape, device=device) for p in objective.parameters() if p.requires_grad]
+    input_ids = torch.zeros(size, length, dtype=torch.long, device=device)
+    expected = size * length * masked_share
+    num_masked = min(size * length, math.ceil(expected + 4 * math.sqrt(expected)))  # four standard deviations
+    positions = torch.arange(num_masked, device=device)
+    objective(
+        input_ids, positions, positions % 2, torch.ones_like(input_ids) if has_attention_mask else None
+    ).backward()
+    del optimizer_state  # held until here
+
+
+@contextlib.contextmanager
+def _bounded_memory(accelerator: Accelerator) -> Iterator[None]:
+    """Let an allocation beyond what is free fail, rather than the system kill the process, as it does on a CPU."""
+    if accelerator.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(_SHARE_OF_MEMORY, accelerator.device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, accelerator.device)
+        return
+    free = psutil.virtual_memory().available * _SHARE_OF_MEMORY / accelerator.num_processes
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [psutil.Process().memory_info().vms + int(free), *(x for x in (soft, hard) if x != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
