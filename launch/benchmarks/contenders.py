@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from data import Collator, DataConfig, MicroBatches, Order, TokenBlocks, TrainLoader, vocab_size, vocabulary
-from train_loop import MaskedLMObjective, build_optimizers, open_model, train_step
+from train_loop import MaskedLMObjective, build_optimizers, gather_in_last_layer, open_model, train_step
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.metrics import peak_memory
 
@@ -105,13 +105,15 @@ class _Clock:
 
 
 def this_project(setup: Setup) -> dict[str, float]:
-    """`train_step` on cached blocks, the head on masked positions only."""
+    """`train_step` on cached blocks, with the settings' defaults: the head, and the last layer's end, at masked positions."""
     blocks = TokenBlocks(setup.blocks)
     tokenizer = setup.open_tokenizer()
     accelerator = Accelerator(mixed_precision=setup.precision)
     model = setup.open_model(tokenizer, blocks.block_size).to(accelerator.device)
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, setup.training)]
-    objective = accelerator.prepare(MaskedLMObjective(model))
+    objective = MaskedLMObjective(model)
+    gather_in_last_layer(objective)
+    objective = accelerator.prepare(objective)
     masks = Collator(vocabulary(tokenizer), _SEED, pad_token_id=tokenizer.pad_token_id)
     loader = TrainLoader(
         MicroBatches(blocks, masks),
