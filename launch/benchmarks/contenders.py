@@ -105,7 +105,7 @@ class _Clock:
 
 
 def this_project(setup: Setup) -> dict[str, float]:
-    """`train_step` on cached blocks, with the settings' defaults: the head, and the last layer's end, at masked positions."""
+    """`train_step` on cached blocks; the head and the last layer's end at masked positions, as runs have it."""
     blocks = TokenBlocks(setup.blocks)
     tokenizer = setup.open_tokenizer()
     accelerator = Accelerator(mixed_precision=setup.precision)
