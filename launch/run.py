@@ -20,6 +20,7 @@ from launch.corpus import Corpus, open_corpus, print_corpus
 from launch.loaders import eval_dataset, train_loader
 from launch.signals import StopSignals, stop_with_launcher
 from launch.world import (
+    check_compiler,
     has_launcher,
     idle_gpus,
     local_processes,
@@ -54,6 +55,7 @@ from train_loop.checkpoint import (
     load_optimizers,
     load_state,
 )
+from train_loop.compilation import compile_layers
 from train_loop.fit import fewest_micro_batches
 from train_loop.metrics import largest_peak_memory
 
@@ -218,6 +220,9 @@ def open_objective(
     freeze_unused(objective)
     if settings.data.document_attention:
         check_document_attention(objective, settings.data.block_size)
+    if settings.train.torch_compile:
+        check_compiler()
+        compile_layers(objective)
     return objective
 
 

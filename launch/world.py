@@ -7,6 +7,7 @@ wrong world is refused.
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -62,6 +63,16 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads or _threads_per_process())
     return accelerator
+
+
+def check_compiler() -> None:
+    """Raise ValueError if there is no compiler for what ``torch_compile`` generates."""
+    wanted = os.environ.get("CXX", "g++")
+    if shutil.which(wanted) is None:
+        raise ValueError(
+            f"torch_compile=true needs a C++ compiler, and {wanted} is not there: install it, "
+            "name another one in the variable CXX, or leave torch_compile out"
+        )
 
 
 def requested_processes() -> int | None:

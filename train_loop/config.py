@@ -118,6 +118,8 @@ class TrainConfig:
     """Seconds that a process waits for another one before it gives the run up."""
     tf32: bool = True
     """Let fp32 matrix products use TF32 on GPUs that have it: several times faster, 10 bits of mantissa."""
+    torch_compile: bool = False
+    """Compile the encoder's layers, which takes up to a minute at the start; evaluation stays uncompiled."""
     bf16_gradients: bool = False
     """Let processes exchange gradients in bf16: half the traffic, 8 bits of mantissa."""
     profile_steps: str | None = None
