@@ -1,0 +1,185 @@
+"""What will work on this machine and what will not, tried out.
+
+python -m launch.doctor
+python -m launch.doctor --output_dir /data/runs
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from launch.cli import OneLineParser
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub", "safetensors")
+_EXTRAS = {"tensorboard": "--report_to tensorboard", "wandb": "--report_to wandb", "trackio": "--report_to trackio"}
+_WRITTEN = 256_000_000  # bytes
+_PATIENCE = 60.0  # seconds for two processes to meet
+
+Finding = tuple[str, str]
+"""``ok``, ``note`` or ``FAIL``, and what was found."""
+
+
+def main(arguments: list[str]) -> None:
+    """Print a line for each thing that was tried; exit 1 if training cannot work."""
+    parser = OneLineParser(
+        prog="python -m launch.doctor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
+    options = parser.parse_args(arguments)
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "versions": _versions,
+        "devices": _devices,
+        "processes": _processes,
+        "compiler": _compiler,
+        "memory": _memory,
+        "disk": lambda: _disk(Path(options.output_dir)),
+        "hub": _hub,
+        "extras": _extras,
+    }
+    failed = False
+    for name, check in checks.items():
+        for verdict, text in _tried(check):
+            print(f"{verdict:5} {name:10} {text}", flush=True)
+            failed = failed or verdict == "FAIL"
+    sys.exit(int(failed))
+
+
+def _tried(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(check())
+    except Exception as error:  # whatever it is, it is what was to be found out
+        return [("FAIL", f"{type(error).__name__}: {' '.join(str(error).split())}")]
+
+
+def _versions() -> Iterator[Finding]:
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
+    yield "ok", f"Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    from data.blocks import available_cores
+    from train_loop.arithmetic import matmul_rate
+
+    cpu = torch.device("cpu")
+    torch.set_num_threads(available_cores())
+    yield "ok", f"CPU, {available_cores()} cores, {matmul_rate(cpu, 'no') / 1e9:,.0f} GFLOP/s in fp32"
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        memory = torch.cuda.get_device_properties(device).total_memory / 1e9
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        rate = matmul_rate(device, precision) / 1e12
+        yield "ok", f"{torch.cuda.get_device_name(device)}, {memory:.0f} GB, {rate:,.0f} TFLOP/s in {precision}"
+    if not torch.cuda.is_available():
+        yield "note", "no GPU that torch can use"
+    elif torch.cuda.device_count() > 1:
+        yield "note", f"to use all GPUs: accelerate launch --multi_gpu --num_processes {torch.cuda.device_count()} ..."
+
+
+def _processes() -> Iterator[Finding]:
+    """Two processes that meet, as those of ``accelerate launch`` do."""
+    import torch
+
+    backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        children = [context.Process(target=_meet, args=(backend, meeting, rank), daemon=True) for rank in range(2)]
+        for child in children:
+            child.start()
+        end = time.monotonic() + _PATIENCE
+        for child in children:
+            child.join(max(0.0, end - time.monotonic()))
+        codes = [child.exitcode for child in children]
+        for child in children:
+            child.kill()
+    if codes == [0, 0]:
+        yield "ok", f"two processes met over {backend}"
+    else:
+        yield "FAIL", f"two processes did not meet over {backend} within {_PATIENCE:.0f} s: exit codes {codes}"
+
+
+def _meet(backend: str, meeting: str, rank: int) -> None:
+    import torch
+    from torch import distributed
+
+    distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=2)
+    ones = torch.ones(1, device=torch.device("cuda", rank) if backend == "nccl" else None)
+    distributed.all_reduce(ones)
+    distributed.destroy_process_group()
+    sys.exit(int(ones.item() != 2))
+
+
+def _compiler() -> Iterator[Finding]:
+    from launch.world import check_compiler
+
+    try:
+        check_compiler()
+    except ValueError as error:
+        yield "note", str(error)
+    else:
+        yield "ok", "a C++ compiler, for --torch_compile"
+
+
+def _memory() -> Iterator[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    yield "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < 4 * _WRITTEN:
+        yield "note", f"{free / 1e9:.1f} GB free for {folder}: a checkpoint of DistilRoBERTa takes 1 GB"
+        return
+    with tempfile.NamedTemporaryFile(dir=nearest) as file:
+        start = time.perf_counter()
+        file.write(bytes(_WRITTEN))
+        file.flush()
+        os.fsync(file.fileno())
+        seconds = time.perf_counter() - start
+    yield "ok", f"{free / 1e9:.0f} GB free for {folder}, written at {_WRITTEN / seconds / 1e6:,.0f} MB/s"
+
+
+def _hub() -> Iterator[Finding]:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        yield "note", "HF_HUB_OFFLINE is set: models and datasets from the Hub come from the cache alone"
+        return
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # of whatever HTTP library it uses
+        yield "note", f"{constants.ENDPOINT} does not answer ({type(error).__name__}): local files and the cache work"
+        return
+    yield "ok", f"{constants.ENDPOINT} answers"
+    if huggingface_hub.get_token() is None:
+        yield "note", "nobody is logged in: to push a model, hf auth login"
+        return
+    try:
+        yield "ok", f"logged in as {huggingface_hub.whoami()['name']}"
+    except huggingface_hub.errors.HfHubHTTPError:
+        yield "note", "the token is not accepted: hf auth login"
+
+
+def _extras() -> Iterator[Finding]:
+    for name, use in _EXTRAS.items():
+        there = importlib.util.find_spec(name) is not None
+        yield ("ok", f"{name}, for {use}") if there else ("note", f"no {name}, which {use} needs: pip install {name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

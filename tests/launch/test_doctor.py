@@ -1,0 +1,51 @@
+"""What the machine can do, tried for real: two processes, a file, a Hub that is a stand-in or not there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.hub import serve
+
+ROOT = Path(__file__).parents[2]
+
+
+def _doctor(*words: str, **environment: str) -> tuple[int, dict[str, list[str]]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.doctor", *words],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr == ""
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        verdict, name, text = line.split(maxsplit=2)
+        found.setdefault(name, []).append(f"{verdict} {text}")
+    return done.returncode, found
+
+
+def test_a_machine_that_works(tmp_path: Path) -> None:
+    with serve({}) as (endpoint, _):
+        code, found = _doctor("--output_dir", str(tmp_path / "runs"), HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    assert code == 0
+    assert found["processes"] == ["ok two processes met over gloo"]
+    assert found["disk"][0].startswith("ok ")
+    assert "torch" in found["versions"][0]
+    assert any("cores" in line for line in found["devices"])
+    assert found["hub"][0] == f"ok {endpoint} answers"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_work_fails_and_what_is_only_missing_does_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, found = _doctor("--output_dir", str(tmp_path / "file"), CXX="no-such-compiler")
+    assert code == 1
+    assert len(found["disk"]) == 1
+    assert found["disk"][0].startswith("FAIL NotADirectoryError:")
+    assert str(tmp_path / "file") in found["disk"][0]
+    assert found["compiler"][0].startswith("note torch_compile=true needs a C++ compiler")
+    assert "HF_HUB_OFFLINE" in found["hub"][0]
