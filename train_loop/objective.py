@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from train_loop.model import first_position
+from train_loop.tied import call_model
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class MaskedLMObjective(nn.Module):
         else:
             hook = layer.get_submodule(_ATTENTION_END).register_forward_pre_hook(gather_after_attention)
         try:
-            logits = self.model(**inputs).logits
+            logits = call_model(self.model, inputs).logits
         finally:
             hook.remove()
         # A family whose head does not read the encoder's first output would go unnoticed, and be slow or wrong.
