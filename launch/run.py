@@ -152,6 +152,8 @@ def assemble(
     state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
     lr_factor = build_schedule(config, plan.total_steps)
     objective = open_objective(settings, corpus.tokenizer, checkpoint)
+    if accelerator.device.type == "cuda":
+        objective.pad_vocabulary_to = config.pad_vocabulary_to
     model = objective.model
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
     if config.per_device_train_batch_size == "auto":

@@ -89,6 +89,8 @@ class TrainConfig:
     masked_last_layer: bool = True
     """Compute the last layer's feed-forward at the masked positions only, where the model allows it: faster, with the
     same loss and gradients."""
+    pad_vocabulary_to: int = 64
+    """On a GPU, compute the logits as if the vocabulary were a multiple of this; changes no value and no shape."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when a loss or gradient is not finite, which changes no weight: stop at the next row of the log, or go
     on without that update."""
@@ -142,6 +144,7 @@ class TrainConfig:
             "early_stopping_patience",
             "cpu_threads",
             "max_skipped_steps",
+            "pad_vocabulary_to",
         ):
             if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from train_loop.model import first_position
-from train_loop.tied import call_model
+from train_loop.vocabulary import compute_logits
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class MaskedLMObjective(nn.Module):
     Attributes:
         last_layer: Name of the last layer, in which the gathering happens where
             its attention ends; None: at the end of the encoder.
+        pad_vocabulary_to: In training the logits are computed as if the vocabulary
+            were a multiple of this; it changes no value and no shape.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -43,6 +45,7 @@ class MaskedLMObjective(nn.Module):
         self.model = model
         self.first_position = first_position(model)
         self.last_layer: str | None = None
+        self.pad_vocabulary_to = 1
 
     def forward(
         self,
@@ -96,7 +99,7 @@ class MaskedLMObjective(nn.Module):
         else:
             hook = layer.get_submodule(_ATTENTION_END).register_forward_pre_hook(gather_after_attention)
         try:
-            logits = call_model(self.model, inputs).logits
+            logits = compute_logits(self.model, inputs, pad_to=self.pad_vocabulary_to)
         finally:
             hook.remove()
         # A family whose head does not read the encoder's first output would go unnoticed, and be slow or wrong.

@@ -113,6 +113,8 @@ def this_project(setup: Setup) -> dict[str, float]:
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, setup.training)]
     objective = MaskedLMObjective(model)
     gather_in_last_layer(objective)
+    if accelerator.device.type == "cuda":
+        objective.pad_vocabulary_to = setup.training.pad_vocabulary_to
     objective = accelerator.prepare(objective)
     masks = Collator(vocabulary(tokenizer), _SEED, pad_token_id=tokenizer.pad_token_id)
     loader = TrainLoader(

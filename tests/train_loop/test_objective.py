@@ -187,6 +187,7 @@ def test_a_head_that_goes_round_the_gathering_is_noticed() -> None:
             self.inner = tiny_model("bert")
             self.base_model = self.inner.base_model
             self.get_input_embeddings = self.inner.get_input_embeddings
+            self.get_output_embeddings = self.inner.get_output_embeddings
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> object:
             logits = F.one_hot(input_ids, V).float()

@@ -1,4 +1,4 @@
-"""A tied embedding's gradient is made as one matrix of the vocabulary (that it is the right one: test_objective)."""
+"""The vocabulary's matrix: one gradient of it, and padding that nobody sees."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.models import tiny_model
+from tests.models import FAMILIES, tiny_model
 from train_loop import MaskedLMObjective
 
 
@@ -44,3 +44,29 @@ def test_the_gradient_is_made_as_one_matrix(family: str) -> None:
     assert weight.grad.is_contiguous()
     assert matrices.addresses - {weight.data_ptr()} == {weight.grad.data_ptr()}
     assert not model.get_input_embeddings().sparse
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_changes_no_logit_no_gradient_and_no_shape(family: str) -> None:
+    model = tiny_model(family).eval()
+    objective = MaskedLMObjective(model)
+    input_ids = torch.randint(5, 300, (2, 16))
+    positions = torch.arange(0, 32, 5)
+    labels = input_ids.flatten()[positions]
+    logits, gradients, columns = [], [], []
+    weight = model.get_output_embeddings().weight
+    for pad_to in (1, 64):
+        objective.pad_vocabulary_to = pad_to
+        logits.append(objective.masked_logits(input_ids, positions))
+        with _Matrices(torch.Size((320, weight.shape[1]))) as padded:
+            objective(input_ids, positions, labels).backward()
+        columns.append(bool(padded.addresses))
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad()
+    assert columns == [False, family != "mobilebert"]  # whose head reads the weight and calls no layer
+    assert logits[1].shape == (len(positions), 300)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-6)
+    assert gradients[0].keys() == gradients[1].keys()
+    largest = max(float(g.abs().max()) for g in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6 * largest, msg=name)
