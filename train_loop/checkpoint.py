@@ -63,7 +63,7 @@ class TrainState:
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what ``from_pretrained`` opens, in place of what was there; complete or not at all."""
-    with _whole_or_nothing(folder) as temporary:
+    with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
@@ -85,7 +85,7 @@ def save_checkpoint(
         data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
         identity: What a run that goes on from here must have in common with this one.
     """
-    with _whole_or_nothing(folder) as temporary:
+    with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
@@ -260,7 +260,7 @@ def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict
 
 
 @contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+def whole_or_nothing(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of ``folder`` at the end, and is removed if that is not reached.
 
     Raises:

@@ -1,0 +1,42 @@
+"""Take a model elsewhere: ``python -m launch.publish export --model DIR_OR_ID --format onnx --output DIR``."""
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from launch.cli import OneLineParser
+from launch.texts import run_or_fail
+
+
+def main(arguments: list[str]) -> None:
+    """Write the model in another format; exit 2 with one line for what the user can mend."""
+    parser = OneLineParser(prog="python -m launch.publish export", description=__doc__)
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's model folder, or an id of the Hub")
+    parser.add_argument(
+        "--format", required=True, choices=("onnx", "keras"), help="for ONNX Runtime, or a KerasHub preset"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    options = parser.parse_args(arguments)
+    run_or_fail(lambda: _export(options))
+
+
+def _export(options: argparse.Namespace) -> None:
+    output = Path(options.output)
+    if output.exists():
+        raise ValueError(f"--output {output} is there already: name another folder, or remove it")
+    logging.disable(logging.WARNING)  # the exporter has much to say about itself
+    warnings.filterwarnings("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    from train_loop.export_onnx import export_onnx
+
+    transformers_logging.disable_progress_bar()
+    difference = export_onnx(options.model, output)
+    print(f"exported   {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    print(f"checked    every logit of ONNX Runtime's is within {difference:.1g} of the model's")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
