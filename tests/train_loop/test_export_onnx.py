@@ -54,7 +54,6 @@ def test_logits_and_the_top_five_are_those_of_the_model(
         np.testing.assert_allclose(logits[is_token], expected[is_token], rtol=0, atol=1e-5)
         top_five = np.argsort(-logits[inputs["input_ids"] == exported.mask_token_id])[:, :5]
         fills = FillMask(model, tokenizer)(texts)
-        fills = [fills] if len(texts) == 1 else fills
         assert top_five.tolist() == [[fill["token"] for fill in of_text] for of_text in fills]
 
 
