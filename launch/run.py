@@ -42,6 +42,7 @@ from train_loop import (
     freeze_unused,
     gather_in_last_layer,
     open_model,
+    open_trackers,
     plan_batches,
     train,
     unigram_perplexity,
@@ -72,7 +73,16 @@ _IDENTITY = (
     "random_replace_prob",
 )
 _STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
-_RUN_CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "model", "profile")
+_RUN_CONTENTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoints",
+    "model",
+    "profile",
+    "tensorboard",
+    "wandb",
+    "tracker_id",
+)
 
 
 def run_training(settings: Settings, *, dry_run: bool) -> None:
@@ -184,6 +194,7 @@ def assemble(
 
     if accelerator.is_main_process:
         open_output_dir(settings)
+    open_trackers(accelerator, config, settings.as_dict(), step=state.step)
     return Run(
         config=config,
         accelerator=accelerator,

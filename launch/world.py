@@ -18,10 +18,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import DDPCommunicationHookType, gather_object
+from accelerate.utils import DDPCommunicationHookType, ProjectConfiguration, gather_object
 
 from data.blocks import available_cores
 from train_loop.config import TrainConfig
+from train_loop.trackers import check_trackers
 
 T = TypeVar("T")
 
@@ -46,11 +47,14 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
                 f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
             )
     hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
+    check_trackers(config)
     accelerator = Accelerator(
+        log_with=config.trackers or None,
+        project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / "tensorboard")),
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook),
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
-        ]
+        ],
     )
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:

@@ -69,7 +69,7 @@ def tiny_run(corpus_file: Path, cache_dir: str, **changes: str | int | float) ->
     return [*(word for name, value in settings.items() for word in (f"--{name}", str(value))), "--model_config", *shape]
 
 
-OF_THE_MACHINE = {"tokens_per_second", "flop_utilization", "peak_memory_bytes"}
+OF_THE_MACHINE = {"seconds", "tokens_per_second", "flop_utilization", "peak_memory_bytes"}
 """What differs between two times that the same run is made."""
 
 
@@ -82,6 +82,7 @@ def assert_same_run(one: Path, other: Path) -> None:
                 "step",
                 "epoch",
                 "num_masked_tokens",
+                "num_tokens",
                 "eval_num_masked_tokens",
                 "learning_rate",
                 "tokens_by_source",

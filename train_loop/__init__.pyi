@@ -37,3 +37,4 @@ from .scoring import pseudo_perplexity as pseudo_perplexity
 from .step import NonFiniteError as NonFiniteError
 from .step import StepMetrics as StepMetrics
 from .step import train_step as train_step
+from .trackers import open_trackers as open_trackers

@@ -116,6 +116,10 @@ class TrainConfig:
     """Stop after this many evaluations without a lower loss; the final model is then the best one."""
     probe: tuple[str, ...] = ()
     """Sentences with one <mask>, filled at each evaluation, to watch the model learn."""
+    report_to: str | None = None
+    """Trackers beside metrics.jsonl, separated by commas: tensorboard, wandb, trackio."""
+    project: str = "mlm-train-loop"
+    """The trackers' project."""
     process_timeout: float = 1800.0
     """Seconds that a process waits for another one before it gives the run up."""
     tf32: bool = True
@@ -158,8 +162,14 @@ class TrainConfig:
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
 
+        self._check_texts()
+
+    def _check_texts(self) -> None:
         if self.profile_steps is not None and self.profiled is None:
             raise ValueError(f"profile_steps={self.profile_steps!r} must be first:last, for example 10:15")
+        for name in self.trackers:
+            if name not in _TRACKERS:
+                raise ValueError(f"report_to={self.report_to!r}: the trackers are {', '.join(_TRACKERS)}")
         for probe in self.probe:
             if probe.count("<mask>") != 1:
                 raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
@@ -185,12 +195,18 @@ class TrainConfig:
         return int(first), int(last)
 
     @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in ``report_to``."""
+        return tuple(name.strip() for name in (self.report_to or "").split(",") if name.strip())
+
+    @property
     def keeps_best(self) -> bool:
         """Whether the final model is the best one rather than the last one."""
         return self.load_best_model_at_end or self.early_stopping_patience is not None
 
 
 _DEFAULT_GLOBAL_BATCH_SIZE = 32
+_TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from train_loop.objective import MaskedLMObjective
 from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
 from train_loop.step import StepMetrics, non_finite_error, train_step
+from train_loop.trackers import track
 
 
 class Stopped(Exception):
@@ -107,8 +108,9 @@ def train(run: Run) -> EvalMetrics:
 
     def log(row: dict[str, Any]) -> None:
         epoch = None if run.plan.steps_per_epoch is None else round(state.step / run.plan.steps_per_epoch, 4)
-        row = {"step": state.step, "epoch": epoch, **row}
+        row = {"step": state.step, "epoch": epoch, "seconds": round(metrics_file.seconds, 3), **row}
         metrics_file.write(row)
+        track(run.accelerator, row)
         progress.show(row)
 
     evaluation: EvalMetrics | None = None

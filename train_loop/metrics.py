@@ -52,7 +52,7 @@ class TrainWindow:
         """A training row, over all processes; then begin anew.
 
         ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
-        ``grad_norm`` are of its last update, ``tokens_per_second`` counts all tokens,
+        ``grad_norm`` are of its last update, ``num_tokens`` and ``tokens_per_second`` count all tokens,
         ``flop_utilization`` is the share of the devices' matrix-product rate that
         went into arithmetic which the loss needs, and ``peak_memory_bytes`` is of
         the process that took most, since the run began.
@@ -69,6 +69,7 @@ class TrainWindow:
             "learning_rate": self._learning_rate * last.lr_factor,
             "grad_norm": float(last.grad_norm),
             "num_masked_tokens": num_masked,
+            "num_tokens": int(num_tokens),
             "tokens_per_second": float(num_tokens) / seconds,
             "flop_utilization": flops / seconds / self._arithmetic.rate,
             "peak_memory_bytes": largest_peak_memory(self._accelerator),
@@ -102,14 +103,22 @@ class MetricsFile:
         """Begin with the rows up to ``keep_through_step``: the run that goes on from there writes the later ones."""
         self._path = path
         self._writes = writes
+        self._start = time.perf_counter()
         if writes:
-            kept = []
+            kept: list[str] = []
             if keep_through_step > 0 and path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_through_step]
+            if kept:
+                self._start -= json.loads(kept[-1]).get("seconds", 0.0)
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(kept), encoding="utf-8")
             temporary.replace(path)
+
+    @property
+    def seconds(self) -> float:
+        """The run's time so far, over all its starts, without the time between them."""
+        return time.perf_counter() - self._start
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; it is in the file when this returns. What is not finite is null: JSON has no infinity."""

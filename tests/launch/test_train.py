@@ -20,8 +20,8 @@ from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
 
-TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", *OF_THE_MACHINE}
-EVAL_KEYS = {"step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_num_masked_tokens"}
+TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", "num_tokens", *OF_THE_MACHINE}
+EVAL_KEYS = {"step", "epoch", "seconds", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_num_masked_tokens"}
 
 
 def _comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,12 +1,15 @@
 """A training row says what happened in its window, and nothing of the updates that were left out."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
 
 from train_loop import StepMetrics
 from train_loop.arithmetic import Arithmetic, Flops
-from train_loop.metrics import TrainWindow
+from train_loop.metrics import MetricsFile, TrainWindow
 
 _ARITHMETIC = Arithmetic(Flops(per_token=10.0, per_masked_token=100.0), rate=1000.0)
 
@@ -37,7 +40,7 @@ def test_a_row_worked_by_hand() -> None:
     seconds = 128 / row.pop("tokens_per_second")
     assert row.pop("flop_utilization") == pytest.approx((128 * 10 + 6 * 100) / seconds / 1000)
     assert 50e6 < row.pop("peak_memory_bytes") < 50e9
-    assert row == {"loss": 1.5, "learning_rate": 0.25, "grad_norm": 1.0, "num_masked_tokens": 6}
+    assert row == {"loss": 1.5, "learning_rate": 0.25, "grad_norm": 1.0, "num_masked_tokens": 6, "num_tokens": 128}
     assert window.num_steps == 0
 
 
@@ -46,3 +49,12 @@ def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:
     window.add(_update(0, [torch.inf], 4, is_left_out=True))
     assert [update.step for update in window.take_left_out()] == [0]
     assert window.num_steps == 0
+
+
+def test_the_clock_goes_on_from_the_last_row_that_is_kept(tmp_path: Path) -> None:
+    """The time between two starts does not count, nor what came after the checkpoint."""
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": step, "seconds": 100.0 * step} for step in (1, 2, 3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "sec')
+    assert 200 <= MetricsFile(path, keep_through_step=2, writes=True).seconds < 290
+    assert MetricsFile(path, keep_through_step=0, writes=True).seconds < 90
