@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from data import DataError, MaskedBatch, eval_batches, tokenizer_fingerprint, vocab_size
 from launch.cli import Settings, fail, is_local_main
 from launch.corpus import Corpus, open_corpus, print_corpus
+from launch.environment import record_start
 from launch.loaders import eval_dataset, train_loader
 from launch.signals import StopSignals, stop_with_launcher
 from launch.world import (
@@ -79,6 +80,8 @@ _RUN_CONTENTS = (
     "checkpoints",
     "model",
     "profile",
+    "environment.json",
+    "report.html",
     "tensorboard",
     "wandb",
     "tracker_id",
@@ -194,6 +197,7 @@ def assemble(
 
     if accelerator.is_main_process:
         open_output_dir(settings)
+        record_start(output_dir, accelerator, step=state.step)
     open_trackers(accelerator, config, settings.as_dict(), step=state.step)
     return Run(
         config=config,

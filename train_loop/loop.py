@@ -26,6 +26,7 @@ from train_loop.model import load_model
 from train_loop.objective import MaskedLMObjective
 from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
+from train_loop.report import LiveReport
 from train_loop.step import StepMetrics, non_finite_error, train_step
 from train_loop.trackers import track
 
@@ -105,6 +106,7 @@ def train(run: Run) -> EvalMetrics:
     metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
     group = _group_on_cpu(run)
     window = TrainWindow(run.accelerator, config.learning_rate, run.arithmetic)
+    report = LiveReport(run.output_dir, progress.line, writes=is_main)
 
     def log(row: dict[str, Any]) -> None:
         epoch = None if run.plan.steps_per_epoch is None else round(state.step / run.plan.steps_per_epoch, 4)
@@ -137,6 +139,7 @@ def train(run: Run) -> EvalMetrics:
                 log(window.read())
         if evaluates:
             evaluation = _evaluate(run, log)
+            report.update()
         if saves or (evaluates and config.keeps_best and state.best_step == state.step):
             _save_checkpoint(run)
         if stops:
@@ -149,7 +152,9 @@ def train(run: Run) -> EvalMetrics:
             progress.line(f"stopped early: {patience} evaluations without a lower loss")
             break
     progress.close()
-    return _finish(run, evaluation)
+    evaluation = _finish(run, evaluation)
+    report.update(is_last=True)
+    return evaluation
 
 
 def _update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:

@@ -39,8 +39,10 @@ def test_what_a_run_leaves(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "environment.json",
         "metrics.jsonl",
         "model",
+        "report.html",
     ]
     training = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "eval_loss" in row]

@@ -1,0 +1,36 @@
+"""Make report.html of a run, also of one that was broken off; or of several runs side by side.
+
+python -m launch.report runs/quickstart
+python -m launch.report runs/one runs/two --output compared.html
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from launch.cli import OneLineParser, fail
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page and say where it is; exit 2 with one line for what the user can mend."""
+    parser = OneLineParser(
+        prog="python -m launch.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: report.html in the run's folder, or here for several runs"
+    )
+    options = parser.parse_args(arguments)
+    from train_loop.report import write_report
+
+    folder = options.runs[0] if len(options.runs) == 1 else Path()
+    output = options.output or folder / "report.html"
+    try:
+        write_report(options.runs, output)
+    except (ValueError, OSError) as error:
+        fail(error)
+    print(f"report   {output}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
