@@ -23,7 +23,7 @@ _INK, _GRID = "#000001", "#000002"
 _VARIABLES = {_INK: "var(--muted)", _GRID: "var(--line)"} | {
     f"#0000a{i}": f"var(--run-{i})" for i in range(NUM_COLOURS)
 }
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": _INK,

@@ -70,4 +70,5 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def is_number(value: object) -> bool:
+    """Whether it is a finite number; JSON's true is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

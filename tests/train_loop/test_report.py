@@ -82,7 +82,7 @@ def test_a_run_stands_in_it(tmp_path: Path) -> None:
         "torch 2.13.0 → 2.14.0",
     ):
         assert expected in page.text, expected
-    # Loss, perplexity, accuracy, rate, speed and norm, over updates, tokens and time; no FLOP utilisation, no row has it.
+    # Loss, perplexity, accuracy, rate, speed and norm, over updates, tokens and time; no row has FLOP utilisation.
     assert page.tags.count("figure") == 6
     assert page.tags.count("svg") == 18
 
