@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train_loop.run_record import Row, RunRecord, is_number, read_run
+from train_loop.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_run, shown
 
 _SECONDS_BETWEEN_REPORTS = 10.0
 _MOST_PROBES = 6
@@ -148,16 +148,15 @@ def _plots(runs: Sequence[RunRecord], panel: Panel, axes: Sequence[str]) -> list
 
 
 def _headline(run: RunRecord) -> dict[str, str]:
-    evaluations = run.having("eval_perplexity")
     updates = f"{run.rows[-1]['step']:,} updates" if run.rows else "nothing logged yet"
     return {
-        "perplexity": _short(evaluations[-1]["eval_perplexity"]) if evaluations else "-",
+        "perplexity": shown(_evaluation(run), "eval_perplexity"),
         "state": f"finished, {updates}" if run.is_finished else f"not finished: {updates}",
     }
 
 
 def _figures(run: RunRecord) -> dict[str, str]:
-    """The last and the best of everything."""
+    """The last and the best of everything; of held-out text what the model is worth."""
     figures: dict[str, str] = {}
     if run.rows:
         last = run.rows[-1]
@@ -176,30 +175,23 @@ def _figures(run: RunRecord) -> dict[str, str]:
             figures[label] = format(statistics.median(row[name] for row in rows), form)
     if rows := run.having("loss"):
         figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
-    if rows := run.having("eval_loss"):
-        figures["held-out loss"] = f"{rows[-1]['eval_loss']:.4f}"
+    for name in ("loss", "perplexity", "accuracy"):
+        if (text := shown(_evaluation(run), f"eval_{name}")) != "-":
+            figures[f"held-out {name}"] = text
     if rows := run.having("eval_perplexity"):
         best = min(rows, key=lambda row: float(row["eval_perplexity"]))
-        figures["held-out perplexity"] = _short(rows[-1]["eval_perplexity"])
-        figures["lowest perplexity"] = f"{_short(best['eval_perplexity'])} at update {best['step']:,}"
-    if rows := run.having("eval_accuracy"):
-        figures["held-out accuracy"] = f"{rows[-1]['eval_accuracy']:.1%}"
+        figures["lowest perplexity"] = f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}"
     return figures
+
+
+def _evaluation(run: RunRecord) -> Row:
+    """The model's own, as its card has it; while there is none, the last one."""
+    return run.evaluation or next(reversed(run.having("eval_loss")), {})
 
 
 def _evaluations(run: RunRecord) -> list[tuple[str, ...]]:
     """A row of the table for each evaluation."""
-    forms = (
-        ("step", ",.0f"),
-        ("epoch", ".2f"),
-        ("eval_loss", ".4f"),
-        ("eval_perplexity", ",.2f"),
-        ("eval_accuracy", ".1%"),
-    )
-    return [
-        tuple(format(row[name], form) if is_number(row.get(name)) else "-" for name, form in forms)
-        for row in run.having("eval_loss")
-    ]
+    return [tuple(shown(row, name) for name in EVAL_COLUMNS) for row in run.having("eval_loss")]
 
 
 def _probes(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[int, list[tuple[int, list[Row]]]]]]]:
@@ -229,10 +221,6 @@ def _side_by_side(columns: Sequence[dict[str, Any]]) -> list[tuple[str, list[str
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _short(value: float) -> str:
-    return f"{value:,.2f}" if value < 1e6 else f"{value:.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,14 +1,25 @@
-"""What a run's folder tells of the run, whether it came to its end or not."""
+"""What a run's folder tells of the run and of its models, whether it came to its end or not."""
 
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
 Row = dict[str, Any]
+
+EVAL_COLUMNS = ("step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy")
+_FORMS = {
+    "step": ",",
+    "epoch": ".2f",
+    "eval_loss": ".4f",
+    "eval_perplexity": ",.2f",
+    "eval_accuracy": ".1%",
+    "eval_num_masked_tokens": ",",
+}
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,7 @@ class RunRecord:
         settings: The resolved settings.
         starts: Where and with what it was started, once for each start.
         is_finished: Whether it came to its end.
+        step: Updates that made the model: the final one, or that of a run under way; None where nobody knows.
     """
 
     name: str
@@ -27,10 +39,16 @@ class RunRecord:
     settings: dict[str, Any]
     starts: list[dict[str, Any]]
     is_finished: bool
+    step: int | None
 
     def having(self, name: str) -> list[Row]:
         """The rows with a finite number, or a list, of that name."""
         return [row for row in self.rows if is_number(value := row.get(name)) or isinstance(value, list)]
+
+    @property
+    def evaluation(self) -> Row | None:
+        """The evaluation of the model itself."""
+        return next((row for row in reversed(self.rows) if "eval_loss" in row and row["step"] == self.step), None)
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
@@ -43,13 +61,33 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")
     config, environment = folder / "config.yaml", folder / "environment.json"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    rows = _read_rows(path)
+    is_finished = (folder / "model").exists()
     return RunRecord(
         name=name or folder.resolve().name,
-        rows=_read_rows(path),
-        settings=yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {},
+        rows=rows,
+        settings=settings,
         starts=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else [],
-        is_finished=(folder / "model").exists(),
+        is_finished=is_finished,
+        step=_final_step(settings, rows) if is_finished else _last_step(rows),
     )
+
+
+def read_record(model: Path) -> RunRecord:
+    """What the run around ``run/model`` or ``run/checkpoints/step-00000010`` tells of that model, and up to it."""
+    model = model.resolve()
+    for folder in (model.parent, model.parent.parent):
+        if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+            break
+    else:
+        return RunRecord(model.name, rows=[], settings={}, starts=[], is_finished=False, step=None)
+    record = read_run(folder)
+    match = re.fullmatch(r"step-(\d+)", model.name)
+    step = record.step if match is None else int(match[1])
+    rows = [row for row in record.rows if step is None or row["step"] <= step]
+    starts = [start for start in record.starts if step is None or start["step"] <= step]
+    return replace(record, rows=rows, starts=starts, step=step)
 
 
 def _read_rows(path: Path) -> list[Row]:
@@ -69,6 +107,26 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a finite number; JSON's true is none."""
+def _last_step(rows: list[Row]) -> int | None:
+    return rows[-1]["step"] if rows else None
+
+
+def _final_step(settings: dict[str, Any], rows: list[Row]) -> int | None:
+    """The step of the run's final model: the best evaluation's where the settings keep the best, or the last."""
+    evaluations = [row for row in rows if is_number(row.get("eval_loss"))]
+    if evaluations and (settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")):
+        return min(evaluations, key=lambda row: row["eval_loss"])["step"]
+    return _last_step(rows)
+
+
+def shown(row: Row, name: str) -> str:
+    """A number of an evaluation as every page shows it; a dash where there is none."""
+    value = row.get(name)
+    if not is_number(value):
+        return "-"
+    return f"{value:.3g}" if name == "eval_perplexity" and value >= 1e6 else format(value, _FORMS[name])
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
