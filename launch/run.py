@@ -19,6 +19,7 @@ from launch.cli import Settings, fail, is_local_main
 from launch.corpus import Corpus, open_corpus, print_corpus
 from launch.environment import record_start
 from launch.loaders import eval_dataset, train_loader
+from launch.sharing import Sharing
 from launch.signals import StopSignals, stop_with_launcher
 from launch.world import (
     check_compiler,
@@ -82,6 +83,7 @@ _RUN_CONTENTS = (
     "profile",
     "environment.json",
     "report.html",
+    "hub",
     "tensorboard",
     "wandb",
     "tracker_id",
@@ -97,6 +99,9 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     try:
         accelerator = start_accelerator(settings.train)
         check_output_dir(settings)
+        sharing = main_process_first(
+            accelerator, lambda: Sharing(settings.train, is_main=accelerator.is_main_process and not dry_run)
+        )
         corpus = main_process_first(accelerator, lambda: open_corpus(settings))
         plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
         if dry_run:
@@ -105,7 +110,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
                 print_plan(corpus, plan, accelerator)
             return
         signals = StopSignals()
-        run = assemble(settings, accelerator, corpus, plan, signals)
+        run = assemble(settings, accelerator, corpus, plan, signals, sharing)
     except (ValueError, OSError) as error:
         fail(error)
     if accelerator.is_main_process:
@@ -131,7 +136,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
         number = signals.number or signal.SIGTERM  # another process's
         accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
         accelerator.end_training()
-        sys.exit(128 + number)
+        sharing.leave(128 + number)
     model = run.output_dir / "model"
     memory = largest_peak_memory(accelerator)
     compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
@@ -143,6 +148,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
         f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
     )
     accelerator.end_training()
+    sharing.finish(model)
 
 
 def show_log() -> None:
@@ -153,7 +159,12 @@ def show_log() -> None:
 
 
 def assemble(
-    settings: Settings, accelerator: Accelerator, corpus: Corpus, plan: BatchPlan, signals: StopSignals
+    settings: Settings,
+    accelerator: Accelerator,
+    corpus: Corpus,
+    plan: BatchPlan,
+    signals: StopSignals,
+    sharing: Sharing,
 ) -> Run:
     """Model, optimizers and loaders, from the start or from a checkpoint; then open the run's folder."""
     config = settings.train
@@ -217,6 +228,7 @@ def assemble(
         state=state,
         writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
         stop_requested=lambda: signals.number is not None,
+        on_saved=sharing.on_saved,
     )
 
 

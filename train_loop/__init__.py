@@ -6,7 +6,7 @@ Read `step` first: it is one optimizer update. `objective` is the loss and the
 masked-only head, `optim` the optimizers and the schedule, `evaluate` the
 perplexity, `loop` the cadence, `checkpoint` what is written and resumed,
 `fill_mask` and `scoring` what the model is then used for, both by way of
-`predictor`. Of the data half only the batch type is known here.
+`predictor`. `model_card` and `publish` share it. Of the data half only the batch type is known here.
 """
 
 import lazy_loader

@@ -133,6 +133,17 @@ class TrainConfig:
     cpu_threads: int | None = None
     """Threads of a process on CPU. Default: the cores, shared out."""
 
+    push_to_hub: bool = False
+    """Push the model to the Hub. Login or HF_TOKEN, and the repository, are checked before anything is trained."""
+    hub_model_id: str | None = None
+    """Repository of the Hub, user/name; made if there is none."""
+    hub_strategy: Literal["end", "every_save"] = "end"
+    """When to push: the final model, or each checkpoint's too, in the background."""
+    hub_private_repo: bool | None = None
+    """Whether the repository must be private. Default: as the account has it."""
+    hub_license: str | None = None
+    """Licence of the model for its card, by the Hub's name: apache-2.0, mit, cc-by-sa-4.0, ..."""
+
     def __post_init__(self) -> None:
         self._check_batch()
         for name in (
@@ -173,6 +184,8 @@ class TrainConfig:
         for probe in self.probe:
             if probe.count("<mask>") != 1:
                 raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
+        if self.push_to_hub and self.hub_model_id is None:
+            raise ValueError("push_to_hub does not say where to: add --hub_model_id user/name")
 
     def _check_batch(self) -> None:
         if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:

@@ -57,6 +57,7 @@ class Run:
         state: Where the run is.
         writer: Of checkpoints; only on the main process.
         stop_requested: Whether this process was told to stop; asked after each update.
+        on_saved: Told of each checkpoint that is on the disk, by the thread that wrote it.
     """
 
     config: TrainConfig
@@ -76,6 +77,7 @@ class Run:
     state: TrainState
     writer: CheckpointWriter | None
     stop_requested: Callable[[], bool]
+    on_saved: Callable[[Path], None]
 
     @property
     def output_dir(self) -> Path:
@@ -260,15 +262,21 @@ def _save_checkpoint(run: Run) -> None:
         data_state = {name: array for part in gather_object([data_state]) for name, array in part.items()}
     if run.writer is not None:
         best_step = state.best_step if run.config.keeps_best else None
+        folder = checkpoint_folder(run.output_dir, state.step)
+
+        def then() -> None:
+            run.on_saved(folder)
+            remove_old(run.output_dir, run.config.save_total_limit, best_step)
+
         run.writer.save(
-            checkpoint_folder(run.output_dir, state.step),
+            folder,
             run.model,
             run.tokenizer,
             run.optimizers,
             state=state,
             identity=run.identity,
             data_state=data_state,
-            then=lambda: remove_old(run.output_dir, run.config.save_total_limit, best_step),
+            then=then,
         )
 
 

@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from launch.train import main
 from tests.conftest import sentences
+from tests.hub import Hub, serve
 from tests.models import tiny_model
+from tests.pushing import python, train_words
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -65,3 +67,18 @@ def train(cache_dir: str, eli5_folder: Path, model_folder: Path) -> Train:
         return [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with serve({}, tmp_path / "repositories") as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, eli5_folder: Path) -> Path:
+    """A run that pushed nothing."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    done = python(["launch.train", *train_words(folder, model_folder, eli5_folder)], None, folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -1,7 +1,6 @@
 """The guide's recipe as it stands, from a Hub: the real client against a stand-in on loopback."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.files import write_texts
-from tests.hub import serve
+from tests.hub import Hub, serve
 
 ROOT = Path(__file__).parents[2]
 
 
-def _environment(endpoint: str, tmp_path: Path) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    return environment | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-
-
-def _run(endpoint: str, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _run(hub: Hub, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "launch.train", "--recipe", "eli5", "--cache_dir", str(tmp_path / "cache")]
     return subprocess.run(
         [*command, "--output_dir", str(tmp_path / "run"), *words],
         cwd=ROOT,
-        env=_environment(endpoint, tmp_path),
+        env=hub.environment(tmp_path, token=None),
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,13 +32,13 @@ def test_the_guides_recipe_from_the_hub(eli5_folder: Path, model_folder: Path, t
         "datasets/dany0407/eli5_category": eli5_folder,
         "models/distilbert/distilroberta-base": model_folder,
     }
-    with serve(repositories) as (endpoint, requests):
-        done = _run(endpoint, tmp_path, "--block_size", "16", "--max_steps", "2", "--logging_steps", "1")
+    with serve(repositories) as hub:
+        done = _run(hub, tmp_path, "--block_size", "16", "--max_steps", "2", "--logging_steps", "1")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]
-    assert any("eli5_category/resolve" in line and line.endswith("train.jsonl") for line in requests)
-    assert any("distilroberta-base/resolve" in line and line.endswith("model.safetensors") for line in requests)
+    assert any("eli5_category/resolve" in line and line.endswith("train.jsonl") for line in hub.requests)
+    assert any("distilroberta-base/resolve" in line and line.endswith("model.safetensors") for line in hub.requests)
 
 
 _BOTH_WAYS = """
@@ -76,14 +70,14 @@ def test_streaming_from_the_hub_gives_the_texts_of_the_cached_way(tmp_path: Path
         for split, size in (("train", 200), ("validation", 20)):
             write_texts(folder / f"{split}{Path(name).suffix}", [f"{split} {i}" for i in range(size)])
         repositories[f"datasets/user/{folder.name}"] = folder
-    with serve(repositories) as (endpoint, requests):
+    with serve(repositories) as hub:
         command = [sys.executable, "-c", _BOTH_WAYS, *(name.removeprefix("datasets/") for name in repositories)]
         done = subprocess.run(
-            command, cwd=ROOT, env=_environment(endpoint, tmp_path), capture_output=True, text=True, check=False
+            command, cwd=ROOT, env=hub.environment(tmp_path, token=None), capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
     for name in ("a-jsonl/resolve", "a-parquet/resolve"):
-        assert any(name in line and line.startswith("GET") for line in requests)
+        assert any(name in line and line.startswith("GET") for line in hub.requests)
 
 
 @pytest.mark.slow
@@ -104,8 +98,8 @@ def test_a_run_streams_from_the_hub(eli5_folder: Path, model_folder: Path, tmp_p
         "--dataloader_num_workers",
         "1",
     ]
-    with serve(repositories) as (endpoint, _):
-        done = _run(endpoint, tmp_path, *words)
+    with serve(repositories) as hub:
+        done = _run(hub, tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert "streaming dany0407/eli5_category in 16 logical streams" in done.stdout
     assert not list((tmp_path / "hf").rglob("*.arrow"))  # nothing was downloaded whole
@@ -125,8 +119,8 @@ def test_a_run_streams_from_the_hub(eli5_folder: Path, model_folder: Path, tmp_p
 def test_what_the_hub_does_not_have_is_one_clear_line(
     words: list[str], message: str, eli5_folder: Path, tmp_path: Path
 ) -> None:
-    with serve({"datasets/dany0407/eli5_category": eli5_folder}) as (endpoint, _):
-        done = _run(endpoint, tmp_path, *words)
+    with serve({"datasets/dany0407/eli5_category": eli5_folder}) as hub:
+        done = _run(hub, tmp_path, *words)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
