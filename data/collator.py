@@ -21,7 +21,8 @@ class MaskedBatch:
         labels: ``[M]`` int64, the tokens that were there.
         attention_mask: ``[B, L]`` int64, or None where no block is padded: a mask
             of ones costs a wait for the GPU and the fast attention path.
-        block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout.
+        block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout. -1: no
+            block, but mask tokens for a process without a share.
         position_ids: ``[B, L]`` int64, from 0 in each document, where attention
             stays inside documents; else None.
     """
@@ -40,8 +41,8 @@ class MaskedBatch:
 
     @property
     def num_tokens(self) -> int:
-        """B * L."""
-        return self.input_ids.numel()
+        """B * L; 0 where there is no block."""
+        return int((self.block_ids >= 0).sum()) * self.input_ids.shape[1]
 
     def pin_memory(self) -> "MaskedBatch":
         """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""
@@ -147,7 +148,7 @@ class Collator:
             masked_positions=nothing,
             labels=nothing,
             attention_mask=None,
-            block_ids=torch.zeros(1, dtype=torch.int64),
+            block_ids=torch.full((1,), -1),
             position_ids=torch.arange(length)[None] if self.document_attention else None,
         )
 
