@@ -20,7 +20,14 @@ from pathlib import Path
 from launch.cli import OneLineParser
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub", "safetensors")
-_EXTRAS = {"tensorboard": "--report_to tensorboard", "wandb": "--report_to wandb", "trackio": "--report_to trackio"}
+_EXTRAS = {
+    "matplotlib": "report.html",
+    "tensorboard": "--report_to tensorboard",
+    "wandb": "--report_to wandb",
+    "trackio": "--report_to trackio",
+    "onnxruntime": "launch.publish export --format onnx",
+    "keras_hub": "launch.publish export --format keras",
+}
 _WRITTEN = 256_000_000  # bytes
 _PATIENCE = 60.0  # seconds for two processes to meet
 
@@ -178,7 +185,8 @@ def _hub() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     for name, use in _EXTRAS.items():
         there = importlib.util.find_spec(name) is not None
-        yield ("ok", f"{name}, for {use}") if there else ("note", f"no {name}, which {use} needs: pip install {name}")
+        package = name.replace("_", "-")
+        yield ("ok", f"{name}, for {use}") if there else ("note", f"no {name}, for {use}: pip install {package}")
 
 
 if __name__ == "__main__":

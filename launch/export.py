@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 import warnings
 from pathlib import Path
 
@@ -36,7 +35,3 @@ def _export(options: argparse.Namespace) -> None:
     difference = export_onnx(options.model, output)
     print(f"exported   {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     print(f"checked    every logit of ONNX Runtime's is within {difference:.1g} of the model's")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,16 +1,24 @@
-"""Share a model on the Hub: ``python -m launch.publish --model runs/mine/model --repo_id user/name``."""
+"""Share a model on the Hub, or take it elsewhere.
+
+python -m launch.publish --model runs/mine/model --repo_id user/name
+python -m launch.publish export --model runs/mine/model --format onnx --output mine-onnx
+"""
 
 import argparse
 import logging
 import sys
 from pathlib import Path
 
+from launch import export
 from launch.cli import OneLineParser, fail
 from launch.sharing import NOT_PUSHED
 
 
 def main(arguments: list[str]) -> None:
     """Push a model's folder; exit 2 with one line for what the user can mend, and 3 if the Hub did not take it."""
+    if arguments[:1] == ["export"]:
+        export.main(arguments[1:])
+        return
     options = _parser().parse_args(arguments)
     from train_loop.publish import PublishError, Repository, open_repository, publish_command, push_model
 
@@ -31,7 +39,9 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m launch.publish", description=__doc__)
+    parser = OneLineParser(
+        prog="python -m launch.publish", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a model: a run's, or a checkpoint")
     parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repository, made if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="the repository must be private")

@@ -26,7 +26,7 @@ def _saved(folder: Path, family: str, tokenizer: PreTrainedTokenizerBase) -> Pat
 
 def _export(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "launch.export", *words],
+        [sys.executable, "-m", "launch.publish", "export", *words],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
