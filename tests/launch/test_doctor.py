@@ -29,14 +29,14 @@ def _doctor(*words: str, **environment: str) -> tuple[int, dict[str, list[str]]]
 
 
 def test_a_machine_that_works(tmp_path: Path) -> None:
-    with serve({}) as (endpoint, _):
-        code, found = _doctor("--output_dir", str(tmp_path / "runs"), HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+    with serve({}) as hub:
+        code, found = _doctor("--output_dir", str(tmp_path / "runs"), HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
     assert code == 0
     assert found["processes"] == ["ok two processes met over gloo"]
     assert found["disk"][0].startswith("ok ")
     assert "torch" in found["versions"][0]
     assert any("cores" in line for line in found["devices"])
-    assert found["hub"][0] == f"ok {endpoint} answers"
+    assert found["hub"][0] == f"ok {hub.endpoint} answers"
     assert list(tmp_path.iterdir()) == []
 
 
