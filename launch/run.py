@@ -140,10 +140,13 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     model = run.output_dir / "model"
     memory = largest_peak_memory(accelerator)
     compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
+    path = run.output_dir / "report.html"
+    report = f"report     {path}\n" if path.exists() else ""
     accelerator.print(
         f"\nperplexity {final.eval_perplexity:.2f} on held-out text{compared}\n"
         f"memory     {memory / 1e9:.2f} GB at the most{' in one process' if accelerator.num_processes > 1 else ''}\n"
         f"metrics    {run.output_dir / 'metrics.jsonl'}\n"
+        f"{report}"
         f"model      {model}\n"
         f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
     )
