@@ -1,7 +1,5 @@
 """A training run from its settings: put together, trained, and told of."""
 
-import logging
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,17 +13,17 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from data import DataError, MaskedBatch, eval_batches, tokenizer_fingerprint, vocab_size
-from launch.cli import Settings, fail, is_local_main
-from launch.corpus import Corpus, open_corpus, print_corpus
+from launch.cli import Settings, fail
+from launch.corpus import Corpus, open_corpus
 from launch.environment import record_start
 from launch.loaders import eval_dataset, train_loader
+from launch.run_folder import check_output_dir, open_output_dir
 from launch.sharing import Sharing
 from launch.signals import StopSignals, stop_with_launcher
+from launch.summary import print_end, print_plan, show_log
 from launch.world import (
     check_compiler,
     has_launcher,
-    idle_gpus,
-    local_processes,
     main_process_first,
     start_accelerator,
     what_was_lost,
@@ -60,7 +58,6 @@ from train_loop.checkpoint import (
 )
 from train_loop.compilation import compile_layers
 from train_loop.fit import fewest_micro_batches
-from train_loop.metrics import largest_peak_memory
 
 _IDENTITY = (
     "streaming",
@@ -75,19 +72,6 @@ _IDENTITY = (
     "random_replace_prob",
 )
 _STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
-_RUN_CONTENTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "checkpoints",
-    "model",
-    "profile",
-    "environment.json",
-    "report.html",
-    "hub",
-    "tensorboard",
-    "wandb",
-    "tracker_id",
-)
 
 
 def run_training(settings: Settings, *, dry_run: bool) -> None:
@@ -137,28 +121,9 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
         accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
         accelerator.end_training()
         sharing.leave(128 + number)
-    model = run.output_dir / "model"
-    memory = largest_peak_memory(accelerator)
-    compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
-    path = run.output_dir / "report.html"
-    report = f"report     {path}\n" if path.exists() else ""
-    accelerator.print(
-        f"\nperplexity {final.eval_perplexity:.2f} on held-out text{compared}\n"
-        f"memory     {memory / 1e9:.2f} GB at the most{' in one process' if accelerator.num_processes > 1 else ''}\n"
-        f"metrics    {run.output_dir / 'metrics.jsonl'}\n"
-        f"{report}"
-        f"model      {model}\n"
-        f'try it     python -m launch.fill_mask --model {model} "The default {corpus.tokenizer.mask_token} is None."'
-    )
+    print_end(run, final, unigram)
     accelerator.end_training()
-    sharing.finish(model)
-
-
-def show_log() -> None:
-    """Print what `data` and `train_loop` have to say, once a machine; the libraries have handlers of their own."""
-    for name in ("data", "train_loop"):
-        logger = logging.getLogger(name)
-        logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
+    sharing.finish(run.output_dir / "model")
 
 
 def assemble(
@@ -298,45 +263,3 @@ def unigram_weights(corpus: Corpus) -> torch.Tensor:
     weights = torch.from_numpy(corpus.token_counts() + 1)
     weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
     return weights
-
-
-def check_output_dir(settings: Settings) -> None:
-    """Raise ValueError if the output folder holds a run that is neither to go on nor to be deleted."""
-    config = settings.train
-    folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir={config.output_dir!r} is a file")
-    if config.overwrite_output_dir and config.resume_from_checkpoint:
-        raise ValueError("overwrite_output_dir deletes the run and resume_from_checkpoint goes on with it: give one")
-    held = any((folder / name).exists() for name in _RUN_CONTENTS)
-    if held and not (config.overwrite_output_dir or config.resume_from_checkpoint):
-        raise ValueError(
-            f"output_dir={config.output_dir!r} holds another run: go on with it by --resume_from_checkpoint latest, "
-            "delete it by --overwrite_output_dir, or choose another folder"
-        )
-
-
-def open_output_dir(settings: Settings) -> None:
-    """Make the run's folder and write the resolved settings; delete an old run, and nothing else, where asked to."""
-    folder = Path(settings.train.output_dir)
-    if settings.train.overwrite_output_dir:
-        for name in _RUN_CONTENTS:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings.as_dict(), sort_keys=False), encoding="utf-8")
-
-
-def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
-    """Where the tokens went, and how a batch is spread."""
-    print_corpus(corpus)
-    in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
-    print(
-        f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
-        f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
-        f"{in_epoch}{plan.total_steps:,} in all"
-    )
-    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
-    print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")
-    if accelerator.device.type == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
-        print(f"         {idle}")

@@ -147,6 +147,7 @@ def train(run: Run) -> EvalMetrics:
         if stops:
             _wait_for_checkpoints(run)
             progress.close()
+            report.update(is_last=True)
             raise Stopped(state.step)
         if evaluates or saves:
             window.reset()

@@ -14,7 +14,7 @@ from typing import Any
 
 from train_loop.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_run, shown
 
-_SECONDS_BETWEEN_REPORTS = 10.0
+_SHARE_OF_TIME = 0.05
 _MOST_PROBES = 6
 _WHERE = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 _AXES = {"step": "updates", "tokens": "tokens", "seconds": "time"}
@@ -48,19 +48,21 @@ class LiveReport:
         """Make it for the run in ``folder``, on the process that writes; ``say`` prints a line."""
         self._folder = folder
         self._say = say
-        self._last = time.monotonic()
+        self._next = time.monotonic() + 10
         self._is_off = not writes
 
     def update(self, *, is_last: bool = False) -> None:
-        """Make it anew: it takes half a second, so not more often than every ten, but for the last time."""
-        if self._is_off or (time.monotonic() - self._last < _SECONDS_BETWEEN_REPORTS and not is_last):
+        """Make it anew, but not so often that it takes more than a twentieth of the run's time."""
+        start = time.monotonic()
+        if self._is_off or (start < self._next and not is_last):
             return
         try:
             write_report([self._folder], self._folder / "report.html")
         except Exception as error:  # whatever it is, it is not worth a run
             self._is_off = True
             self._say(f"report   no report.html: {' '.join(str(error).split())}")
-        self._last = time.monotonic()
+        end = time.monotonic()
+        self._next = end + (end - start) / _SHARE_OF_TIME
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
@@ -175,6 +177,8 @@ def _figures(run: RunRecord) -> dict[str, str]:
             figures[label] = format(statistics.median(row[name] for row in rows), form)
     if rows := run.having("peak_memory_bytes"):
         figures["memory of a process, at most"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
+    if rows := run.having("peak_memory_bytes"):
+        figures["memory of a process, at the most"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
     if rows := run.having("loss"):
         figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
     for name in ("loss", "perplexity", "accuracy"):

@@ -27,6 +27,7 @@ from transformers import (
 
 from data import Collator, DataConfig, MicroBatches, Order, TokenBlocks, TrainLoader, vocab_size, vocabulary
 from train_loop import MaskedLMObjective, build_optimizers, gather_in_last_layer, open_model, train_step
+from train_loop.compilation import compile_layers
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.metrics import peak_memory
 
@@ -44,6 +45,7 @@ class Setup:
         steps: Updates that are timed, after ``warm_up`` others.
         precision: As Accelerate names it: no, bf16, fp16.
         num_workers: Processes that prepare batches for the tuned `Trainer`.
+        torch_compile: Whether this project compiles the layers.
     """
 
     tokenizer: Path
@@ -54,6 +56,7 @@ class Setup:
     warm_up: int
     precision: str
     num_workers: int
+    torch_compile: bool
 
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, asking for no columns beyond RoBERTa's."""
@@ -115,6 +118,8 @@ def this_project(setup: Setup) -> dict[str, float]:
     gather_in_last_layer(objective)
     if accelerator.device.type == "cuda":
         objective.pad_vocabulary_to = setup.training.pad_vocabulary_to
+    if setup.torch_compile:
+        compile_layers(objective)
     objective = accelerator.prepare(objective)
     masks = Collator(vocabulary(tokenizer), _SEED, pad_token_id=tokenizer.pad_token_id)
     loader = TrainLoader(

@@ -33,6 +33,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="Updates timed. Default: %(default)s.")
     parser.add_argument("--warm_up", type=int, default=2, metavar="N", help="Updates before. Default: %(default)s.")
+    parser.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
     parser.set_defaults(run=run)
 
 
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
             warm_up=options.warm_up,
             precision=options.precision,
             num_workers=available_cores(),
+            torch_compile=options.torch_compile,
         )
         needed = in_child(_flops_per_token, setup, options.length)
         rounds = [_round(setup) for _ in range(options.repeats)]
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace) -> None:
         "batch": options.batch,
         "length": options.length,
         "precision": options.precision,
+        "torch_compile": options.torch_compile,
         "flops_per_token": needed,
         "matmul_flops_per_second": asdict(Spread.of([figures["matmul"] for figures in rounds])),
         "cases": cases,
