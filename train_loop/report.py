@@ -177,8 +177,6 @@ def _figures(run: RunRecord) -> dict[str, str]:
             figures[label] = format(statistics.median(row[name] for row in rows), form)
     if rows := run.having("peak_memory_bytes"):
         figures["memory of a process, at most"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
-    if rows := run.having("peak_memory_bytes"):
-        figures["memory of a process, at the most"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
     if rows := run.having("loss"):
         figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
     for name in ("loss", "perplexity", "accuracy"):
