@@ -111,15 +111,16 @@ def _number_y_axis(axes: Axes, y_axis: str) -> None:
     """Few, short and plain numbers."""
     if y_axis == "percent":
         low, high = axes.get_ylim()
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if high - low > 0.05 else 2))
     elif y_axis == "log":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
         low, high = axes.get_ylim()
         if high < 30 * low:  # powers of ten would be one number or none
-            axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five))
+            axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if high > 5 * low else plain)
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
         if (high := axes.get_ylim()[1]) >= 1000:
             axes.yaxis.set_major_formatter(_short_numbers(high))
 

@@ -176,7 +176,7 @@ def _figures(run: RunRecord) -> dict[str, str]:
         if rows := run.having(name):
             figures[label] = format(statistics.median(row[name] for row in rows), form)
     if rows := run.having("peak_memory_bytes"):
-        figures["memory of a process, at most"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
+        figures["peak memory of a process"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
     if rows := run.having("loss"):
         figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
     for name in ("loss", "perplexity", "accuracy"):

@@ -54,6 +54,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     code = process.wait(timeout=30)
     assert_gone(family)
     output = (tmp_path / "output.txt").read_text()
+    assert f"not finished: {rows(folder)[-1]['step']} updates" in (folder / "report.html").read_text()
     if name == "python":
         assert code == 128 + number, output
         assert f"stopped after step {rows(folder)[-1]['step']} by {number.name}" in output

@@ -9,6 +9,7 @@ import pytest
 
 from launch.report import main
 from tests.launch.conftest import Train
+from tests.launchers import run, tiny_run
 
 
 def test_a_run_leaves_a_report_and_the_command_makes_it_again(
@@ -60,3 +61,22 @@ def test_without_matplotlib_it_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: the report needs matplotlib: pip install matplotlib\n"
+
+
+def test_training_without_matplotlib_says_so_once_and_ends_well(
+    corpus_file: Path, cache_dir: str, tmp_path: Path
+) -> None:
+    """As where the extra is not installed: a process in which matplotlib cannot be imported."""
+    code = "import sys; sys.modules['matplotlib'] = None; from launch.train import main; main(sys.argv[1:])"
+    words = tiny_run(corpus_file, cache_dir, max_steps=2, eval_steps=1)
+    done = run([sys.executable, "-c", code], "--output_dir", str(tmp_path), *words)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("matplotlib") == 2  # in the one line
+    assert "report   no report.html: the report needs matplotlib: pip install matplotlib\n" in done.stdout
+    assert (tmp_path / "model").exists()
+    assert not list(tmp_path.glob("report.html*"))
+
+
+def test_matplotlib_is_not_imported_before_a_report_is_made() -> None:
+    code = "import sys, launch.train, launch.run, train_loop.loop; print('matplotlib' in sys.modules)"
+    assert run([sys.executable, "-c", code]).stdout == "False\n"

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from train_loop.plots import Curve, draw
 from train_loop.report import LiveReport, write_report
 
 PROBE = {"text": "the cat <mask> on a mat", "fills": [{"token_str": " sat", "score": 0.5}]}
@@ -87,11 +89,20 @@ def test_a_run_stands_in_it(tmp_path: Path) -> None:
     assert page.tags.count("svg") == 18
 
 
-def test_flop_utilisation_has_its_place_where_it_is_known(tmp_path: Path) -> None:
-    rows = [{**row, "flop_utilization": 0.25} if "loss" in row else row for row in _rows()]
+def test_flop_utilisation_and_memory_have_their_place_where_they_are_known(tmp_path: Path) -> None:
+    of_machine = {"flop_utilization": 0.25, "peak_memory_bytes": 1_234_567_890}
+    rows = [{**row, **of_machine} if "loss" in row else row for row in _rows()]
     page = _page(_write(tmp_path / "one", rows))
     assert page.tags.count("figure") == 7
-    assert "FLOP utilisation, median 25.0%" in page.text
+    assert "FLOP utilisation, median 25.0% peak memory of a process 1.23 GB" in page.text
+
+
+@pytest.mark.parametrize("y", [(5.9, 5.6), (0.5, 1.9), (90, 410), (20, 2000), (1, 1e6), (3, 3)])
+def test_a_logarithmic_axis_has_numbers_over_any_range(y: tuple[float, float]) -> None:
+    """Also where no power of ten lies within, as in fine-tuning: a perplexity from 5.9 to 5.6."""
+    svg = draw([Curve(x=(0, 1), y=y, run=0)], x_axis="step", y_axis="log")
+    numbers = [float(text) for text in re.findall(r"text-anchor: end[^>]*>([^<]+)</text>", svg)]
+    assert len(numbers) >= 2, svg
 
 
 def test_it_is_self_contained(tmp_path: Path) -> None:
@@ -187,7 +198,7 @@ def test_a_live_report_that_fails_says_so_once_and_harms_nothing(
     folder = _write(tmp_path / "one", _rows())
     said: list[str] = []
     report = LiveReport(folder, said.append, writes=True)
-    monkeypatch.setitem(__import__("sys").modules, "train_loop.plots", None)  # as where matplotlib is missing
+    monkeypatch.setitem(sys.modules, "train_loop.plots", None)  # as where matplotlib is missing
     report.update()
     assert said == []  # the run has just begun
     report.update(is_last=True)
