@@ -39,15 +39,16 @@ def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[
         return
     folder = Path(config.output_dir)
     run_id = _run_id(folder, is_new=step == 0) if accelerator.is_main_process else ""
+    plain = {name: _plain(value) for name, value in settings.items()}
     options = {
         "tensorboard": {"purge_step": step + 1 if step else 0},
         "wandb": {"id": run_id, "name": folder.name, "resume": "allow", "dir": str(folder)},
-        "trackio": {"name": f"{folder.name}-{run_id}", "resume": "allow"},
+        # Its settings at each start: the last start's take the place of the earlier ones.
+        "trackio": {"name": f"{folder.name}-{run_id}", "resume": "allow", "config": plain},
     }
-    # Once: TensorBoard would show those of each start as a run of their own.
-    shown = None if step else {name: _plain(value) for name, value in settings.items()}
     try:
-        accelerator.init_trackers(config.project, shown, options)
+        # Once: TensorBoard would show those of each start as a run of their own.
+        accelerator.init_trackers(config.project, None if step else plain, options)
     except Exception as error:  # of a service: it may be anything
         raise ValueError(f"report_to={config.report_to}: {type(error).__name__}: {error}") from error
 
