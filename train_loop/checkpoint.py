@@ -281,7 +281,7 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
 
 def _publish(temporary: Path, folder: Path) -> None:
     """Sync every file and rename the folder into place: after this it survives a power cut."""
-    for path in [*temporary.iterdir(), temporary]:
+    for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
     replaced = _set_aside(folder) if folder.exists() else None
     temporary.rename(folder)
