@@ -21,8 +21,9 @@ def export_keras(name: str, output: Path) -> float:
     """Write a folder that KerasHub opens; return the largest difference of a logit from the model's.
 
     ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the
-    preprocessor, on any backend of Keras. Unlike ours, its tokenizer keeps the space
-    before ``<mask>`` as a token: write ``is a<mask> galaxy`` for ``is a <mask> galaxy``.
+    preprocessor, on any backend of Keras. KerasHub's tokenizer has three habits of its
+    own: it does not take the space before ``<mask>`` along (write ``is a<mask> galaxy``),
+    an empty line before text is one token to it, and spaces at the end of a text are not.
 
     Args:
         name: A folder, or an id of the Hub.

@@ -1,36 +1,32 @@
 """A tokenizer and RoBERTas whose every weight matters, written for KerasHub."""
 
-import os
+import json
 from pathlib import Path
 from pydoc_data.topics import topics
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # before TensorFlow is imported: it tells of the GPUs that it did not find
-
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import PreTrainedTokenizerBase, RobertaConfig, RobertaForMaskedLM
 
+from data import DataConfig, open_documents, open_tokenizer
+
+MARKS = [
+    pytest.mark.keras,
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 # Real text: prose, code with its indentation, numbers and punctuation.
 TEXTS = [text for _, text in sorted(topics.items())]
 
 
 @pytest.fixture(scope="session")
-def roberta_tokenizer() -> PreTrainedTokenizerBase:
-    """As RoBERTa's, with 2,000 tokens."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True, special=True)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        TEXTS,
-        trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+def roberta_tokenizer(tmp_path_factory: pytest.TempPathFactory, cache_dir: str) -> PreTrainedTokenizerBase:
+    """The project's own, which is of RoBERTa's kind."""
+    path = tmp_path_factory.mktemp("topics") / "topics.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    config = DataConfig(
+        dataset=str(path), text_column="text", train_tokenizer=True, vocab_size=2000, cache_dir=cache_dir
     )
-    backend.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0), add_prefix_space=False)
-    names = {"cls_token": "<s>", "bos_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "eos_token": "</s>"}
-    mask = special[-1]
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", mask_token=mask, **names)
+    return open_tokenizer(config, open_documents(config)[0], None)
 
 
 def saved_roberta(folder: Path, tokenizer: PreTrainedTokenizerBase, **shape: int | float) -> RobertaForMaskedLM:

@@ -12,13 +12,13 @@ keras_hub = pytest.importorskip("keras_hub")
 import keras
 import tensorflow as tf
 
-from tests.keras.conftest import TEXTS, saved_roberta
+from tests.keras.conftest import MARKS, TEXTS, saved_roberta
 from tests.models import tiny_model
 from tests.tokenizers import tokenizer_like
 from train_loop import FillMask
 from train_loop.export_keras import export_keras
 
-pytestmark = pytest.mark.keras
+pytestmark = MARKS
 
 _SHAPES: dict[str, dict[str, int]] = {
     "small": {
@@ -80,17 +80,34 @@ def test_logits_are_those_of_the_model(
     np.testing.assert_allclose(keras.ops.convert_to_numpy(logits)[is_token], expected[is_token], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("exported", ["small"], indirect=True)
 def test_token_ids_are_those_of_the_model(
     exported: tuple[RobertaForMaskedLM, Any], roberta_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    lines = [line for text in TEXTS for line in text.split("\n\n")][:1000]
-    lines += ["It's 2024: 12345 naïve dogs, “quoted”, in 東京 🙂", "x<mask>.", "  lead", "a</s>b", "tab\tand\n\nlines"]
-    tokenizer = exported[1].preprocessor.tokenizer
-    expected = roberta_tokenizer(lines, add_special_tokens=False)["input_ids"]
-    assert [list(map(int, ids)) for ids in tokenizer(tf.constant(lines))] == expected
-    packed = exported[1].preprocessor(lines[:1])[0]
-    (row,) = keras.ops.convert_to_numpy(packed["padding_mask"])
-    assert row.sum() == min(len(expected[0]) + 2, len(row))
+    paragraphs = [paragraph for text in TEXTS for paragraph in text.split("\n\n")][:1000]
+    paragraphs += [
+        "It's 2024: 12345 naïve dogs, “quoted”, in 東京 🙂",
+        "x<mask>.",
+        "  lead",
+        "a</s>b",
+        "tab\tand\nline",
+    ]
+    expected = roberta_tokenizer(paragraphs, add_special_tokens=False)["input_ids"]
+    assert _token_ids(exported[1].preprocessor.tokenizer, paragraphs) == expected
+
+
+@pytest.mark.xfail(strict=True, reason="KerasHub 0.32: where it passes, the docstring of export_keras is out of date")
+@pytest.mark.parametrize("exported", ["small"], indirect=True)
+@pytest.mark.parametrize("text", ["is a <mask> word", "an empty line\n\nbefore text", "spaces at the end   "])
+def test_token_ids_that_differ(
+    exported: tuple[RobertaForMaskedLM, Any], roberta_tokenizer: PreTrainedTokenizerBase, text: str
+) -> None:
+    expected = roberta_tokenizer([text], add_special_tokens=False)["input_ids"]
+    assert _token_ids(exported[1].preprocessor.tokenizer, [text]) == expected
+
+
+def _token_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [[int(token) for token in ids] for ids in tokenizer(texts)]
 
 
 def test_the_guides_steps_give_the_five_words_of_fill_mask(

@@ -11,12 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 keras_hub = pytest.importorskip("keras_hub")
 import keras
+import tensorflow as tf
 
 from data import MaskedLMCollator
-from tests.keras.conftest import TEXTS, saved_roberta
+from tests.keras.conftest import MARKS, TEXTS, saved_roberta
 from train_loop.export_keras import export_keras
 
-pytestmark = pytest.mark.keras
+pytestmark = MARKS
+
+
+_ROWS = 16
 
 
 def _keras_batch(batch: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -40,14 +44,20 @@ def test_the_collators_batches_feed_fit_and_the_loss_falls(
     export_keras(str(tmp_path / "model"), tmp_path / "preset")
     masked_lm = keras_hub.models.MaskedLM.from_preset(str(tmp_path / "preset"), preprocessor=None)
     collator = MaskedLMCollator(roberta_tokenizer, return_tensors="np", seed=0)
-    rows = roberta_tokenizer(TEXTS, truncation=True, max_length=64)["input_ids"]
-    held_out = collator([{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows[:16]])
+    encoded = roberta_tokenizer(TEXTS, truncation=True, max_length=64)
+    features = [dict(zip(encoded, row, strict=True)) for row in zip(*encoded.values(), strict=True)]
+    held_out = collator(features[:_ROWS])
+    inputs, labels, weights = _keras_batch(held_out)
 
     def batches() -> Iterator[Any]:
         while True:
-            for start in range(16, len(rows) - 15, 16):
-                features = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows[start : start + 16]]
-                yield _keras_batch(collator(features))
+            for start in range(_ROWS, len(features) - _ROWS, _ROWS):
+                yield _keras_batch(collator(features[start : start + _ROWS]))
+
+    signature = keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, None), array.dtype), (inputs, labels, weights)
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
 
     masked_lm.compile(
         optimizer=keras.optimizers.Adam(3e-3),
@@ -55,12 +65,11 @@ def test_the_collators_batches_feed_fit_and_the_loss_falls(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
         weighted_metrics=[],
     )
-    inputs, labels, weights = _keras_batch(held_out)
     before = masked_lm.test_on_batch(inputs, labels, weights)
     with torch.no_grad():
         ours = model(**{name: torch.tensor(array) for name, array in held_out.items()}).loss.item()
     assert float(before) == pytest.approx(ours, abs=1e-5)
 
-    masked_lm.fit(batches(), steps_per_epoch=30, epochs=1, verbose=0)
+    masked_lm.fit(dataset, steps_per_epoch=30, shuffle=False, verbose=0)
     after = masked_lm.test_on_batch(inputs, labels, weights)
     assert after < before - 1
