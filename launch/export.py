@@ -29,9 +29,11 @@ def _export(options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as transformers_logging
 
+    from train_loop.export_keras import export_keras
     from train_loop.export_onnx import export_onnx
 
     transformers_logging.disable_progress_bar()
-    difference = export_onnx(options.model, output)
+    export, engine = (export_onnx, "ONNX Runtime") if options.format == "onnx" else (export_keras, "KerasHub")
+    difference = export(options.model, output)
     print(f"exported   {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    print(f"checked    every logit of ONNX Runtime's is within {difference:.1g} of the model's")
+    print(f"checked    every logit of {engine}'s is within {difference:.1g} of the model's")

@@ -66,7 +66,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     Raises:
         ValueError: Ours is of another kind.
     """
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {"type": None}}
+    backend: Any = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {"type": None}}
     splitting = backend.get("pre_tokenizer") or {"type": None}
     kind = (backend["model"]["type"], splitting["type"], backend.get("normalizer"))
     special = (tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token, tokenizer.pad_token)

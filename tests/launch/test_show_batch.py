@@ -10,6 +10,7 @@ from data import MaskedBatch
 from launch.cli import Settings, parse_settings
 from launch.corpus import Corpus, open_corpus
 from launch.run import assemble
+from launch.sharing import Sharing
 from launch.show_batch import COMMAND, batches_of_step, main
 from launch.signals import StopSignals
 from launch.world import start_accelerator
@@ -52,7 +53,8 @@ def test_it_is_the_batch_of_training(more: tuple[str, ...], words: list[str], tm
     settings, _ = parse_settings([*words, *micro_batch, *more], COMMAND)
     corpus = open_corpus(settings)
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
-    run = assemble(settings, start_accelerator(settings.train), corpus, plan, StopSignals())
+    sharing = Sharing(settings.train, is_main=False)
+    run = assemble(settings, start_accelerator(settings.train), corpus, plan, StopSignals(), sharing)
     for step, trained in enumerate(run.train_steps(0, plan.total_steps), start=1):
         shown = batches_of_step(settings, corpus, plan, step)
         assert len(shown) == len(trained)
