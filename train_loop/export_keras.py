@@ -102,7 +102,7 @@ def _masked_lm(model: PreTrainedModel, vocabulary: dict[str, Any]) -> Any:
         model.save_pretrained(folder)
         masked_lm = models.RobertaMaskedLM.from_preset(folder, preprocessor=preprocessor)  # its head is still random
     weights = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-    # KerasHub has no token types: RoBERTa's only one is the same at every position.
+    # KerasHub has no token types: without token_type_ids, the first is added at every position.
     positions = masked_lm.backbone.embeddings.position_embedding.position_embeddings
     positions.assign_add(weights["roberta.embeddings.token_type_embeddings.weight"][:1])
     head = {
