@@ -159,7 +159,8 @@ def test_on_two_processes_one_talks_to_the_hub(hub: Hub, tmp_path: Path, sharing
     _assert_holds(hub.repositories[REPOSITORY], tmp_path / "run" / "model")
 
 
-@pytest.mark.parametrize("at_the_end", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("at_the_end", [False, True])
 def test_on_two_processes_a_refusal_ends_both(hub: Hub, tmp_path: Path, sharing: list[str], at_the_end: bool) -> None:
     hub.refusals["/commit/" if at_the_end else "/api/repos/create"] = [401]
     done = _on_two_processes(sharing, hub, tmp_path)
@@ -229,6 +230,7 @@ def test_a_dry_run_asks_nobody(train: Train, tmp_path: Path, capsys: pytest.Capt
     assert f"hub_model_id: {NAME}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_recipe_in_the_card_makes_the_same_model(finished_run: Path, tmp_path: Path) -> None:
     card = (finished_run / "model" / "README.md").read_text()
     recipe = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])

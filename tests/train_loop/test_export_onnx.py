@@ -31,7 +31,7 @@ def _export(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("modernbert", marks=pytest.mark.slow)])
 def test_logits_and_the_top_five_are_those_of_the_model(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, family: str
 ) -> None:

@@ -34,6 +34,7 @@ def _in_child(share: int, megabytes: int | None) -> int:
         return child.submit(_find, share, megabytes).result()
 
 
+@pytest.mark.slow
 def test_a_whole_share_where_there_is_memory_and_less_the_less_there_is() -> None:
     assert _in_child(_SHARE, None) == 1
     some, little = _in_child(_SHARE, 400), _in_child(_SHARE, 150)
