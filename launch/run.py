@@ -106,15 +106,15 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     signals.listen()
     try:
         final = train(run)
-    except (NonFiniteError, CheckpointError, OSError) as error:
+    except (NonFiniteError, CheckpointError) as error:
         fail(error, code=1)
-    except DataError as error:  # of one process: the launcher ends the others
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-    except RuntimeError as error:
-        if (loss := what_was_lost(error)) is None:
+    except (DataError, RuntimeError, OSError, EOFError) as error:  # of one process: the launcher ends the others
+        if not isinstance(error, DataError) and (loss := what_was_lost(error)):
+            print(f"error: process {accelerator.process_index}: {loss}", file=sys.stderr)
+        elif isinstance(error, DataError | OSError):
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
             raise
-        print(f"error: process {accelerator.process_index}: {loss}", file=sys.stderr)
         sys.exit(1)
     except Stopped as stopped:
         number = signals.number or signal.SIGTERM  # another process's

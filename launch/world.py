@@ -142,10 +142,11 @@ def main_process_first(accelerator: Accelerator, build: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def what_was_lost(error: RuntimeError) -> str | None:
+def what_was_lost(error: Exception) -> str | None:
     """A line for an error that says that a process or a loader worker died or hung; None for any other error."""
     text = " ".join(str(error).split())
-    if "DataLoader" in text:
+    # A DataLoader that reads from a worker in the moment of its death hands on what the pipe says.
+    if "DataLoader" in text or isinstance(error, ConnectionError | EOFError):
         who = "a loader worker died, or gave no batch within dataloader_timeout"
     elif isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
         who = "another process died, or did not answer within process_timeout"
