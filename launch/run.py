@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import NoReturn
 
 import torch
 import transformers
@@ -17,21 +17,15 @@ from launch.cli import Settings, fail
 from launch.corpus import Corpus, open_corpus
 from launch.environment import record_start
 from launch.loaders import eval_dataset, train_loader
-from launch.run_folder import check_output_dir, open_output_dir
+from launch.run_folder import RunFolder
 from launch.sharing import Sharing
 from launch.signals import StopSignals, stop_with_launcher
 from launch.summary import print_end, print_plan, show_log
-from launch.world import (
-    check_compiler,
-    has_launcher,
-    main_process_first,
-    start_accelerator,
-    what_was_lost,
-)
+from launch.world import check_compiler, has_launcher, start_accelerator, what_was_lost
 from train_loop import (
     BatchPlan,
+    EvalMetrics,
     MaskedLMObjective,
-    ModelConfig,
     NonFiniteError,
     Run,
     Stopped,
@@ -48,16 +42,11 @@ from train_loop import (
     unigram_perplexity,
 )
 from train_loop.arithmetic import measure_arithmetic
-from train_loop.checkpoint import (
-    CheckpointError,
-    CheckpointWriter,
-    find_checkpoint,
-    load_data_state,
-    load_optimizers,
-    load_state,
-)
+from train_loop.checkpoint import CheckpointError, load_optimizers
 from train_loop.compilation import compile_layers
 from train_loop.fit import fewest_micro_batches
+from train_loop.processes import AgreedError, Processes, weights_digest
+from train_loop.run_checkpoints import Resumed, RunCheckpoints
 
 _IDENTITY = (
     "streaming",
@@ -72,6 +61,21 @@ _IDENTITY = (
     "random_replace_prob",
 )
 _STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
+# What may differ from machine to machine: places, how fast it goes, and names of what is compared by its content.
+_OF_THE_MACHINE = {
+    "output_dir",
+    "cache_dir",
+    "resume_from_checkpoint",
+    "overwrite_output_dir",
+    "cpu_threads",
+    "dataloader_num_workers",
+    "dataloader_timeout",
+    "dataset",
+    "mixture",
+    "eval_dataset",
+    "tokenizer_name_or_path",
+    "model_name_or_path",
+}
 
 
 def run_training(settings: Settings, *, dry_run: bool) -> None:
@@ -82,87 +86,117 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
     try:
         accelerator = start_accelerator(settings.train)
-        check_output_dir(settings)
-        sharing = main_process_first(
-            accelerator, lambda: Sharing(settings.train, is_main=accelerator.is_main_process and not dry_run)
+    except ValueError as error:
+        fail(error)
+    signals = StopSignals()
+    try:
+        processes = Processes(accelerator, settings.train.process_timeout)
+        processes.require_same({k: v for k, v in settings.as_dict().items() if k not in _OF_THE_MACHINE})
+        folder = RunFolder(settings)
+        processes.from_main(folder.hold)
+        is_sharing = accelerator.is_main_process and not dry_run
+        sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
+        corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
+        plan = processes.together(
+            lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
         )
-        corpus = main_process_first(accelerator, lambda: open_corpus(settings))
-        plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
         if dry_run:
             if accelerator.is_main_process:
                 print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
                 print_plan(corpus, plan, accelerator)
             return
-        signals = StopSignals()
-        run = assemble(settings, accelerator, corpus, plan, signals, sharing)
-    except (ValueError, OSError) as error:
+        run = assemble(settings, accelerator, processes, corpus, plan, signals, sharing, folder)
+    except AgreedError as error:
         fail(error)
+    except (ValueError, OSError) as error:
+        _fail_alone(error, accelerator, code=2)
     if accelerator.is_main_process:
         print_plan(corpus, run.plan, accelerator)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
         unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
         accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
-    signals.listen()
-    try:
-        final = train(run)
-    except (NonFiniteError, CheckpointError) as error:
-        fail(error, code=1)
-    except (DataError, RuntimeError, OSError, EOFError) as error:  # of one process: the launcher ends the others
-        if not isinstance(error, DataError) and (loss := what_was_lost(error)):
-            print(f"error: process {accelerator.process_index}: {loss}", file=sys.stderr)
-        elif isinstance(error, DataError | OSError):
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        else:
-            raise
-        sys.exit(1)
-    except Stopped as stopped:
-        number = signals.number or signal.SIGTERM  # another process's
-        accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
-        accelerator.end_training()
-        sharing.leave(128 + number)
+    final = _train_or_exit(run, signals, sharing)
     print_end(run, final, unigram)
     accelerator.end_training()
     sharing.finish(run.output_dir / "model")
 
 
+def _train_or_exit(run: Run, signals: StopSignals, sharing: Sharing) -> EvalMetrics:
+    """Train; exit with 1 and one line for what goes wrong, with 128 and the number for a signal."""
+    accelerator = run.accelerator
+    signals.listen()
+    try:
+        return train(run)
+    except (NonFiniteError, CheckpointError) as error:
+        fail(error, code=1)
+    except (DataError, RuntimeError, OSError, EOFError) as error:  # of one process: the launcher ends the others
+        if not isinstance(error, DataError) and (loss := what_was_lost(error)):
+            _fail_alone(f"process {accelerator.process_index}: {loss}", accelerator, code=1)
+        if isinstance(error, DataError | OSError):
+            _fail_alone(error, accelerator, code=1)
+        raise
+    except Stopped as stopped:
+        number = signals.number or signal.SIGTERM  # another process's
+        accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+        accelerator.end_training()
+        sharing.leave(128 + number)
+
+
+def _fail_alone(error: object, accelerator: Accelerator, *, code: int) -> NoReturn:
+    """Print an error of this process, perhaps of no other, and exit; the launcher ends the others."""
+    text = " ".join(str(error).split())
+    if accelerator.num_processes > 1 and not text.startswith("process "):
+        text = f"process {accelerator.process_index}: {text}"
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
 def assemble(
     settings: Settings,
     accelerator: Accelerator,
+    processes: Processes,
     corpus: Corpus,
     plan: BatchPlan,
     signals: StopSignals,
     sharing: Sharing,
+    folder: RunFolder,
 ) -> Run:
     """Model, optimizers and loaders, from the start or from a checkpoint; then open the run's folder."""
     config = settings.train
-    output_dir = Path(config.output_dir)
     identity = run_identity(settings, corpus, plan)
-    checkpoint = None
-    if config.resume_from_checkpoint is not None:
-        checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
-    state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
-    lr_factor = build_schedule(config, plan.total_steps)
-    objective = open_objective(settings, corpus.tokenizer, checkpoint)
+    checkpoints = RunCheckpoints(config, identity=identity, settings=settings.as_dict(), on_saved=sharing.on_saved)
+    resumed = processes.from_main(checkpoints.resume)
+    state = TrainState() if resumed is None else resumed.state
+    lr_factor = processes.together(lambda: build_schedule(config, plan.total_steps))
+    objective = open_objective(settings, corpus.tokenizer, resumed, processes)
+    processes.require_same(
+        {
+            **identity,
+            "evaluation tokens (SHA-256)": corpus.eval.sha256,
+            "batches": plan,
+            "step": state.step,
+            "weights (SHA-256)": weights_digest(objective.model),
+        }
+    )
+    try_out(objective, settings)
     if accelerator.device.type == "cuda":
         objective.pad_vocabulary_to = config.pad_vocabulary_to
     model = objective.model
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, accelerator.unwrap_model(objective), plan))
-    if checkpoint is not None:
-        load_optimizers(checkpoint, model, optimizers)
+    if resumed is not None:
+        load_optimizers(processes.tensors_from_main(resumed.optimizer_tensors), model, optimizers)
         if accelerator.scaler is not None and state.scaler is not None:
             accelerator.scaler.load_state_dict(state.scaler)
-        accelerator.print(f"resumed  {checkpoint}, after step {state.step}")
 
     world = {
         "rank": accelerator.process_index,
         "num_processes": accelerator.num_processes,
         "device": accelerator.device,
     }
-    data_state = {} if checkpoint is None else load_data_state(checkpoint)
-    loader = train_loader(settings, corpus, plan, state=data_state, **world)
+    loader = train_loader(settings, corpus, plan, state={} if resumed is None else resumed.data_state, **world)
     probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
     held_out = eval_dataset(corpus, config.eval_seed)
 
@@ -174,13 +208,20 @@ def assemble(
         names = [source.name for source in corpus.documents]
         return dict(zip(names, loader.tokens_by_source(step).tolist(), strict=True))
 
-    if accelerator.is_main_process:
-        open_output_dir(settings)
-        record_start(output_dir, accelerator, step=state.step)
+    arithmetic = measure_arithmetic(accelerator, accelerator.unwrap_model(objective), settings.data.block_size)
+
+    def open_folder() -> None:
+        folder.open()
+        record_start(folder.path, accelerator, step=state.step)
+        lines = [] if resumed is None else [f"resumed  {resumed.folder}, after step {state.step}", *resumed.changed]
+        print("\n".join([*lines, *checkpoints.begin(resumed)]), end="\n" if lines else "")
+
+    processes.from_main(open_folder)
     open_trackers(accelerator, config, settings.as_dict(), step=state.step)
     return Run(
         config=config,
         accelerator=accelerator,
+        processes=processes,
         objective=objective,
         optimizers=optimizers,
         lr_factor=lr_factor,
@@ -191,27 +232,48 @@ def assemble(
         bad_rows=lambda: loader.bad_rows if settings.data.on_bad_row == "skip" else None,
         eval_batches=evaluation,
         tokenizer=corpus.tokenizer,
-        identity=identity,
-        arithmetic=measure_arithmetic(accelerator, accelerator.unwrap_model(objective), settings.data.block_size),
+        arithmetic=arithmetic,
         state=state,
-        writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
+        checkpoints=checkpoints,
         stop_requested=lambda: signals.number is not None,
-        on_saved=sharing.on_saved,
     )
 
 
 def open_objective(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, checkpoint: Path | None
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, resumed: Resumed | None, processes: Processes
 ) -> MaskedLMObjective:
-    """The model, as the settings or a checkpoint have it, with what is tried out on it before it is prepared."""
-    model = open_model(
-        settings.model if checkpoint is None else _of_checkpoint(settings.model, checkpoint),
-        tokenizer,
-        vocab_size=vocab_size(tokenizer),
-        block_size=settings.data.block_size,
-        seed=settings.train.seed,
+    """The model, as the settings have it, or the main process's checkpoint."""
+    config = settings.model
+    if resumed is not None:
+        # The others may not see the checkpoint: they build its model, and the weights come from the main process.
+        kind, shape = resumed.model_config["model_type"], resumed.model_config
+        config = replace(
+            config,
+            model_name_or_path=str(resumed.folder) if processes.is_main else None,
+            model_revision=None,
+            model_type=None if processes.is_main else kind,
+            model_config={} if processes.is_main else {k: v for k, v in shape.items() if k != "model_type"},
+        )
+    model = processes.together(
+        lambda: open_model(
+            config,
+            tokenizer,
+            vocab_size=vocab_size(tokenizer),
+            block_size=settings.data.block_size,
+            seed=settings.train.seed,
+        )
     )
-    objective = MaskedLMObjective(model)
+    if resumed is not None:
+        processes.weights_from_main(model)
+    return MaskedLMObjective(model)
+
+
+def try_out(objective: MaskedLMObjective, settings: Settings) -> None:
+    """Try out what the model allows, before it is prepared.
+
+    Raises:
+        ValueError: A setting asks for something that it does not allow.
+    """
     if settings.train.masked_last_layer:
         gather_in_last_layer(objective)
     freeze_unused(objective)
@@ -220,7 +282,6 @@ def open_objective(
     if settings.train.torch_compile:
         check_compiler()
         compile_layers(objective)
-    return objective
 
 
 def micro_batches_that_fit(
@@ -236,11 +297,6 @@ def micro_batches_that_fit(
         masked_share=max(data.mlm_probability, data.mlm_probability_end or 0),
         has_attention_mask=data.document_attention or data.grouping != "concatenate",
     )
-
-
-def _of_checkpoint(config: ModelConfig, checkpoint: Path) -> ModelConfig:
-    """The same settings with the checkpoint's model."""
-    return replace(config, model_name_or_path=str(checkpoint), model_revision=None, model_type=None, model_config={})
 
 
 def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:

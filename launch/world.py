@@ -8,23 +8,19 @@ wrong world is refused.
 
 import os
 import shutil
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar, cast
 
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from accelerate.utils import DDPCommunicationHookType, ProjectConfiguration, gather_object
+from accelerate.utils import DDPCommunicationHookType, ProjectConfiguration
 
 from data.blocks import available_cores
 from train_loop.config import TrainConfig
 from train_loop.trackers import check_trackers
-
-T = TypeVar("T")
 
 _NOT_DRIVEN = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # on a CPU Accelerate ignores them without a word
 
@@ -121,25 +117,6 @@ def idle_gpus(available: int, used: int) -> str | None:
 def local_processes() -> int:
     """Processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def main_process_first(accelerator: Accelerator, build: Callable[[], T]) -> T:
-    """Call ``build`` on each machine's main process, then on the others, which find its caches.
-
-    Raises:
-        ValueError: It was raised on some process; all of them raise it, so that none waits for another.
-    """
-    result: T | None = None
-    for is_mains_turn in (True, False):
-        error = None
-        if accelerator.is_local_main_process is is_mains_turn:
-            try:
-                result = build()
-            except ValueError as raised:
-                error = str(raised)
-        if errors := [e for e in gather_object([error]) if e is not None]:
-            raise ValueError(errors[0])
-    return cast(T, result)
 
 
 def what_was_lost(error: Exception) -> str | None:

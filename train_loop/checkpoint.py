@@ -13,15 +13,13 @@ There is no generator state: order, masks and dropout are functions of the step.
 
 import hashlib
 import json
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -29,9 +27,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MANIFEST = "manifest.json"
 _DATA_STATE = "data.safetensors"
@@ -48,6 +44,7 @@ class TrainState:
     Attributes:
         step: Updates made.
         best_step, best_loss: Of the evaluation with the lowest loss so far.
+        evaluated_step: Of the last evaluation; a run that was stopped within one makes it again.
         evaluations_without_improvement: For early stopping.
         num_skipped_steps: Updates left out because they were not finite.
         scaler: State of the fp16 loss scaler, or None.
@@ -56,6 +53,7 @@ class TrainState:
     step: int = 0
     best_step: int | None = None
     best_loss: float | None = None
+    evaluated_step: int | None = None
     evaluations_without_improvement: int = 0
     num_skipped_steps: int = 0
     scaler: dict[str, Any] | None = None
@@ -76,6 +74,7 @@ def save_checkpoint(
     *,
     state: TrainState,
     identity: dict[str, Any],
+    settings: dict[str, Any],
     data_state: dict[str, np.ndarray],
 ) -> None:
     """Write a checkpoint, complete or not at all.
@@ -84,6 +83,7 @@ def save_checkpoint(
         optimizer_tensors: See `optimizer_tensors`.
         data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
         identity: What a run that goes on from here must have in common with this one.
+        settings: All settings, so that a run that goes on from here can say which have changed.
     """
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
@@ -91,70 +91,8 @@ def save_checkpoint(
         safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
         if data_state:
             safetensors.numpy.save_file(data_state, temporary / _DATA_STATE)
-        _write_json(temporary / "state.json", {**asdict(state), "identity": identity})
+        _write_json(temporary / "state.json", {**asdict(state), "identity": identity, "settings": settings})
         _write_json(temporary / _MANIFEST, {p.name: _sha256(p) for p in sorted(temporary.iterdir())})
-
-
-class CheckpointWriter:
-    """Writes checkpoints in the background, one at a time.
-
-    Training stops for the copy to host memory alone. The next save, and the end
-    of the run, wait for the one before; if that failed, they say so.
-    """
-
-    def __init__(self, model: PreTrainedModel, *, on_error: Literal["stop", "warn"]) -> None:
-        self._on_error = on_error
-        self._host_model = AutoModelForMaskedLM.from_config(model.config)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: tuple[Path, Future[None]] | None = None
-
-    def save(
-        self,
-        folder: Path,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        optimizers: Sequence[Optimizer],
-        *,
-        state: TrainState,
-        identity: dict[str, Any],
-        data_state: dict[str, np.ndarray],
-        then: Callable[[], None],
-    ) -> None:
-        """Copy everything now, and write it later; ``then`` is called after that, by the writer.
-
-        Raises:
-            CheckpointError: The save before this one failed, and the settings say to stop then.
-        """
-        self.wait()
-        self._host_model.load_state_dict(model.state_dict())
-        tensors = optimizer_tensors(model, optimizers)
-        state = replace(state)
-
-        def write() -> None:
-            save_checkpoint(
-                folder, self._host_model, tokenizer, tensors, state=state, identity=identity, data_state=data_state
-            )
-            then()
-
-        self._pending = folder, self._thread.submit(write)
-
-    def wait(self) -> None:
-        """Return when nothing is left to write.
-
-        Raises:
-            CheckpointError: See `save`.
-        """
-        if self._pending is None:
-            return
-        folder, written = self._pending
-        self._pending = None
-        try:
-            written.result()
-        except OSError as error:
-            text = f"{folder} could not be written ({error}); earlier checkpoints are as they were"
-            if self._on_error == "stop":
-                raise CheckpointError(text) from error
-            logger.warning("%s; training goes on", text)
 
 
 def verify(folder: Path) -> None:
@@ -171,35 +109,6 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 is not the one in {_MANIFEST})")
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first, valid or not."""
-    return sorted(p for p in (output_dir / "checkpoints").glob("step-*") if not p.suffix)  # not .tmp, .old
-
-
-def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
-    return output_dir / "checkpoints" / f"step-{step:08d}"
-
-
-def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
-    """The verified checkpoint to go on from; for 'latest', the newest valid one, or None if there is none.
-
-    Raises:
-        CheckpointError: The checkpoint that was asked for by name is not valid.
-    """
-    if wanted != "latest":
-        verify(Path(wanted))
-        return Path(wanted)
-    for folder in reversed(checkpoints(output_dir)):
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            logger.warning("passed over a checkpoint: %s", error)
-        else:
-            return folder
-    return None
-
-
 def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     """The state of a verified checkpoint.
 
@@ -208,6 +117,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     """
     facts = json.loads((folder / "state.json").read_text())
     saved = facts.pop("identity")
+    facts.pop("settings", None)
     for name, value in identity.items():
         if saved.get(name) != value:
             raise CheckpointError(
@@ -217,35 +127,39 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     return TrainState(**facts)
 
 
+# Where things are, and no part of what is computed.
+_PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")
+
+
+def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """A line for each setting that differs from those that a checkpoint was made with."""
+    saved = json.loads((folder / "state.json").read_text()).get("settings", {})
+    ours = json.loads(json.dumps(settings))
+    return [
+        f"changed  {name}: {value!r}, was {saved[name]!r}"
+        for name, value in ours.items()
+        if name in saved and name not in _PLACES and saved[name] != value
+    ]
+
+
 def load_data_state(folder: Path) -> dict[str, np.ndarray]:
     """What `save_checkpoint` was given as ``data_state``."""
     path = folder / _DATA_STATE
     return safetensors.numpy.load_file(path) if path.exists() else {}
 
 
-def load_optimizers(folder: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Put the tensors of ``optimizer.safetensors`` back into the optimizers."""
-    tensors = safetensors.torch.load_file(folder / "optimizer.safetensors")
+def load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Put what `optimizer_tensors` gave back into the optimizers."""
     names = {id(p): name for name, p in model.named_parameters()}
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")
-        by_parameter.setdefault(name, {})[slot] = tensor.clone()  # out of the file's memory map, see load_model
+        by_parameter.setdefault(name, {})[slot] = tensor.clone()  # out of a file's memory map, see load_model
     for optimizer in optimizers:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         packed = optimizer.state_dict()
         state = {i: by_parameter[names[id(p)]] for i, p in enumerate(parameters) if names[id(p)] in by_parameter}
         optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
-
-
-def remove_old(output_dir: Path, keep: int | None, best_step: int | None) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best one."""
-    best = None if best_step is None else checkpoint_folder(output_dir, best_step)
-    candidates = [folder for folder in checkpoints(output_dir) if folder != best]
-    for folder in candidates[: -keep if keep else 0]:
-        _set_aside(folder)  # first: a deletion that is broken off must not leave half a checkpoint under its name
-    for leftover in (output_dir / "checkpoints").glob("*.old"):
-        shutil.rmtree(leftover)
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
@@ -283,18 +197,18 @@ def _publish(temporary: Path, folder: Path) -> None:
     """Sync every file and rename the folder into place: after this it survives a power cut."""
     for path in [*temporary.rglob("*"), temporary]:
         _fsync(path)
-    replaced = _set_aside(folder) if folder.exists() else None
+    replaced = mark_for_deletion(folder) if folder.exists() else None
     temporary.rename(folder)
     _fsync(folder.parent)
     if replaced is not None:
         shutil.rmtree(replaced)
 
 
-def _set_aside(folder: Path) -> Path:
+def mark_for_deletion(folder: Path) -> Path:
     """Rename a folder that is to be deleted, at once, so that no part of it is ever taken for the whole."""
-    aside = folder.with_name(folder.name + ".old")
-    shutil.rmtree(aside, ignore_errors=True)
-    return folder.rename(aside)
+    marked = folder.with_name(folder.name + ".old")
+    shutil.rmtree(marked, ignore_errors=True)
+    return folder.rename(marked)
 
 
 def _fsync(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,22 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import gather_object
-from torch import distributed, nn
-from torch.distributed import ProcessGroup
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data import MaskedBatch
 from train_loop.arithmetic import Arithmetic
-from train_loop.checkpoint import CheckpointWriter, TrainState, checkpoint_folder, remove_old, save_model
+from train_loop.checkpoint import TrainState, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate
 from train_loop.fill_mask import FillMask
 from train_loop.metrics import MetricsFile, TrainWindow
-from train_loop.model import load_model
 from train_loop.objective import MaskedLMObjective
+from train_loop.processes import Processes
 from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
 from train_loop.report import LiveReport
+from train_loop.run_checkpoints import RunCheckpoints
 from train_loop.step import StepMetrics, non_finite_error, train_step
 from train_loop.trackers import track
 
@@ -52,16 +51,15 @@ class Run:
         tokens_by_source: Step -> tokens of each source of a mixture that this process's loader gave; for the record.
         bad_rows: Rows that this process's loader passed over so far; None where they are not counted on the way.
         eval_batches: This process's evaluation batches, from the start at each call.
-        identity: What a checkpoint and the run that goes on from it must share.
         arithmetic: What a token costs, and what the devices can do; for the record.
         state: Where the run is.
-        writer: Of checkpoints; only on the main process.
-        stop_requested: Whether this process was told to stop; asked after each update.
-        on_saved: Told of each checkpoint that is on the disk, by the thread that wrote it.
+        checkpoints: Used on the main process only.
+        stop_requested: Whether this process was told to stop; asked after each update and each evaluation batch.
     """
 
     config: TrainConfig
     accelerator: Accelerator
+    processes: Processes
     objective: nn.Module
     optimizers: list[AcceleratedOptimizer]
     lr_factor: Callable[[int], float]
@@ -72,12 +70,10 @@ class Run:
     bad_rows: Callable[[], int | None]
     eval_batches: Callable[[], Iterable[MaskedBatch]]
     tokenizer: PreTrainedTokenizerBase
-    identity: dict[str, Any]
     arithmetic: Arithmetic
     state: TrainState
-    writer: CheckpointWriter | None
+    checkpoints: RunCheckpoints
     stop_requested: Callable[[], bool]
-    on_saved: Callable[[Path], None]
 
     @property
     def output_dir(self) -> Path:
@@ -103,11 +99,9 @@ def train(run: Run) -> EvalMetrics:
         NonFiniteError: An update was not finite, and the settings do not allow to leave it out; known when the next
             row is due, before anything is evaluated or saved.
     """
-    config, state, is_main = run.config, run.state, run.accelerator.is_main_process
+    state, is_main = run.state, run.accelerator.is_main_process
     progress = Progress(first_step=state.step, total_steps=run.plan.total_steps, shows=is_main)
-    metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep_through_step=state.step, writes=is_main)
-    group = _group_on_cpu(run)
-    window = TrainWindow(run.accelerator, config.learning_rate, run.arithmetic)
+    metrics_file = MetricsFile(run.output_dir / "metrics.jsonl", keep=partial(_is_of_state, state), writes=is_main)
     report = LiveReport(run.output_dir, progress.line, writes=is_main)
 
     def log(row: dict[str, Any]) -> None:
@@ -117,13 +111,35 @@ def train(run: Run) -> EvalMetrics:
         track(run.accelerator, row)
         progress.show(row)
 
+    try:
+        evaluation = _train(run, log, progress, report)
+    except Stopped:
+        _save_checkpoint(run)
+        _wait_for_checkpoints(run)
+        report.update(is_last=True)
+        raise
+    finally:
+        progress.close()
+    evaluation = _finish(run, evaluation, log, progress)
+    report.update(is_last=True)
+    return evaluation
+
+
+def _train(
+    run: Run, log: Callable[[dict[str, Any]], None], progress: Progress, report: LiveReport
+) -> EvalMetrics | None:
+    """Make all updates; return the last evaluation."""
+    config, state = run.config, run.state
     evaluation: EvalMetrics | None = None
-    if config.eval_on_start and state.step == 0:
+    # At the start where the settings ask for it, or if the run was stopped within the evaluation of this step.
+    if state.evaluated_step != state.step and (
+        _is_due(run, run.plan.eval_steps) if state.step else config.eval_on_start
+    ):
         evaluation = _evaluate(run, log)
-        if config.keeps_best:  # it may stay the best
+        if state.step or config.keeps_best:  # it may stay the best
             _save_checkpoint(run)
-        window.reset()
-    profiler = StepProfiler(config.profiled if is_main else None, run.output_dir, progress.line)
+    window = TrainWindow(run.accelerator, config.learning_rate, run.arithmetic)
+    profiler = StepProfiler(config.profiled if run.accelerator.is_main_process else None, run.output_dir, progress.line)
     run.objective.train()
     for batches in run.train_steps(state.step, run.plan.total_steps):
         profiler.before(state.step)
@@ -131,33 +147,34 @@ def train(run: Run) -> EvalMetrics:
         profiler.after(state.step, last=state.step == run.plan.total_steps)
         progress.step()
 
-        stops = _any_process(group, run.stop_requested()) and state.step < run.plan.total_steps
+        (stops,) = run.processes.any(run.stop_requested() and state.step < run.plan.total_steps)
         evaluates = _is_due(run, run.plan.eval_steps)
-        saves = stops or (_is_due(run, config.save_steps) if config.save_steps else evaluates)
+        saves = _is_due(run, config.save_steps) if config.save_steps else evaluates
         # Also before a checkpoint: the window is empty then, and a resumed run writes the same rows.
-        if window.num_steps and (evaluates or saves or _is_due(run, config.logging_steps)):
+        if window.num_steps and (evaluates or saves or stops or _is_due(run, config.logging_steps)):
             _count_left_out(run, window.take_left_out(), progress)
             if window.num_steps:
                 log(window.read())
+        if stops:
+            raise Stopped(state.step)
         if evaluates:
             evaluation = _evaluate(run, log)
             report.update()
         if saves or (evaluates and config.keeps_best and state.best_step == state.step):
             _save_checkpoint(run)
-        if stops:
-            _wait_for_checkpoints(run)
-            progress.close()
-            report.update(is_last=True)
-            raise Stopped(state.step)
         if evaluates or saves:
             window.reset()
         if (patience := config.early_stopping_patience) and state.evaluations_without_improvement >= patience:
             progress.line(f"stopped early: {patience} evaluations without a lower loss")
             break
-    progress.close()
-    evaluation = _finish(run, evaluation)
-    report.update(is_last=True)
     return evaluation
+
+
+def _is_of_state(state: TrainState, row: dict[str, Any]) -> bool:
+    """Whether a row that an earlier start wrote is of what the run goes on from, and will not be written again."""
+    if row["step"] != state.step:
+        return row["step"] < state.step
+    return "loss" in row or state.evaluated_step == state.step
 
 
 def _update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:
@@ -187,31 +204,20 @@ def _count_left_out(run: Run, updates: list[StepMetrics], progress: Progress) ->
         progress.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
 
 
-def _group_on_cpu(run: Run) -> ProcessGroup | None:
-    """Where the processes agree without a GPU, which would do all that was asked of it before; None if there is one."""
-    if run.accelerator.num_processes == 1:
-        return None
-    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=run.config.process_timeout))
-
-
-def _any_process(group: ProcessGroup | None, flag: bool) -> bool:
-    """Whether the flag is up on any process: the same answer on all."""
-    if group is None:
-        return flag
-    num_up = torch.tensor(int(flag))
-    distributed.all_reduce(num_up, group=group)
-    return bool(num_up)
-
-
 def _is_due(run: Run, every: int) -> bool:
     return run.state.step % every == 0 or run.state.step == run.plan.total_steps
 
 
 def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
-    """Evaluate, keep the record of the best, and log what came out."""
+    """Evaluate, keep the record of the best, and log what came out.
+
+    Raises:
+        Stopped: See `_eval_batches`.
+    """
     state = run.state
     with torch.compiler.set_stance("force_eager"):  # other shapes: to compile for them would take longer than this
-        metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
+        metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
+    state.evaluated_step = state.step
     if state.best_loss is None or metrics.eval_loss < state.best_loss:
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
@@ -220,6 +226,27 @@ def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
     if run.config.probe and run.accelerator.is_main_process:
         log({"probes": _fill_probes(run)})
     return metrics
+
+
+def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
+    """Yield this process's evaluation batches.
+
+    All processes vote before each batch, as often as the one with most batches.
+
+    Raises:
+        Stopped: A process was told to stop.
+    """
+    batches = iter(run.eval_batches())
+    batch = next(batches, None)
+    while True:
+        stops, goes_on = run.processes.any(run.stop_requested(), batch is not None)
+        if stops:
+            raise Stopped(run.state.step)
+        if not goes_on:
+            return
+        if batch is not None:
+            yield batch
+        batch = next(batches, None)
 
 
 def _tokens_by_source(run: Run) -> dict[str, dict[str, int]]:
@@ -258,44 +285,38 @@ def _save_checkpoint(run: Run) -> None:
     state = run.state
     scaler = run.accelerator.scaler
     state.scaler = None if scaler is None else scaler.state_dict()
-    data_state = run.data_state()
-    if data_state and run.accelerator.num_processes > 1:
-        data_state = {name: array for part in gather_object([data_state]) for name, array in part.items()}
-    if run.writer is not None:
-        best_step = state.best_step if run.config.keeps_best else None
-        folder = checkpoint_folder(run.output_dir, state.step)
-
-        def then() -> None:
-            run.on_saved(folder)
-            remove_old(run.output_dir, run.config.save_total_limit, best_step)
-
-        run.writer.save(
-            folder,
-            run.model,
-            run.tokenizer,
-            run.optimizers,
-            state=state,
-            identity=run.identity,
-            data_state=data_state,
-            then=then,
-        )
+    data_state = {name: array for part in run.processes.gather(run.data_state()) for name, array in part.items()}
+    if run.accelerator.is_main_process:
+        run.checkpoints.save(run.model, run.tokenizer, run.optimizers, state=state, data_state=data_state)
 
 
 def _wait_for_checkpoints(run: Run) -> None:
-    if run.writer is not None:
-        run.writer.wait()
-    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        run.checkpoints.wait()
+    run.processes.wait()
 
 
-def _finish(run: Run, evaluation: EvalMetrics | None) -> EvalMetrics:
-    """Save the final model: the last one, or the best where the settings ask for it; return its evaluation."""
+def _finish(
+    run: Run, evaluation: EvalMetrics | None, log: Callable[[dict[str, Any]], None], progress: Progress
+) -> EvalMetrics:
+    """Save the final model: the last one, or the best where the settings ask for it; return its evaluation.
+
+    Raises:
+        Stopped: A process was told to stop before the model that is saved was evaluated.
+    """
     _wait_for_checkpoints(run)
-    best_step = run.state.best_step
-    if run.config.keeps_best and best_step is not None and best_step != run.state.step:
-        best = load_model(str(checkpoint_folder(run.output_dir, best_step)))
-        run.model.load_state_dict(best.state_dict())
-        evaluation = None
+    step, best_step = run.state.step, run.state.best_step
+    if run.config.keeps_best and best_step is not None and best_step != step:
+        problem = run.processes.from_main(lambda: run.checkpoints.load_best(best_step, run.model))
+        if problem is None:
+            run.processes.weights_from_main(run.model)
+            evaluation = None
+        else:
+            progress.line(
+                f"the final model is the last one, of step {step}, not the best, of step {best_step}: {problem}"
+            )
+            log({"model_step": step})
     if run.accelerator.is_main_process:
         save_model(run.output_dir / "model", run.model, run.tokenizer)
-    run.accelerator.wait_for_everyone()
-    return evaluation or evaluate(run.accelerator, run.bare_objective, run.eval_batches())
+    run.processes.wait()
+    return evaluation or evaluate(run.accelerator, run.bare_objective, _eval_batches(run))

@@ -5,6 +5,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,16 @@ def peak_memory() -> int:
 class MetricsFile:
     """``metrics.jsonl``, one row a line; written by the main process only."""
 
-    def __init__(self, path: Path, *, keep_through_step: int, writes: bool) -> None:
-        """Begin with the rows up to ``keep_through_step``: the run that goes on from there writes the later ones."""
+    def __init__(self, path: Path, *, keep: Callable[[dict[str, Any]], bool], writes: bool) -> None:
+        """Begin with the earlier rows that are kept: the run that goes on from there writes the later ones."""
         self._path = path
         self._writes = writes
         self._start = time.perf_counter()
         if writes:
             kept: list[str] = []
-            if keep_through_step > 0 and path.exists():
+            if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_through_step]
+                kept = [line for line in lines if line.endswith("\n") and keep(json.loads(line))]
             if kept:
                 self._start -= json.loads(kept[-1]).get("seconds", 0.0)
             temporary = path.with_suffix(".tmp")

@@ -50,7 +50,7 @@ class Progress:
                     "       tokens  " + "  ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in shares.items())
                 )
         else:
-            for probe in row["probes"]:
+            for probe in row.get("probes", ()):
                 fills = "  ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
                 self.line(f"       {probe['text']:<55} {fills}")
 

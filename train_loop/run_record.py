@@ -114,6 +114,8 @@ def _last_step(rows: list[Row]) -> int | None:
 def _final_step(settings: dict[str, Any], rows: list[Row]) -> int | None:
     """The step of the run's final model: the best evaluation's where the settings keep the best, or the last."""
     evaluations = [row for row in rows if is_number(row.get("eval_loss"))]
+    if rows and "model_step" in rows[-1]:  # the best was not to be had
+        return rows[-1]["model_step"]
     if evaluations and (settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")):
         return min(evaluations, key=lambda row: row["eval_loss"])["step"]
     return _last_step(rows)

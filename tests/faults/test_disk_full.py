@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.launchers import launcher, rows, run, tiny_run
-from train_loop.checkpoint import checkpoints, find_checkpoint, verify
+from train_loop.checkpoint import verify
+from train_loop.run_checkpoints import checkpoints, find_checkpoint
 
 
 @pytest.fixture

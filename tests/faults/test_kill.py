@@ -14,17 +14,8 @@ from tests.faults.running import start
 from tests.launchers import OF_THE_MACHINE, launcher, rows, run, tiny_run
 from tests.models import tiny_model
 from train_loop import TrainConfig, TrainState, build_optimizers
-from train_loop.checkpoint import (
-    checkpoint_folder,
-    checkpoints,
-    find_checkpoint,
-    load_optimizers,
-    load_state,
-    optimizer_tensors,
-    remove_old,
-    save_checkpoint,
-    verify,
-)
+from train_loop.checkpoint import load_optimizers, load_state, optimizer_tensors, save_checkpoint, verify
+from train_loop.run_checkpoints import checkpoint_folder, checkpoints, find_checkpoint, remove_old
 
 IDENTITY = {"seed": 1}
 
@@ -87,10 +78,9 @@ def _save_for_ever(output_dir: Path, tokenizer: PreTrainedTokenizerBase, first: 
             optimizer.step()
         folder = checkpoint_folder(output_dir, step)
         tensors = optimizer_tensors(model, optimizers)
-        save_checkpoint(
-            folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY, data_state={}
-        )
-        remove_old(output_dir, keep=2, best_step=None)
+        facts = {"state": TrainState(step=step), "identity": IDENTITY, "settings": {}, "data_state": {}}
+        save_checkpoint(folder, model, tokenizer, tensors, **facts)
+        remove_old(folder, keep=2, best_step=None)
 
 
 @pytest.mark.parametrize("points", [10, pytest.param(100, marks=pytest.mark.slow)])
@@ -122,7 +112,7 @@ def test_killed_while_saving_no_checkpoint_loads_and_is_wrong(
         assert all((tensor == newest).all() for tensor in load_file(latest / "model.safetensors").values())
         model = _model(newest)
         optimizers = build_optimizers(model, TrainConfig())
-        load_optimizers(latest, model, optimizers)
+        load_optimizers(load_file(latest / "optimizer.safetensors"), model, optimizers)
         averages = [slots["exp_avg"] for slots in optimizers[0].state.values()]
         assert len(averages) == len(list(model.parameters()))
         assert all(torch.allclose(average, torch.tensor(0.1 * newest)) for average in averages)

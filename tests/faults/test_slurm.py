@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.running import ENDLESS
 from tests.launchers import ROOT, environment, tiny_run
-from train_loop.checkpoint import checkpoints
+from train_loop.run_checkpoints import checkpoints
 
 
 @pytest.mark.slow

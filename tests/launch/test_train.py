@@ -37,6 +37,7 @@ def _assert_same_tensors(one: Path, two: Path) -> None:
 def test_what_a_run_leaves(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = train(tmp_path / "run", "--eval_on_start", "--probe", "the cat <mask> on a mat", "a <mask> ran")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.yaml",
         "environment.json",

@@ -10,20 +10,15 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 
 from tests.models import tiny_model
 from train_loop import CheckpointError, MaskedLMObjective, TrainConfig, TrainState, build_optimizers
-from train_loop.checkpoint import (
-    CheckpointWriter,
+from train_loop.checkpoint import load_optimizers, load_state, optimizer_tensors, save_checkpoint, save_model, verify
+from train_loop.model import load_model
+from train_loop.run_checkpoints import (
+    RunCheckpoints,
     checkpoint_folder,
     checkpoints,
     find_checkpoint,
-    load_optimizers,
-    load_state,
-    optimizer_tensors,
     remove_old,
-    save_checkpoint,
-    save_model,
-    verify,
 )
-from train_loop.model import load_model
 
 IDENTITY = {"seed": 1, "block_size": 16}
 
@@ -42,7 +37,8 @@ def _save(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, step: int, kind: s
     model = tiny_model("modernbert")
     folder = checkpoint_folder(tmp_path, step)
     tensors = optimizer_tensors(model, _optimizers(model, kind, steps=2))
-    save_checkpoint(folder, model, tokenizer, tensors, state=TrainState(step=step), identity=IDENTITY, data_state={})
+    facts = {"state": TrainState(step=step), "identity": IDENTITY, "settings": {}, "data_state": {}}
+    save_checkpoint(folder, model, tokenizer, tensors, **facts)
     return folder
 
 
@@ -55,7 +51,8 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
     state = TrainState(step=7, best_step=5, best_loss=1.5, evaluations_without_improvement=2, scaler={"scale": 4.0})
     folder = checkpoint_folder(tmp_path, 7)
     tensors = optimizer_tensors(model, optimizers)
-    save_checkpoint(folder, model, tokenizer, tensors, state=state, identity=IDENTITY, data_state={})
+    facts = {"state": state, "identity": IDENTITY, "settings": {}, "data_state": {}}
+    save_checkpoint(folder, model, tokenizer, tensors, **facts)
 
     verify(folder)
     assert load_state(folder, IDENTITY) == state
@@ -64,7 +61,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
         assert torch.equal(saved, loaded), name
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     fresh = build_optimizers(reopened, TrainConfig(optimizer=kind))  # type: ignore[arg-type]
-    load_optimizers(folder, reopened, fresh)
+    load_optimizers(load_file(folder / "optimizer.safetensors"), reopened, fresh)
     for old, new in zip(optimizers, fresh, strict=True):
         saved_state, loaded_state = old.state_dict()["state"], new.state_dict()["state"]
         assert saved_state.keys() == loaded_state.keys()
@@ -151,15 +148,30 @@ def test_a_checkpoint_of_another_run_is_refused_by_field(tmp_path: Path, tokeniz
         load_state(folder, {**IDENTITY, "block_size": 32})
 
 
-def test_old_ones_go_but_never_the_best(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    for step in range(1, 6):
-        _save(tmp_path, tokenizer, step)
-    remove_old(tmp_path, keep=None, best_step=None)
-    assert len(checkpoints(tmp_path)) == 5
-    remove_old(tmp_path, keep=2, best_step=1)
-    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000001", "step-00000004", "step-00000005"]
-    remove_old(tmp_path, keep=2, best_step=5)
-    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000001", "step-00000004", "step-00000005"]
+def test_old_ones_go_but_never_the_best_and_never_the_one_just_written(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    folders = {step: _save(tmp_path, tokenizer, step) for step in range(1, 6)}
+
+    def left(written: int, keep: int | None, best_step: int | None) -> list[int]:
+        remove_old(folders[written], keep, best_step)
+        return [step for step, folder in folders.items() if folder.exists()]
+
+    assert left(5, keep=None, best_step=None) == [1, 2, 3, 4, 5]
+    assert left(5, keep=7, best_step=None) == [1, 2, 3, 4, 5]
+    assert left(5, keep=2, best_step=1) == [1, 4, 5]
+    assert left(5, keep=2, best_step=5) == [1, 4, 5]
+    assert left(1, keep=1, best_step=None) == [1]  # written after a rewind, beside newer ones
+
+
+def test_where_none_of_the_checkpoints_is_whole_none_is_gone_on_from(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert find_checkpoint("latest", tmp_path) is None
+    for step in (1, 2):
+        (_save(tmp_path, tokenizer, step) / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole \(.*step-00000002.*step-00000001.*--over"):
+        find_checkpoint("latest", tmp_path)
 
 
 def test_the_final_model_replaces_the_one_before(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -182,19 +194,15 @@ def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
     expected = {name: p.detach().clone() for name, p in model.named_parameters()}
     expected_optimizer = optimizer_tensors(model, optimizers)
     state = TrainState(step=3)
-    writer = CheckpointWriter(model, on_error="stop")
-    folder = checkpoint_folder(tmp_path, 3)
     called: list[bool] = []
-    writer.save(
-        folder,
-        model,
-        tokenizer,
-        optimizers,
-        state=state,
+    writer = RunCheckpoints(
+        TrainConfig(output_dir=str(tmp_path)),
         identity=IDENTITY,
-        data_state={},
-        then=lambda: called.append(folder.exists()),
+        settings={},
+        on_saved=lambda folder: called.append(folder.exists()),
     )
+    folder = checkpoint_folder(tmp_path, 3)
+    writer.save(model, tokenizer, optimizers, state=state, data_state={})
     state.step = 4
     for optimizer in optimizers:
         optimizer.step()

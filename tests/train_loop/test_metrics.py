@@ -56,5 +56,5 @@ def test_the_clock_goes_on_from_the_last_row_that_is_kept(tmp_path: Path) -> Non
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "seconds": 100.0 * step} for step in (1, 2, 3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "sec')
-    assert 200 <= MetricsFile(path, keep_through_step=2, writes=True).seconds < 290
-    assert MetricsFile(path, keep_through_step=0, writes=True).seconds < 90
+    assert 200 <= MetricsFile(path, keep=lambda row: row["step"] <= 2, writes=True).seconds < 290
+    assert MetricsFile(path, keep=lambda row: False, writes=True).seconds < 90
