@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -9,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import sentences
 from tests.faults.running import ENDLESS, assert_gone, start
-from tests.launchers import launcher, rows, run, tiny_run
+from tests.launchers import assert_same_run, launcher, rows, run, tiny_run
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,35 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         assert done.returncode == 0, done.stderr
         one, other = (load_file(path / "model" / "model.safetensors") for path in (folder, whole))
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_processes"), [("python", 1), pytest.param("torchrun", 2, marks=pytest.mark.slow)]
+)
+def test_a_signal_during_an_evaluation_breaks_it_off_and_the_run_that_goes_on_makes_it_again(
+    name: str, num_processes: int, cache_dir: str, tmp_path: Path
+) -> None:
+    """The whole evaluation takes most of a minute, a block at a time; all of it would be finished first."""
+    corpus = tmp_path / "many.txt"
+    corpus.write_text("\n".join(sentences(16_000, length=20)) + "\n")
+    words = tiny_run(
+        corpus, cache_dir, eval_steps=2, max_steps=4, per_device_eval_batch_size=1, global_batch_size=4,
+        early_stopping_patience=3, block_size=16,
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    process = start([*launcher(name, num_processes), *words, "--output_dir", str(folder)], tmp_path, after_rows=2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGTERM)
+    began = time.monotonic()
+    process.wait(timeout=30)
+    assert_gone(family)
+    assert time.monotonic() - began < 10
+    assert [row["step"] for row in rows(folder)] == [1, 2]  # no evaluation
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
+
+    quickly = (*words, "--per_device_eval_batch_size", "512")
+    for where, more in ((folder, ("--resume_from_checkpoint", "latest")), (tmp_path / "whole", ())):
+        done = run(launcher(name, num_processes), *quickly, "--output_dir", str(where), *more)
+        assert done.returncode == 0, done.stderr
+    assert_same_run(folder, tmp_path / "whole")
