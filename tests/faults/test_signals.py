@@ -90,9 +90,9 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
 def test_a_signal_during_an_evaluation_breaks_it_off_and_the_run_that_goes_on_makes_it_again(
     name: str, num_processes: int, cache_dir: str, tmp_path: Path
 ) -> None:
-    """The whole evaluation takes most of a minute, a block at a time; all of it would be finished first."""
+    """The whole evaluation takes half a minute, a block at a time; all of it would be finished first."""
     corpus = tmp_path / "many.txt"
-    corpus.write_text("\n".join(sentences(16_000, length=20)) + "\n")
+    corpus.write_text("\n".join(sentences(8_000, length=20)) + "\n")
     words = tiny_run(
         corpus, cache_dir, eval_steps=2, max_steps=4, per_device_eval_batch_size=1, global_batch_size=4,
         early_stopping_patience=3, block_size=16,
