@@ -20,7 +20,14 @@ def main(arguments: list[str]) -> None:
         export.main(arguments[1:])
         return
     options = _parser().parse_args(arguments)
-    from train_loop.publish import PublishError, Repository, open_repository, publish_command, push_model
+    from train_loop.publish import (
+        PublishError,
+        Repository,
+        limit_waiting,
+        open_repository,
+        publish_command,
+        push_model,
+    )
 
     logging.getLogger("train_loop").addHandler(logging.StreamHandler())
     model = Path(options.model)
@@ -30,6 +37,7 @@ def main(arguments: list[str]) -> None:
             raise ValueError(f"--model {options.model} holds no config.json: give a run's model folder or a checkpoint")
     except ValueError as error:
         fail(error)
+    limit_waiting()
     try:
         open_repository(repository)
         where = push_model(model, repository, message="Upload masked language model")

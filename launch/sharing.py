@@ -17,6 +17,7 @@ from train_loop.publish import (
     PublishError,
     Repository,
     check_licence,
+    limit_waiting,
     open_repository,
     publish_command,
     push_model,
@@ -30,7 +31,7 @@ class Sharing:
     """The main process's way to the Hub; without push_to_hub it writes the card, and on other processes nothing."""
 
     def __init__(self, config: TrainConfig, *, is_main: bool) -> None:
-        """Make sure, before time is spent, that pushing can work.
+        """Make sure, before time is spent, that pushing can work, and that no process waits for the Hub for ever.
 
         Raises:
             ValueError: It cannot: a name is wrong, there is no token, or the Hub refuses or is out of reach.
@@ -39,6 +40,7 @@ class Sharing:
         self._is_main = is_main
         self._repository: Repository | None = None
         self._background: BackgroundPush | None = None
+        limit_waiting()
         if not (config.push_to_hub and is_main):
             return
         try:

@@ -36,6 +36,9 @@ class Hub:
         refusals: Statuses to answer with before anything else, by a part of ``"METHOD path"``; the first goes first.
             429 and 503 ask to come back at once.
         before: Called before a request is answered, by a part of ``"METHOD path"``.
+        silent: Parts of ``"METHOD path"`` that are heard and never answered.
+        lost: The same of what is done once without an answer: the connection breaks.
+        pull_requests: Titles of the pull requests that were opened.
     """
 
     repositories: dict[str, Path]
@@ -48,7 +51,11 @@ class Hub:
     read_only: set[str] = field(default_factory=set)
     refusals: dict[str, list[int]] = field(default_factory=dict)
     before: dict[str, Callable[[], object]] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    pull_requests: list[str] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
+    is_over: threading.Event = field(default_factory=threading.Event)
 
     def environment(self, tmp_path: Path, token: str | None = TOKEN) -> dict[str, str]:
         """For a process whose Hub this is."""
@@ -71,6 +78,7 @@ def serve(repositories: dict[str, Path], root: Path = Path("/nowhere")) -> Itera
     try:
         yield server.hub  # type: ignore[attr-defined]
     finally:
+        server.hub.is_over.set()  # type: ignore[attr-defined]
         server.shutdown()
         server.server_close()
         thread.join()
@@ -88,6 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.tokens.append(self.headers["Authorization"])
 
     def _send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if is_lost := {part for part in self.hub.lost if part in f"{self.command} {self.path}"}:
+            self.hub.lost -= is_lost
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -102,6 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         for part, action in self.hub.before.items():
             if part in f"{self.command} {self.path}":
                 action()
+        if any(part in f"{self.command} {self.path}" for part in self.hub.silent):
+            self.log_message("")
+            self.hub.is_over.wait()
+            self.close_connection = True
+            return True
         for part, statuses in self.hub.refusals.items():
             if part in f"{self.command} {self.path}" and statuses:
                 status = statuses.pop(0)
@@ -135,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound" if found is None else "EntryNotFound"})
         repository, words = found
         action, revision, *rest = [*words, "", ""] if len(words) < 2 else words
+        if action == "discussions":
+            return self._discussions(repository.partition("/")[2])
         if action == "auth-check":
             is_fine = self._is_user() and not (revision == "write" and repository in self.hub.read_only)
             return self._json({}, 200 if is_fine else 403)
@@ -246,8 +265,10 @@ class _Handler(BaseHTTPRequestHandler):
         is_request = parse_qs(urlsplit(self.path).query).get("create_pr") == ["1"]
         folder = self.hub.repositories[repository]
         if is_request:
-            folder = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}@pr-1")))
-            self.hub.repositories[f"{repository}@refs/pr/1"] = folder
+            self.hub.pull_requests.append(lines[0]["value"]["summary"])
+            number = len(self.hub.pull_requests)
+            folder = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}@pr-{number}")))
+            self.hub.repositories[f"{repository}@refs/pr/{number}"] = folder
         elif (branch := self._folder(repository, revision)) is not None:
             folder = branch
         paths = []
@@ -257,8 +278,14 @@ class _Handler(BaseHTTPRequestHandler):
             paths.append(value["path"])
         self.hub.commits.append((repository, lines[0]["value"]["summary"], paths))
         address = f"{self.hub.endpoint}/{repository.removeprefix('models/')}"
-        discussion = f"{address}/discussions/1" if is_request else None
+        discussion = f"{address}/discussions/{number}" if is_request else None
         self._json({"commitUrl": f"{address}/commit/{COMMIT}", "commitOid": COMMIT, "pullRequestUrl": discussion})
+
+    def _discussions(self, name: str) -> None:
+        common = {"createdAt": "2026-01-01T00:00:00.000Z", "status": "open", "isPullRequest": True}
+        common |= {"author": {"name": USER}, "repo": {"name": name, "type": "model"}}
+        found = [{"num": i, "title": title} | common for i, title in enumerate(self.hub.pull_requests, 1)]
+        self._json({"discussions": found, "count": len(found), "start": 0})
 
 
 def _etag(content: bytes) -> str:

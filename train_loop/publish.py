@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_session, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 
 from train_loop.model_card import CARD, THIS_MODEL, build_card
@@ -30,6 +30,7 @@ T = TypeVar("T")
 _PASSING = {408, 429, 500, 502, 503, 504}
 _WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _LONGEST_WAIT = 300.0  # the Hub counts requests in windows of five minutes
+_LIMITS = {"connect": 10.0, "read": 60.0, "write": 60.0, "pool": 60.0}  # seconds
 _OF_THE_RUN = {"optimizer.safetensors", "data.safetensors", "state.json", "manifest.json"}  # in a checkpoint
 
 
@@ -58,6 +59,21 @@ class Repository:
             raise ValueError(f"repo_id={self.repo_id!r} must be user/name, of letters, digits, '-', '_' and '.'")
         if self.create_pr and self.revision is not None:
             raise ValueError(f"create_pr is made against main, and revision={self.revision!r} names a branch: give one")
+
+
+def limit_waiting() -> None:
+    """Let no request of this process to the Hub wait for ever, which it does where huggingface_hub sets no limit.
+
+    To be called once, before the first request: it replaces the client that all of them share.
+    """
+    usual = get_session()
+    hooks = {"request": [*usual.event_hooks["request"], _limit]}
+    set_client_factory(lambda: type(usual)(event_hooks=hooks, follow_redirects=True, timeout=None))
+
+
+def _limit(request: Any) -> None:
+    given = request.extensions["timeout"]  # None also where a caller asks for no limit, as `HfApi.model_info` does
+    request.extensions["timeout"] = {name: given.get(name) or limit for name, limit in _LIMITS.items()}
 
 
 def open_repository(repository: Repository, waits: Sequence[float] = _WAITS) -> None:
@@ -103,13 +119,22 @@ def check_licence(name: str, waits: Sequence[float] = _WAITS) -> None:
 def push_model(model: Path, repository: Repository, *, message: str, waits: Sequence[float] = _WAITS) -> str:
     """Push the files of a model, its card too, as one commit; return the address of the commit or pull request.
 
-    A second try finds what the first has uploaded. What is on the Hub already is not uploaded again.
+    A second try finds what the first has uploaded, or even committed before its answer was lost. What is on the Hub
+    already is not uploaded again.
 
     Raises:
         PublishError: It was not pushed, after all that could be tried.
     """
 
+    earlier: set[str] | None = None
+
     def push() -> str:
+        nonlocal earlier
+        if repository.create_pr:
+            requests = _pull_requests(repository.repo_id, message)
+            earlier = requests if earlier is None else earlier
+            if made := requests - earlier:
+                return made.pop()
         card = _card_for(model, repository.repo_id)
         files = [p for p in sorted(model.iterdir()) if p.is_file() and p.name not in {*_OF_THE_RUN, CARD}]
         additions = [CommitOperationAdd(path.name, str(path)) for path in files]
@@ -123,6 +148,12 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
         return commit.pr_url or commit.commit_url
 
     return _persist(push, waits)
+
+
+def _pull_requests(repo_id: str, title: str) -> set[str]:
+    """The addresses of those with a title."""
+    found = HfApi().get_repo_discussions(repo_id, discussion_type="pull_request")
+    return {request.url for request in found if request.title == title}
 
 
 def publish_command(model: Path, repository: Repository) -> str:
@@ -259,6 +290,8 @@ def _reason(error: BaseException) -> str:
         return " ".join(f"the Hub answered {status} {phrase}{said}".split())
     if isinstance(error, json.JSONDecodeError):
         return "the Hub's answer was cut short, or is an error page"
+    if type(error).__name__ in ("ReadTimeout", "WriteTimeout"):
+        return f"the Hub did not answer in time ({type(error).__name__})"
     if _may_pass(error):
         return f"the Hub could not be reached ({type(error).__name__})"
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.hub import TOKEN, Hub
-from tests.pushing import NAME, REPOSITORY, errors, publish, python
+from tests.pushing import NAME, REPOSITORY, errors, impatient, publish, python
 
 
 def test_a_busy_hub_is_asked_again(hub: Hub, tmp_path: Path, finished_run: Path) -> None:
@@ -50,6 +52,33 @@ def test_a_pull_request_or_a_branch(hub: Hub, tmp_path: Path, finished_run: Path
 def test_a_second_push_of_the_same_makes_no_commit(hub: Hub, tmp_path: Path, finished_run: Path) -> None:
     for _ in range(2):
         assert publish(hub, tmp_path, finished_run / "model").returncode == 0
+    assert len(hub.commits) == 1
+
+
+@pytest.mark.parametrize("part", ["/api/repos/create", "/commit/"])
+def test_a_hub_that_never_answers_ends_a_push(hub: Hub, tmp_path: Path, finished_run: Path, part: str) -> None:
+    hub.silent.add(part)
+    model = finished_run / "model"
+    done = impatient(["launch.publish", "--model", str(model), "--repo_id", NAME], hub, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "the Hub did not answer in time (ReadTimeout); trying again in 1 s (1 of 5)" in done.stderr
+    (error,) = errors(done)
+    assert f"the Hub did not answer in time (ReadTimeout); {model} is as it was; push it again by: " in error
+    assert hub.count(part) == 6
+
+
+@pytest.mark.parametrize("words", [[], ["--revision", "v2"], ["--create_pr"]])
+def test_a_commit_whose_answer_was_lost_is_found(
+    hub: Hub, tmp_path: Path, finished_run: Path, words: list[str]
+) -> None:
+    hub.pull_requests.append("Upload masked language model")  # an older one
+    hub.lost.add("/commit/")
+    done = publish(hub, tmp_path, finished_run / "model", *words)
+    assert done.returncode == 0, done.stderr
+    assert "the Hub could not be reached (RemoteProtocolError); trying again in 1 s (1 of 5)" in done.stderr
+    address = f"{hub.endpoint}/{NAME}/{'discussions/2' if words == ['--create_pr'] else 'commit/'}"
+    assert done.stdout.startswith(address)
+    assert not hub.lost
     assert len(hub.commits) == 1
 
 

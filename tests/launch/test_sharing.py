@@ -17,7 +17,7 @@ from tests.cards import metadata_errors
 from tests.hub import TOKEN, Hub
 from tests.launch.conftest import Train
 from tests.launchers import ROOT, launcher
-from tests.pushing import NAME, REPOSITORY, errors, python, train_words
+from tests.pushing import NAME, REPOSITORY, errors, impatient, python, train_words
 from train_loop.checkpoint import verify
 
 
@@ -214,6 +214,15 @@ def test_a_run_that_could_not_push_does_not_begin(
     assert done.returncode == 2
     (error,) = errors(done)
     assert f"push_to_hub with hub_model_id='{NAME}': {message}" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_hub_never_answers_does_not_begin(hub: Hub, tmp_path: Path, sharing: list[str]) -> None:
+    hub.silent.add("")
+    done = impatient(sharing, hub, tmp_path)
+    assert done.returncode == 2, done.stderr
+    (error,) = errors(done)
+    assert error.endswith(f"push_to_hub with hub_model_id='{NAME}': the Hub did not answer in time (ReadTimeout)")
     assert not (tmp_path / "run").exists()
 
 
