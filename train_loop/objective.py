@@ -11,6 +11,7 @@ moves up to the end of that attention: 1.84 times less (`gather_in_last_layer`).
 """
 
 import logging
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,14 +25,17 @@ from train_loop.vocabulary import compute_logits
 logger = logging.getLogger(__name__)
 
 _ATTENTION_END = "attention.output"  # in a layer of BERT's kin
+# Where a call of `masked_logits` gathers, and what; of each thread by itself, for a model may serve many at once.
+_gathering: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("gathering", default=None)
 
 
 class MaskedLMObjective(nn.Module):
     """What DDP wraps: everything from ids to the scalar happens inside this module.
 
-    The gathering is a forward hook on the encoder (``model.base_model``), there
-    for the length of one call, so it serves any ``AutoModelForMaskedLM``. To
-    train on another objective, write another module with this forward.
+    The gathering is a forward hook on the encoder (``model.base_model``), so it
+    serves any ``AutoModelForMaskedLM``; it does nothing but in a call of
+    `masked_logits`. To train on another objective, write another module with this
+    forward.
 
     Attributes:
         last_layer: Name of the last layer, in which the gathering happens where
@@ -46,6 +50,8 @@ class MaskedLMObjective(nn.Module):
         self.first_position = first_position(model)
         self.last_layer: str | None = None
         self.pad_vocabulary_to = 1
+        if _gather_after_encoder not in model.base_model._forward_hooks.values():  # of another objective
+            model.base_model.register_forward_hook(_gather_after_encoder)
 
     def forward(
         self,
@@ -82,26 +88,17 @@ class MaskedLMObjective(nn.Module):
             inputs["attention_mask"] = self._inside_documents(position_ids)
             inputs["position_ids"] = position_ids + self.first_position
 
-        def gather(hidden_BLD: Tensor) -> Tensor:
-            return hidden_BLD.flatten(0, 1).index_select(0, masked_positions).unsqueeze(0)
-
-        def gather_after_encoder(module: nn.Module, args: Any, output: Any) -> Any:
-            output.last_hidden_state = gather(output[0])
-            return output
-
-        def gather_after_attention(module: nn.Module, attended_and_residual: tuple[Tensor, Tensor]) -> Any:
-            return tuple(map(gather, attended_and_residual))
-
         layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
-        # With gradient checkpointing the backward computes the layer again, and the hook is gone by then.
+        # With gradient checkpointing the backward computes the layer again, and gathers nothing there.
         if layer is None or (layer.training and getattr(layer, "gradient_checkpointing", False)):
-            hook = self.model.base_model.register_forward_hook(gather_after_encoder)
+            where = self.model.base_model
         else:
-            hook = layer.get_submodule(_ATTENTION_END).register_forward_pre_hook(gather_after_attention)
+            where = layer.get_submodule(_ATTENTION_END)
+        token = _gathering.set((where, masked_positions))
         try:
             logits = compute_logits(self.model, inputs, pad_to=self.pad_vocabulary_to)
         finally:
-            hook.remove()
+            _gathering.reset(token)
         # A family whose head does not read the encoder's first output would go unnoticed, and be slow or wrong.
         assert logits.shape[:-1].numel() == len(masked_positions), (
             f"{type(self.model).__name__}: the head gave logits at {logits.shape[:-1].numel()} positions, "
@@ -123,6 +120,30 @@ class MaskedLMObjective(nn.Module):
             lowest = torch.finfo(dtype).min
             masks = {name: torch.zeros_like(m, dtype=dtype).masked_fill(~m, lowest) for name, m in masks.items()}
         return masks if has_windows else masks["full_attention"]
+
+
+def _gather_after_encoder(encoder: nn.Module, args: Any, output: Any) -> Any:
+    if (positions := _positions_at(encoder)) is None:
+        return None
+    output.last_hidden_state = _gather(output[0], positions)
+    return output
+
+
+def _gather_after_attention(end: nn.Module, attended_and_residual: tuple[Tensor, Tensor]) -> Any:
+    if (positions := _positions_at(end)) is None:
+        return None
+    return tuple(_gather(hidden_BLD, positions) for hidden_BLD in attended_and_residual)
+
+
+def _positions_at(module: nn.Module) -> Tensor | None:
+    """The positions that are gathered at a module in this call; a compiled layer gathers none."""
+    gathering = None if torch.compiler.is_compiling() else _gathering.get()
+    return gathering[1] if gathering is not None and gathering[0] is module else None
+
+
+def _gather(hidden_BLD: Tensor, positions: Tensor) -> Tensor:
+    """``[1, M, D]``."""
+    return hidden_BLD.flatten(0, 1).index_select(0, positions).unsqueeze(0)
 
 
 def document_mask(position_ids: Tensor) -> Tensor:
@@ -196,6 +217,9 @@ def gather_in_last_layer(objective: MaskedLMObjective) -> bool:
     ends = [name for name, _ in objective.model.named_modules() if name.endswith(f".{_ATTENTION_END}")]
     if not ends:
         return False
+    end = objective.model.get_submodule(ends[-1])
+    if _gather_after_attention not in end._forward_pre_hooks.values():
+        end.register_forward_pre_hook(_gather_after_attention)
     was_training = objective.model.training
     objective.model.eval()
     try:

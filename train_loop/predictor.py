@@ -5,17 +5,23 @@ nothing as large as the vocabulary leaves the device.
 """
 
 import itertools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
 from train_loop.objective import MaskedLMObjective, gather_in_last_layer
 
 _MOST_POSITIONS = 512  # in one batch: of a vocabulary of 50,000 their logits are 100 MB
+
+_num_asking: dict[PreTrainedModel, int] = {}  # threads that ask a model which was in training
+_mode_lock = threading.Lock()
+_tokenizer_lock = threading.Lock()
 
 
 class Query(NamedTuple):
@@ -66,7 +72,8 @@ class MaskPredictor:
         self.objective = MaskedLMObjective(model)
         # Tried out in full precision: a difference by rounding would look like one in substance.
         if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type):
-            gather_in_last_layer(self.objective)
+            with _without_dropout(model):
+                gather_in_last_layer(self.objective)
         if dtype is not None:
             model.to(_dtype(dtype))
         self.tokenizer = tokenizer
@@ -94,7 +101,7 @@ class MaskPredictor:
             ValueError: A text that is empty, has no mask or is too long.
         """
         ours = {"padding": False, "return_tensors": None, "return_attention_mask": False, "verbose": False}
-        rows = self.tokenizer(list(texts), **{**(tokenizer_kwargs or {}), **ours})["input_ids"]
+        rows = tokenize(self.tokenizer, list(texts), **{**(tokenizer_kwargs or {}), **ours})["input_ids"]
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
             where = "" if first is None else f" (text {first + i})"
             if self.tokenizer.mask_token_id not in row:
@@ -122,7 +129,7 @@ class MaskPredictor:
                 f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions{where}: "
                 f"{excerpt(text)}; shorten it, or cut it around its mask with truncation"
             )
-        around = self.tokenizer("")["input_ids"]
+        around = tokenize(self.tokenizer, "")["input_ids"]
         lead = next((i for i, (a, b) in enumerate(zip(row, around, strict=False)) if a != b), len(around))
         body = row[lead : len(row) - (len(around) - lead)]
         room = self.longest - len(around)
@@ -165,16 +172,10 @@ class MaskPredictor:
         if len(queries[-1].input_ids) < length:
             lengths = torch.tensor([len(ids) for ids, _ in queries])
             attention_mask = (torch.arange(length) < lengths[:, None]).long().to(model.device)
-        was_training = model.training
-        if was_training:
-            model.eval()
-        try:
+        with _without_dropout(model):
             return self.objective.masked_logits(
                 torch.tensor(rows).to(model.device), torch.tensor(flat).to(model.device), attention_mask
             ).float()
-        finally:
-            if was_training:
-                model.train()
 
     def log_probs(self, asks: Sequence[Ask], batch_size: int) -> list[float]:
         """log p of each asked token at its position; rows and positions that are asked again are computed once."""
@@ -199,8 +200,27 @@ class MaskPredictor:
         return result
 
 
+@contextmanager
+def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
+    """In evaluation mode; a model that was in training is so again when the last thread that asks it is done."""
+    with _mode_lock:
+        is_trained = model.training or model in _num_asking
+        if is_trained:
+            _num_asking[model] = _num_asking.get(model, 0) + 1
+            model.eval()
+    try:
+        yield
+    finally:
+        if is_trained:
+            with _mode_lock:
+                _num_asking[model] -= 1
+                if not _num_asking[model]:
+                    del _num_asking[model]
+                    model.train()
+
+
 class PredictorUser:
-    """What `FillMask` and `TextScorer` are: a `MaskPredictor`, and something to ask of it."""
+    """What `FillMask` and `TextScorer` are: a `MaskPredictor`, and something to ask of it; many threads may at once."""
 
     def __init__(
         self,
@@ -232,6 +252,12 @@ class PredictorUser:
         except (OSError, ValueError) as error:
             raise ValueError(f"{name!r} has no tokenizer: {' '.join(str(error).split())}") from error
         return cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **settings: Any) -> BatchEncoding:
+    """``tokenizer(texts, **settings)``, one thread at a time: a call sets the tokenizer's own state of truncation."""
+    with _tokenizer_lock:
+        return tokenizer(texts, **settings)
 
 
 def windows(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import BatchEncoding
 
 from train_loop.evaluate import perplexity
-from train_loop.predictor import Ask, PredictorUser, excerpt, windows
+from train_loop.predictor import Ask, PredictorUser, excerpt, tokenize, windows
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,8 @@ class TextScorer(PredictorUser):
             yield from self._score(window, first, within_word, batch_size)
 
     def _score(self, texts: Sequence[str], first: int | None, within_word: bool, batch_size: int) -> list[TextScore]:
-        encodings = self.tokenizer(
-            list(texts), return_special_tokens_mask=True, return_offsets_mapping=within_word, verbose=False
-        )
+        settings = {"return_special_tokens_mask": True, "return_offsets_mapping": within_word, "verbose": False}
+        encodings = tokenize(self.tokenizer, list(texts), **settings)
         asks: list[list[Ask]] = []
         for i, text in enumerate(texts):
             row = tuple(encodings["input_ids"][i])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from train_loop.predictor import Ask, MaskPredictor
+from train_loop.predictor import Ask, MaskPredictor, tokenize
 
 Pieces = tuple[int, ...]
 
@@ -38,7 +38,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, target: str) -> Pieces:
     token = tokenizer.convert_tokens_to_ids(target)
     if token is not None and (token != unknown or target == tokenizer.unk_token):
         return (token,)
-    pieces = tuple(tokenizer(target, add_special_tokens=False)["input_ids"])
+    pieces = tuple(tokenize(tokenizer, target, add_special_tokens=False)["input_ids"])
     return () if unknown in pieces else pieces
 
 
