@@ -12,6 +12,9 @@ from train_loop.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
+# Where transformers' defaults are not those of the paper's own models; in half precision BERT's 1e-12 is zero.
+_PUBLISHED = {"roberta": {"layer_norm_eps": 1e-5}}
+
 
 def open_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, block_size: int, seed: int
@@ -95,7 +98,8 @@ def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab
             f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos", "cls", "sep")
         }
         ids = {key: value for key, value in ids.items() if hasattr(known, key)}
-        model_config = AutoConfig.for_model(name, **{"vocab_size": vocab_size, **ids, **config.model_config})
+        values = {"vocab_size": vocab_size, **ids, **_PUBLISHED.get(name, {}), **config.model_config}
+        model_config = AutoConfig.for_model(name, **values)
         return AutoModelForMaskedLM.from_config(model_config, attn_implementation=config.attn_implementation)
     except (TypeError, ValueError, ArithmeticError, ImportError) as error:
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error

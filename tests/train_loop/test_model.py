@@ -28,6 +28,14 @@ def test_from_scratch_it_takes_vocabulary_and_special_tokens_from_the_tokenizer(
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+def test_a_roberta_from_scratch_has_the_published_layer_norm(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Which KerasHub's is fixed to, and transformers' default is not."""
+    for given, expected in (({}, 1e-5), ({"layer_norm_eps": 1e-12}, 1e-12)):
+        model = _open(ModelConfig(model_type="roberta", model_config={**SMALL, **given}), tokenizer)
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+        assert {norm.eps for norm in norms} == {expected}
+
+
 def test_the_seed_makes_the_weights(tokenizer: PreTrainedTokenizerBase) -> None:
     config = ModelConfig(model_type="bert", model_config=SMALL)
     one, two, other = (_open(config, tokenizer, seed=seed).state_dict() for seed in (3, 3, 4))
