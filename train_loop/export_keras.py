@@ -11,14 +11,15 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.checkpoint import whole_or_nothing
+from train_loop.export_onnx import Comparison
 from train_loop.model import load_model, max_positions
 
 # KerasHub's RoBERTa has no setting for these. RoBERTa's and DistilRoBERTa's own configurations agree with it.
 _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": True}
 
 
-def export_keras(name: str, output: Path) -> float:
-    """Write a folder that KerasHub opens; return the largest difference of a logit from the model's.
+def export_keras(name: str, output: Path) -> Comparison:
+    """Write a folder that KerasHub opens; return how close its logits are to the model's.
 
     ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the
     preprocessor, on any backend of Keras. KerasHub's tokenizer has three habits of its
@@ -41,10 +42,10 @@ def export_keras(name: str, output: Path) -> float:
     vocabulary = _vocabulary(tokenizer)
     with whole_or_nothing(output) as folder:
         _masked_lm(model, vocabulary).save_to_preset(str(folder))
-        difference, spread = _compare(model, folder)
-        if not difference < 1e-4 * spread:  # rounding makes 1e-6 of it; "not <" takes NaN for a difference
-            raise ValueError(f"KerasHub's logits differ by {difference:.2g} from those of {name!r}")
-    return difference
+        compared = _compare(model, folder)
+        if not compared.difference < 1e-4 * compared.spread:  # rounding makes 1e-6; "not <" takes NaN for a difference
+            raise ValueError(f"KerasHub's logits differ by {compared.difference:.2g} from those of {name!r}")
+    return compared
 
 
 def _check_model(model: PreTrainedModel) -> None:
@@ -119,8 +120,8 @@ def _masked_lm(model: PreTrainedModel, vocabulary: dict[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def _compare(model: PreTrainedModel, folder: Path) -> tuple[float, float]:
-    """The largest difference of a logit, with the preset read back and over all positions, and the logits' spread."""
+def _compare(model: PreTrainedModel, folder: Path) -> Comparison:
+    """Of the preset, read back, over all positions."""
     import keras
     import keras_hub
 
@@ -136,4 +137,5 @@ def _compare(model: PreTrainedModel, folder: Path) -> tuple[float, float]:
         "mask_positions": np.tile(np.arange(length), (2, 1)),
     }
     logits = keras.ops.convert_to_numpy(keras_hub.models.MaskedLM.from_preset(str(folder))(inputs))
-    return float(np.abs(logits - expected)[is_token.numpy()].max()), float(expected.std())
+    difference = float(np.abs(logits - expected)[is_token.numpy()].max())
+    return Comparison(difference, float(expected.std()), tuple(is_token.sum(1).tolist()))

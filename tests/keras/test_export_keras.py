@@ -55,8 +55,9 @@ def exported(
     """A model, and what KerasHub makes of its export."""
     folder = tmp_path_factory.mktemp("exported")
     model = saved_roberta(folder / "model", roberta_tokenizer, **_SHAPES[request.param])
-    difference = export_keras(str(folder / "model"), folder / "preset")
-    assert difference < 1e-5
+    compared = export_keras(str(folder / "model"), folder / "preset")
+    assert compared.difference < 1e-5
+    assert max(compared.lengths) == _SHAPES[request.param]["max_position_embeddings"] - 2
     return model, keras_hub.models.MaskedLM.from_preset(str(folder / "preset"))
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 
 from tests.models import sharpened, tiny_model
 from train_loop import FillMask
+from train_loop.export_onnx import compare_logits
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,8 @@ def test_logits_and_the_top_five_are_those_of_the_model(
     done = _export("--model", str(model_folder), "--format", "onnx", "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+    longest = {"roberta": 64, "modernbert": 2048}[family]
+    assert f" at the most, on random texts of 5 to {longest:,} tokens\n" in done.stdout
     model = AutoModelForMaskedLM.from_pretrained(model_folder)
     exported = AutoTokenizer.from_pretrained(output)
     session = onnxruntime.InferenceSession(str(output / "model.onnx"))
@@ -55,6 +58,17 @@ def test_logits_and_the_top_five_are_those_of_the_model(
         top_five = np.argsort(-logits[inputs["input_ids"] == exported.mask_token_id])[:, :5]
         fills = FillMask(model, tokenizer)(texts)
         assert top_five.tolist() == [[fill["token"] for fill in of_text] for of_text in fills]
+
+
+def test_the_comparison_reaches_the_models_last_position(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A graph that differs there alone is seen."""
+    model_folder = _saved(tmp_path / "model", "roberta", tokenizer)
+    done = _export("--model", str(model_folder), "--format", "onnx", "--output", str(tmp_path / "onnx"))
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForMaskedLM.from_pretrained(model_folder).eval()
+    with torch.no_grad():
+        model.roberta.embeddings.position_embeddings.weight[-1].neg_()
+    assert compare_logits(model, tmp_path / "onnx" / "model.onnx").difference > 0.01
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
