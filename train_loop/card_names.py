@@ -33,4 +33,9 @@ def linked(name: str, revision: str | None = None, kind: str = "") -> str:
     """A link to a repository, with the revision that was asked for; the bare name of anything else."""
     if not is_hub_id(name):
         return "the documentation of Python" if name == "python-docs" else f"`{public(name)}`"
-    return f"[{name}](https://huggingface.co/{kind}{name})" + (f" (revision `{revision}`)" if revision else "")
+    return f"[{escaped(name)}](https://huggingface.co/{kind}{name})" + (f" (revision `{revision}`)" if revision else "")
+
+
+def escaped(text: str) -> str:
+    """Text on one line as it is: a bare ``<mask>`` would be taken for HTML, ``__init__`` for bold."""
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", text).replace("\n", " ")

@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from train_loop.card_names import is_hub_id, linked, public, sources
+from train_loop.card_names import escaped, is_hub_id, linked, public, sources
 from train_loop.run_record import EVAL_COLUMNS, RunRecord, is_number, read_record, shown
 
 CARD = "README.md"
@@ -27,6 +27,7 @@ _NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared: noth
     r"output_dir|overwrite_output_dir|resume_from_checkpoint|cache_dir|cpu_threads|process_timeout|dataloader_.*"
     r"|save_total_limit|on_save_error|profile_.*|push_to_hub|hub_.*|report_to|project|.*_(token|key|password)"
 )
+_OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}
 _MOST_ROWS = 12
 _RESULT = ("eval_perplexity", "eval_loss", "eval_accuracy", "eval_num_masked_tokens")
 _MAIN_SETTINGS = (
@@ -60,6 +61,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
         _introduction(name, model, record),
         _use(model, repo_id or THIS_MODEL, record),
         _evaluation(record),
+        _limitations(record.settings),
         _training(record),
         _again(record),
         _licence(record.settings),
@@ -88,18 +90,18 @@ def _metadata(name: str, model: Path, record: RunRecord) -> ModelCardData:
 
 
 def _results(record: RunRecord) -> list[EvalResult]:
-    """The evaluation of this model, so that the Hub shows it; what was not finite is left out."""
+    """The evaluation of this model, so that the Hub shows it: on one of its data sets; what was finite of it."""
     evaluation, settings = record.evaluation, record.settings
-    if evaluation is None:
-        return []
-    on_same = settings.get("eval_dataset") is None
-    source = settings.get("eval_dataset") or ", ".join(public(s) for s in sources(settings))
+    eval_dataset = settings.get("eval_dataset")
+    evaluated = [eval_dataset] if eval_dataset else sources(settings)
+    if evaluation is None or len(evaluated) != 1 or not is_hub_id(evaluated[0]):
+        return []  # the Hub takes none without the id of a data set
     return [
         EvalResult(
             task_type="fill-mask",
             task_name="Masked language modeling",
-            dataset_type=public(source),
-            dataset_name=f"{public(source)}, held out" if on_same else public(source),
+            dataset_type=evaluated[0],
+            dataset_name=evaluated[0] if eval_dataset else f"{evaluated[0]}, held out",
             dataset_config=settings.get("dataset_config"),
             dataset_split=settings.get("eval_split"),
             dataset_revision=settings.get("dataset_revision"),
@@ -128,7 +130,7 @@ def _introduction(name: str, model: Path, record: RunRecord) -> str:
         text += f", trained {origin} on {data}"
     if record.step is not None:
         text += f" in {record.step:,} updates"
-    return f"# {name}\n\n{text}."
+    return f"# {escaped(name)}\n\n{text}."
 
 
 def _use(model: Path, model_id: str, record: RunRecord) -> str:
@@ -162,7 +164,7 @@ def _fills(record: RunRecord) -> str:
     lines = ["\n", "| text | it fills in |", "|---|---|"]
     for probe in row["probes"]:
         fills = " · ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
-        lines.append(f"| {_cell(probe['text'])} | {_cell(fills)} |")
+        lines.append(f"| {escaped(probe['text'])} | {escaped(fills)} |")
     return "\n".join(lines)
 
 
@@ -174,6 +176,7 @@ def _evaluation(record: RunRecord) -> str:
         held_out = (
             f"{public(settings.get('eval_dataset') or 'the same source')} {settings.get('eval_split') or ''}".strip()
         )
+        held_out = escaped(held_out)
     else:
         held_out = "a part of the source that is held out of training"
     return f"""## Evaluation
@@ -186,6 +189,18 @@ The loss is the mean over all masked tokens, the perplexity its exponential; {_e
 tokens are masked, the same ones at every evaluation. The text: {held_out}."""
 
 
+def _limitations(settings: dict[str, Any]) -> str:
+    """What follows from how it was made; nothing is claimed of what nobody measured."""
+    base, length = settings.get("model_name_or_path"), settings.get("block_size")
+    inherited = f", and in that of {linked(base)}" if base is not None else ""
+    trained = f" It was trained on blocks of {length:,} tokens; longer texts were not tried." if length else ""
+    return f"""## Limitations
+
+The model fills in what is likely in its training text{inherited}, with that text's errors and prejudices: likely is not
+true. Other subjects and languages, bias, and use in another task were not measured.{trained} It fills masks; it was not
+made to write text."""
+
+
 def _training(record: RunRecord) -> str:
     """The settings that matter most, and the curve: at most so many rows, the last of them always."""
     if not record.settings:
@@ -193,7 +208,7 @@ def _training(record: RunRecord) -> str:
     lines = ["## Training", "", "| setting | value |", "|---|---|"]
     unused = "" if record.settings.get("optimizer") == "muon" else "muon_learning_rate"
     values = ((name, record.settings.get(name)) for name in _MAIN_SETTINGS if name != unused)
-    lines += [f"| {name} | {_cell(str(public(value)))} |" for name, value in values if value is not None]
+    lines += [f"| {name} | {escaped(str(public(value)))} |" for name, value in values if value is not None]
     if rows := record.having("eval_loss"):
         lines += ["", "| step | epoch | eval loss | perplexity | accuracy |", "|---|---|---|---|---|"]
         every = math.ceil(len(rows) / _MOST_ROWS)
@@ -204,12 +219,14 @@ def _training(record: RunRecord) -> str:
 
 def _again(record: RunRecord) -> str:
     """The settings as a recipe, and the commands that take it."""
-    if not record.settings:
+    settings = record.settings
+    if not settings:
         return ""
     recipe = {
         name: public(value)
-        for name, value in record.settings.items()
+        for name, value in settings.items()
         if value not in (None, {}, [])
+        and not (name in _OVERRIDDEN_BY and settings.get(_OVERRIDDEN_BY[name]))
         and not _NOT_SHOWN.fullmatch(name)  # left out: it is what such a setting is anyway
     }
     return f"""## Make it again
@@ -275,8 +292,3 @@ def _num_parameters(model: Path) -> int:
         with safe_open(path, framework="np") as file:
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
     return count
-
-
-def _cell(text: str) -> str:
-    """Text in a table as it is: a bare ``<mask>`` would be taken for HTML, ``__init__`` for bold."""
-    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", text).replace("\n", " ")

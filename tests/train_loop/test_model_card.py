@@ -157,3 +157,46 @@ def test_a_model_without_a_run_says_what_it_is_and_how_to_use_it(tmp_path: Path)
     assert 'fill_mask("The default [MASK] is None.", top_k=3)' in card
     for part in ("## Evaluation", "## Training", "## Make it again"):
         assert part not in card
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Markdown takes none of them for its own."""
+    folder = tmp_path / "__init__ <b> #1"
+    settings = {"dataset": "user/__texts__", "eval_dataset": "/home/me/*held* <out>.txt"}
+    card = build_card(_run(folder, **settings))
+    assert "# \\_\\_init\\_\\_ \\<b\\> #1\n" in card
+    assert "[user/\\_\\_texts\\_\\_](https://huggingface.co/datasets/user/__texts__)" in card
+    assert "The text: \\*held\\* \\<out\\>.txt." in card
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dataset": "python-docs"},
+        {"dataset": "/home/me/corpus.txt"},
+        {"eval_dataset": "/home/me/held-out.txt"},
+        {"mixture": {"user/wiki": 0.7, "user/books": 0.3}},
+    ],
+)
+def test_a_result_is_told_to_the_hub_of_its_data_sets_alone(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """By the id of one: there is none for other text."""
+    card = build_card(_run(tmp_path / "one", **settings))
+    assert metadata_errors(card) == []
+    assert ModelCard(card).data.eval_results is None
+    assert "| 146.40 | 4.9800 | 25.0% | 1,234 | 7 |" in card
+
+
+def test_the_recipe_has_no_setting_that_another_overrides(tmp_path: Path) -> None:
+    settings = {"num_train_epochs": 3.0, "dataset": "python-docs"}
+    both = build_card(_run(tmp_path / "both", **settings, max_steps=20, mixture={"user/wiki": 0.7, "user/books": 0.3}))
+    alone = build_card(_run(tmp_path / "alone", **settings, max_steps=None, mixture={}))
+    recipes = [yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0]) for card in (both, alone)]
+    assert [("num_train_epochs" in recipe, "dataset" in recipe) for recipe in recipes] == [(False, False), (True, True)]
+    assert recipes[0]["max_steps"] == 20
+
+
+def test_the_limits_are_told(tmp_path: Path) -> None:
+    card = build_card(_run(tmp_path / "one", block_size=64))
+    limits = card.partition("## Limitations")[2].partition("## ")[0]
+    assert "[user/base](https://huggingface.co/user/base)" in limits
+    assert "64 tokens" in limits
