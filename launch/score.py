@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from launch.cli import OneLineParser
 from launch.texts import add_text_options, as_json, open_texts, run_or_fail
+from train_loop.run_record import shown_perplexity
 
 if TYPE_CHECKING:
     from train_loop import TextScore
@@ -55,7 +56,8 @@ def _run(options: argparse.Namespace) -> None:
         else:
             _print_row(result, is_first=num_texts == 1, tokens=options.tokens)
     if num_texts > 1 and not as_json(options):
-        print(f"pseudo-perplexity {perplexity(-log_likelihood / num_tokens):.2f} over {num_tokens:,} tokens")
+        overall = shown_perplexity(perplexity(-log_likelihood / num_tokens))
+        print(f"pseudo-perplexity {overall} over {num_tokens:,} tokens")
 
 
 def _as_dict(score: "TextScore", *, tokens: bool) -> dict[str, object]:
@@ -71,7 +73,8 @@ def _as_dict(score: "TextScore", *, tokens: bool) -> dict[str, object]:
 def _print_row(score: "TextScore", *, is_first: bool, tokens: bool) -> None:
     if is_first:
         print("pseudo-perplexity  log-likelihood  tokens  text")
-    print(f"{score.pseudo_perplexity:17.2f}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  {score.text}")
+    perplexity = shown_perplexity(score.pseudo_perplexity)
+    print(f"{perplexity:>17}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  {score.text}")
     if tokens:
         for token, log_prob in zip(score.tokens, score.log_probs, strict=True):
             print(f"{'':33}{log_prob:8.2f}  {token}")

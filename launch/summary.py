@@ -10,6 +10,7 @@ from launch.corpus import Corpus, print_corpus
 from launch.world import idle_gpus, local_processes
 from train_loop import BatchPlan, EvalMetrics, Run
 from train_loop.metrics import largest_peak_memory
+from train_loop.run_record import shown_perplexity
 
 
 def show_log() -> None:
@@ -39,10 +40,16 @@ def print_end(run: Run, final: EvalMetrics, unigram: float | None) -> None:
     memory = largest_peak_memory(run.accelerator)
     if not run.accelerator.is_main_process:
         return
-    compared = "" if unigram is None else f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
+    if unigram is None:
+        compared = ""
+    elif final.eval_perplexity <= unigram:
+        compared = f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
+    else:
+        times = shown_perplexity(final.eval_perplexity / unigram)
+        compared = f", {times} times the unigram model's: worse than guessing by frequency alone"
     in_one = " in one process" if run.accelerator.num_processes > 1 else ""
     model, report = run.output_dir / "model", run.output_dir / "report.html"
-    print(f"\nperplexity {final.eval_perplexity:.2f} on held-out text{compared}")
+    print(f"\nperplexity {shown_perplexity(final.eval_perplexity)} on held-out text{compared}")
     print(f"memory     {memory / 1e9:.2f} GB at the most{in_one}")
     print(f"metrics    {run.output_dir / 'metrics.jsonl'}")
     if report.exists():

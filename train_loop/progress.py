@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from train_loop.evaluate import perplexity
+from train_loop.run_record import shown_perplexity
 
 _SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar in
 
@@ -42,7 +43,7 @@ class Progress:
             epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:6.2f} | "
             self.line(
                 f"step {row['step']:>6} | {epoch}eval loss {row['eval_loss']:.4f} | "
-                f"perplexity {row['eval_perplexity']:8.2f} | accuracy {row['eval_accuracy']:6.1%}"
+                f"perplexity {shown_perplexity(row['eval_perplexity']):>8} | accuracy {row['eval_accuracy']:6.1%}"
             )
             if shares := row.get("tokens_by_source"):
                 total = sum(shares.values()) or 1

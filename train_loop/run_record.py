@@ -126,7 +126,12 @@ def shown(row: Row, name: str) -> str:
     value = row.get(name)
     if not is_number(value):
         return "-"
-    return f"{value:.3g}" if name == "eval_perplexity" and value >= 1e6 else format(value, _FORMS[name])
+    return shown_perplexity(value, _FORMS[name]) if name == "eval_perplexity" else format(value, _FORMS[name])
+
+
+def shown_perplexity(value: float, form: str = ".2f") -> str:
+    """In that form, or where it is a million and more in three digits: it may have hundreds."""
+    return f"{value:.3g}" if value >= 1e6 else format(value, form)
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -44,8 +44,14 @@ class TextScore:
 
 
 def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
-    """Over all tokens of some texts: sums first, one division (Salazar et al. 2020, equation 3)."""
+    """Over all tokens of some texts: sums first, one division (Salazar et al. 2020, equation 3).
+
+    Raises:
+        ValueError: They have no token.
+    """
     log_probs = [log_prob for score in scores for log_prob in score.log_probs]
+    if not log_probs:
+        raise ValueError("scores=[] have no token: a perplexity is that of one text or more")
     return perplexity(-sum(log_probs) / len(log_probs))
 
 

@@ -3,11 +3,15 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from launch.score import main
+from tests.models import tiny_model
 from train_loop import TextScorer, pseudo_perplexity
 
 TEXTS = ["the cat sat on a mat", "a red ball", "then it saw two dogs"]
@@ -48,6 +52,20 @@ def test_the_tokens_of_a_table(model_folder: Path, capsys: pytest.CaptureFixture
     assert [row.split() for row in rows] == [
         [f"{p:.2f}", token] for p, token in zip(score.log_probs, score.tokens, strict=True)
     ]
+
+
+def test_a_perplexity_without_end_is_short(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model("roberta")
+    with torch.no_grad():
+        model.lm_head.bias[7] = 400  # sure of one token
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    main(["--model", str(tmp_path), *TEXTS])
+    _, *rows, total = capsys.readouterr().out.splitlines()
+    assert all("e+17" in row and len(row) < 100 for row in rows)
+    assert re.fullmatch(r"pseudo-perplexity \d\.\d+e\+17\d over \d+ tokens", total)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -337,3 +338,14 @@ def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(
         assert b[key] == pytest.approx(a[key], rel=0.01)
     weights = load_file(tmp_path / "bf16" / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_a_model_worse_than_guessing_is_told_in_few_digits(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = train(tmp_path / "run", "--learning_rate", "1", "--warmup_steps", "0")
+    assert rows[-1]["eval_perplexity"] > 1e6, "the test needs a model that has lost its way"
+    out = capsys.readouterr().out
+    many = r"\d\.?\d*e\+\d+"
+    assert re.search(rf"perplexity {many} on held-out text, {many} times the unigram model's: worse than guessing", out)
+    assert re.search(rf"eval loss [\d.]+ \| perplexity +{many} \|", out)

@@ -127,3 +127,8 @@ def test_bad_input_is_one_clear_line(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="batch_size=0 must be 1 or more"):
         scorer("roberta")("cat", batch_size=0)
+
+
+def test_no_texts_have_no_perplexity() -> None:
+    with pytest.raises(ValueError, match="scores=\\[\\] have no token: a perplexity is that of one text or more"):
+        pseudo_perplexity([])
