@@ -72,7 +72,7 @@ def limit_waiting() -> None:
 
 
 def _limit(request: Any) -> None:
-    given = request.extensions["timeout"]  # None also where a caller asks for no limit, as `HfApi.model_info` does
+    given = request.extensions.get("timeout", {})  # of None where a caller asks for no limit, as `model_info` does
     request.extensions["timeout"] = {name: given.get(name) or limit for name, limit in _LIMITS.items()}
 
 
