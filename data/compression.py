@@ -1,64 +1,54 @@
-"""Files opened, decompressed where their ending says so; one that ends too early is an error."""
+"""Files opened, decompressed where their ending says so; one that ends too early is an error.
+
+What decompressing holds in memory is bounded, whatever the file says: 64 KB of content at a time, and of zstd
+the window of at most 128 MB, as for ``zstd -d``: a file of ``zstd --long=28`` or more is refused.
+"""
 
 import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-import zstandard
+import pyarrow as pa
 
 COMPRESSIONS = (".gz", ".zst")
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)  # what reading a damaged file raises
-_PACKED_AT_ONCE = 1 << 16
-_LARGEST_WINDOW = 1 << 31  # of `zstd --long=31`
+DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a damaged file raises, see `damage`
+
+
+def compression(path: str) -> str:
+    """The ending that says how a file is compressed; '' if it is not."""
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix if suffix in COMPRESSIONS else ""
+
+
+def open_raw(path: str) -> AbstractContextManager[Any]:
+    """The bytes as they are; by `fsspec` only on the Hub: in a local path it would take ``::`` for a chain."""
+    return fsspec.open(path, "rb") if "://" in path else Path(path).open("rb")
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[Any]:
     """The content, decompressed."""
-    with fsspec.open(path, "rb") as raw:
-        if path.endswith(".gz"):
+    with open_raw(path) as raw:
+        if compression(path) == ".gz":
             yield gzip.GzipFile(fileobj=raw)
-        elif path.endswith(".zst"):
-            yield io.BufferedReader(ZstdReader(raw))
+        elif compression(path) == ".zst":
+            with pa.CompressedInputStream(raw, "zstd") as content:
+                yield io.BufferedReader(content)
         else:
             yield raw
 
 
-class ZstdReader(io.RawIOBase):
-    """The content of frames that follow each other. An end within one is an error, which zstandard's reader hides."""
+def damage(error: Exception) -> str:
+    """What is wrong with the content, of an error of `DAMAGED`; one of the disk or the network is raised again.
 
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-        self._frame: Any = None
-        self._packed = b""
-        self._content = memoryview(b"")
-
-    def readable(self) -> bool:
-        """See `io.RawIOBase`."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """See `io.RawIOBase`.
-
-        Raises:
-            EOFError: The file ends within a frame.
-        """
-        while not self._content:
-            self._packed = self._packed or self._raw.read(_PACKED_AT_ONCE)
-            if not self._packed:
-                if self._frame is not None:
-                    raise EOFError("it ends before the end of the compressed content")
-                return 0
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
-            self._content = memoryview(self._frame.decompress(self._packed))
-            self._packed = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._content))
-        buffer[:size], self._content = self._content[:size], self._content[size:]
-        return size
+    Arrow says by a bare OSError that content is damaged, the others have a number or are of a kind of their own.
+    """
+    is_of_content = type(error) is OSError and error.errno is None
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and not is_of_content:
+        raise error
+    return " ".join(str(error).split())

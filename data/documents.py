@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from data import readers
 from data.config import DataConfig
-from data.readers import DataError, Range, Row
+from data.ranges import DataError, Range, Row, brief, first_key
 from data.rows import Rows
-from data.sources import open_rows, split_names
+from data.sources import Source, find, open_rows, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +77,17 @@ class Documents:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when anything does that the texts depend on, a file's time of change too."""
-        return hashlib.sha256(repr((self.identity, self.rows.version)).encode()).hexdigest()
+        """Changes when anything does that the texts depend on, or a file's time of change or place; quick."""
+        return self._digest(self.rows.version)
 
     @property
     def identity(self) -> str:
-        """Changes when the source, the split, the column or the held-out part does; the same on another machine."""
-        parts = (self.rows.identity, self.text_column, self.row_slice, self.held_out, self.eval_fraction)
-        return hashlib.sha256(repr((*parts, self.skips_bad_rows)).encode()).hexdigest()
+        """Changes when the content, the split, the column or the held-out part does; the same on another machine."""
+        return self._digest(self.rows.identity)
+
+    def _digest(self, rows: str) -> str:
+        parts = (rows, self.text_column, self.row_slice, self.held_out, self.eval_fraction, self.skips_bad_rows)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def texts(self) -> Iterator[list[str]]:
         """Yield all texts in batches, in order, without the blank ones.
@@ -127,21 +130,20 @@ class Documents:
 
     def _rows(self, num_streams: int, stream: int, cursor: Cursor) -> Iterator[tuple[Range, Row, Cursor]]:
         """Yield range, row, and the cursor behind it."""
-        column = self.text_column.split(".")[0]
         for number, part in enumerate(self.rows.ranges(num_streams, stream)):
             if number >= cursor.part:
                 start = part.begin if number > cursor.part or cursor.position is None else cursor.position
                 if start < part.end:
-                    for row in self.rows.read(part, start, column):
+                    for row in self.rows.read(part, start, self.text_column):
                         yield part, row, Cursor(number, row.position)
 
     def _bad(self, part: Range, row: Row, text: str | None) -> None:
         if self.skips_bad_rows:  # without the place: finding the number of a line means reading up to it
             logger.debug("dataset=%r: passed over the row at %d of %s", self.name, row.begin, part.path)
             return
-        value = (row.value or {}).get(self.text_column.split(".")[0])
+        value = (row.value or {}).get(first_key(self.text_column, row.value or {}) or "")
         holds = "holds no text" if text is None else "holds half a surrogate pair, which is no character"
-        problem = row.problem or f"text_column={self.text_column!r} {holds}: {readers.brief(value)}"
+        problem = row.problem or f"text_column={self.text_column!r} {holds}: {brief(value)}"
         place = self.rows.place(part, row.begin)
         raise DataError(f"dataset={self.name!r}: {place}: {problem}; --on_bad_row skip passes over such rows")
 
@@ -157,35 +159,51 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
     Raises:
         ValueError: What is missing or wrong, and what would work.
     """
-    names = list(config.mixture) or [config.dataset]
-    train = [_open(name, config.dataset_split, config, is_endless=config.streaming) for name in names]
+    sources = [find(name, config) for name in config.mixture or [config.dataset]]
+    train = [_open(source, config.dataset_split, config, is_endless=config.streaming) for source in sources]
     if config.eval_dataset is not None:
-        split = config.eval_split or _default_eval_split(config.eval_dataset, ("validation", "test", "train"), config)
-        return train, [_open(config.eval_dataset, split or "train", config)]
-    if config.eval_split is not None:
-        return train, [_open(name, config.eval_split, config) for name in names]
-    pairs = [_held_out(name, documents, config) for name, documents in zip(names, train, strict=True)]
-    return [train for train, _ in pairs], [held_out for _, held_out in pairs]
-
-
-def _held_out(name: str, documents: Documents, config: DataConfig) -> tuple[Documents, Documents]:
-    """Training documents and evaluation documents of a source: its validation split, or a part held out by hash."""
-    if config.eval_fraction is None and (split := _default_eval_split(name, ("validation",), config)):
-        return documents, _open(name, split, config)
+        source = find(config.eval_dataset, config)
+        split = config.eval_split or _default_eval_split(source, ("validation", "test", "train"), config)
+        return train, [_open(source, split or "train", config)]
+    split = config.eval_split
+    if split is None and config.eval_fraction is None:
+        split = _own_eval_split(sources, config)
+    if split is not None:
+        return train, [_open(source, split, config) for source in sources]
     fraction = config.eval_fraction or _DEFAULT_EVAL_FRACTION
-    train, evaluation = (replace(documents, held_out=side, eval_fraction=fraction) for side in (False, True))
-    return train, evaluation
+    held_in, held_out = (
+        [replace(documents, held_out=side, eval_fraction=fraction) for documents in train] for side in (False, True)
+    )
+    return held_in, held_out
 
 
-def _default_eval_split(name: str, wanted: tuple[str, ...], config: DataConfig) -> str | None:
-    splits = split_names(name, config)
+def _own_eval_split(sources: list[Source], config: DataConfig) -> str | None:
+    """The validation split of the only source, if it has one.
+
+    Of a mixture all sources hold out texts by the same hash: what is in the validation
+    split of one may stand in the training text of another.
+    """
+    having = [source for source in sources if _default_eval_split(source, ("validation",), config)]
+    if len(sources) == 1:
+        return "validation" if having else None
+    for source in having:
+        logger.warning(
+            "dataset=%r: its validation split is not read: the evaluation text of a mixture is held out of the "
+            "training text of all sources; --eval_dataset names another",
+            source.name,
+        )
+    return None
+
+
+def _default_eval_split(source: Source, wanted: tuple[str, ...], config: DataConfig) -> str | None:
+    splits = split_names(source, config)
     return next((split for split in wanted if split in splits), None)
 
 
-def _open(name: str, split: str, config: DataConfig, *, is_endless: bool = False) -> Documents:
-    rows, row_slice = open_rows(name, split, config, is_endless=is_endless)
-    column = _text_column(rows.columns(), name, config.text_column, anywhere=bool(config.mixture))
-    return Documents(rows, name, column, row_slice, skips_bad_rows=config.on_bad_row == "skip")
+def _open(source: Source, split: str, config: DataConfig, *, is_endless: bool = False) -> Documents:
+    rows, row_slice = open_rows(source, split, config, is_endless=is_endless)
+    column = _text_column(rows.columns(), source.name, config.text_column, anywhere=bool(config.mixture))
+    return Documents(rows, source.name, column, row_slice, skips_bad_rows=config.on_bad_row == "skip")
 
 
 def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: bool) -> str:
@@ -199,17 +217,23 @@ def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: 
 
 
 def text_of(row: dict[str, Any], text_column: str) -> str | None:
-    """The text at a dotted path of a row; lists are joined by a space. None if there is anything but text."""
+    """The text at a dotted path of a row, or in a column of that very name; lists are joined by a space.
+
+    None if there is anything but text.
+    """
     try:
-        return _text_at(row, text_column.split("."))
+        return _text_at(row, text_column)
     except RecursionError:  # lists in lists in lists
         return None
 
 
-def _text_at(value: Any, path: list[str]) -> str | None:
+def _text_at(value: Any, path: str) -> str | None:
     if isinstance(value, list):
         parts = [_text_at(item, path) for item in value]
         return None if None in parts else " ".join(part for part in parts if part is not None)
     if not path:
         return value if isinstance(value, str) else None
-    return _text_at(value.get(path[0]), path[1:]) if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    key = path if path in value else first_key(path, value)
+    return None if key is None else _text_at(value[key], path[len(key) + 1 :])

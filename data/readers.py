@@ -2,9 +2,9 @@
 
 A file that can be entered anywhere is divided into ranges: of bytes for lines
 (.txt, .jsonl), of rows for Parquet. Any other (compressed, .csv, .json, .arrow)
-is read from its start; rows before the position are passed over unparsed.
-A row that cannot be read comes with its problem, so that the reader of the rows
-decides whether to stop. `fsspec` opens the files, on disk or on the Hub.
+is read from its start by each stream, a row at a time; rows before the position
+are passed over. A row that cannot be read comes with its problem, so that the
+reader of the rows decides whether to stop.
 """
 
 import codecs
@@ -12,85 +12,22 @@ import csv
 import io
 import itertools
 import json
-import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+from data.compression import DAMAGED, compression, damage, open_file, open_raw
+from data.files import file_format, file_size
+from data.json_values import json_values
+from data.ranges import DataError as DataError  # noqa: PLC0414  # what reading raises
+from data.ranges import Range, Row, brief, first_key
+from data.tables import num_parquet_rows, parquet_columns, read_arrow, read_parquet
 
-from data.compression import COMPRESSIONS, DAMAGED, open_file
-
-_DAMAGED = (*DAMAGED, pa.ArrowException)
-_ROWS_AT_ONCE = 1000
 _BYTES_AT_ONCE = 1 << 16
+_LONGEST_LINE = 1 << 27  # bytes: a line is held in memory whole
 _FILES_AT_ONCE = 16  # whose sizes are asked for: on the Hub each is some requests
-
-
-class DataError(ValueError):
-    """A text that cannot be read; the message names the file, the row and what is wrong."""
-
-
-class Row(NamedTuple):
-    """One row.
-
-    Attributes:
-        begin: Where it begins: bytes for lines, else a number of rows.
-        position: Where the next row begins.
-        value: The row as a dict, or as much of it as was asked for.
-        problem: Why there is no value, or None.
-    """
-
-    begin: int
-    position: int
-    value: dict[str, Any] | None
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Range:
-    """The rows of a file that begin in ``[begin, end)``, and of them each whose index modulo ``every`` is ``which``."""
-
-    path: str
-    begin: int
-    end: int
-    every: int = 1
-    which: int = 0
-
-    def has(self, index: int) -> bool:
-        """Whether a row is among each ``every``-th."""
-        return index % self.every == self.which
-
-
-def file_format(path: str) -> str | None:
-    """The ending that says how a file is read, without that of its compression; None if it is not known."""
-    name = PurePosixPath(path)
-    suffix = PurePosixPath(name.stem).suffix if name.suffix in COMPRESSIONS else name.suffix
-    return suffix if suffix in _READERS else None
-
-
-def known_formats() -> str:
-    """For messages."""
-    return " ".join(_READERS)
-
-
-def file_size(path: str) -> int:
-    """Bytes."""
-    filesystem, name = fsspec.core.url_to_fs(path)
-    return int(filesystem.size(name))
-
-
-def modified(path: str) -> str:
-    """When a file was last changed, or which commit of the Hub it is of; '' where nobody knows."""
-    filesystem, name = fsspec.core.url_to_fs(path)
-    facts = filesystem.info(name)
-    return str(facts.get("mtime", facts.get("blob_id", "")))
 
 
 def sizes(paths: tuple[str, ...]) -> list[int] | None:
@@ -134,7 +71,7 @@ def read(part: Range, start: int, column: str) -> Iterator[Row]:
 
     Args:
         start: ``part.begin``, or the position of an earlier row.
-        column: The only top-level column that is wanted, where the format can read it alone; '' for all.
+        column: Dotted path of what is wanted, where the format can read its column alone; '' for all.
     """
     return _READERS[str(file_format(part.path))](part, start, column)
 
@@ -149,20 +86,11 @@ def place(path: str, position: int) -> str:
     if "://" in path:  # not a download for a message
         return f"{name}, byte {position}"
     num_lines, left = 1, position
-    with fsspec.open(path, "rb") as file:
+    with open_raw(path) as file:
         while left and (content := file.read(min(left, _BYTES_AT_ONCE))):
             num_lines += content.count(b"\n")
             left -= len(content)
     return f"{name}, line {num_lines}"
-
-
-def brief(value: Any) -> str:
-    """A value for messages, however long or deep it is."""
-    return _BRIEF.repr(value)
-
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxstring = 80
 
 
 def is_unicode(text: str) -> bool:
@@ -183,27 +111,11 @@ def columns(path: str) -> set[str]:
     if file_format(path) == ".txt":
         return {"text"}
     if file_format(path) == ".parquet":
-        with _parquet(path) as table:
-            return schema_columns(table.schema_arrow)
+        return parquet_columns(path)
     first = list(itertools.islice(read(Range(path, 0, sys.maxsize), 0, ""), 100))
     if first and all(row.problem for row in first):
         raise ValueError(f"{place(path, 0)}: {first[0].problem}")
     return {name for row in first if row.value for name in _names(row.value)}
-
-
-def schema_columns(schema: pa.Schema) -> set[str]:
-    """Dotted paths of a schema's columns."""
-
-    def names(field: pa.Field, prefix: str) -> Iterator[str]:
-        kind = field.type
-        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            kind = kind.value_type
-        yield prefix + field.name
-        if pa.types.is_struct(kind):
-            for child in kind.fields:
-                yield from names(child, f"{prefix}{field.name}.")
-
-    return {name for field in schema for name in names(field, "")}
 
 
 def _names(row: dict[str, Any]) -> Iterator[str]:
@@ -219,31 +131,11 @@ def _names(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _can_seek(path: str) -> bool:
-    return PurePosixPath(path).suffix in (".txt", ".jsonl", ".parquet")
+    return not compression(path) and file_format(path) in (".txt", ".jsonl", ".parquet")
 
 
-@contextmanager
-def _parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """An open file.
-
-    Raises:
-        DataError: It is damaged.
-    """
-    try:
-        with fsspec.open(path, "rb") as file, pq.ParquetFile(file) as table:
-            yield table
-    except (OSError, *_DAMAGED) as error:
-        raise DataError(f"{PurePosixPath(path).name} cannot be read as Parquet: {_damage(error)}") from error
-
-
-def _damage(error: Exception) -> str:
-    """What is wrong with the file; an error of the disk or the network is raised again.
-
-    Arrow says by a bare OSError that content is damaged, the others have a number or are of a kind of their own.
-    """
-    if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-        raise error
-    return " ".join(str(error).split())
+def _size(path: str) -> int:
+    return num_parquet_rows(path) if file_format(path) == ".parquet" else file_size(path)
 
 
 def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row]:
@@ -255,26 +147,38 @@ def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row
             position = start
             if start == part.begin > 0:  # a line belongs to the range in which it begins
                 file.seek(start - 1)
-                position += len(file.readline()) - 1
+                position += _next_line(file)[1] - 1
             else:
                 file.seek(start)
         while position < part.end:
             begin = position
             try:
-                line = file.readline()
-            except _DAMAGED as error:
-                yield Row(begin, part.end, None, f"the file is damaged from here on ({error})")
+                line, size = _next_line(file)
+            except DAMAGED as error:
+                yield Row(begin, part.end, None, f"the file is damaged from here on ({damage(error)})")
                 return
             if not line:
                 return
-            position += len(line) if by_byte else 1
+            position += size if by_byte else 1
             if begin == 0:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip() and (by_byte or (begin >= start and part.has(begin))):
                 yield _parsed(begin, position, line, parse)
 
 
+def _next_line(file: Any) -> tuple[bytes, int]:
+    """A line and its size; of one that is too long the begin, a byte longer than allowed."""
+    line = piece = file.readline(_LONGEST_LINE + 1)
+    size = len(line)
+    while len(piece) > _LONGEST_LINE and not piece.endswith(b"\n"):
+        piece = file.readline(_LONGEST_LINE + 1)
+        size += len(piece)
+    return line, size
+
+
 def _parsed(begin: int, position: int, line: bytes, parse: Callable[[str], Any]) -> Row:
+    if len(line) > _LONGEST_LINE:
+        return Row(begin, position, None, f"a line of more than {_LONGEST_LINE:,} bytes")
     try:
         value = parse(line.decode("utf-8").rstrip("\r\n"))
     except UnicodeDecodeError as error:
@@ -301,118 +205,86 @@ def _read_jsonl(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
-    """An array of objects, which is read whole; or lines."""
+    """An array of objects, or objects over many lines; or one a line, where a bad one does no harm to the next."""
+    position = 0
     try:
         with open_file(part.path) as file:
-            is_array = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
-        if is_array:
-            with open_file(part.path) as file:
-                values = json.load(file)
-    except (ValueError, RecursionError, *_DAMAGED) as error:
-        yield Row(start, part.end, None, f"not JSON: {error}")
-        return
-    if not is_array:
-        yield from _read_jsonl(part, start, column)
-        return
-    for index, value in enumerate(values):
-        if index >= start and part.has(index):
-            yield _object(index, index + 1, value)
+            has_lines = _begins_with_a_row(_next_line(file)[0])
+        if has_lines:
+            yield from _read_jsonl(part, start, column)
+            return
+        with open_file(part.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+            for index, value in enumerate(json_values(text)):
+                position = index + 1
+                if index >= start and part.has(index):
+                    yield _object(index, position, value)
+    except (ValueError, RecursionError, *DAMAGED) as error:
+        problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else f"not JSON: {damage(error)}"
+        yield Row(max(start, position), part.end, None, problem)
+
+
+def _begins_with_a_row(line: bytes) -> bool:
+    """Whether the first line of a .json file is a row of its own, be it a bad one: no array, and no begin of an object.
+
+    The begin of an object is wrong where it ends.
+    """
+    text = line.removeprefix(codecs.BOM_UTF8).strip().decode("utf-8", errors="replace")
+    if not text or text.startswith("["):
+        return False
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos < len(text)
+    return True
 
 
 def _csv_reader(delimiter: str) -> Callable[[Range, int, str], Iterator[Row]]:
     def read_csv(part: Range, start: int, column: str) -> Iterator[Row]:
-        csv.field_size_limit(sys.maxsize)
+        csv.field_size_limit(_LONGEST_LINE)
         with open_file(part.path) as file:
             # What is no UTF-8 becomes surrogates, so that one bad row does not end the file.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            rows = csv.DictReader(text, delimiter=delimiter)
-            begin = 0
+            rows = csv.reader(text, delimiter=delimiter, strict=True)
+            index = 0
             try:
-                for index, row in enumerate(rows):
-                    begin = index + 1
+                names, problem = _fields(rows)
+                key = first_key(column, names)
+                if key is not None and names.count(key) > 1:
+                    problem = f"the header names {key!r} twice"
+                if problem:
+                    yield Row(start, part.end, None, problem)
+                    return
+                while True:
+                    fields, problem = _fields(rows)
+                    if not fields and not problem:
+                        return
                     if index >= start and part.has(index):
-                        bad = not is_unicode(row.get(column) or "")
-                        yield Row(index, begin, row, f"not UTF-8 (line {rows.line_num})" if bad else None)
-            except (csv.Error, *_DAMAGED) as error:
-                yield Row(begin, part.end, None, f"the file is damaged from here on ({error})")
+                        yield _csv_row(index, names, fields, problem, key, rows.line_num)
+                    index += 1
+            except DAMAGED as error:
+                yield Row(max(start, index), part.end, None, f"the file is damaged from here on ({damage(error)})")
 
     return read_csv
 
 
-def _read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
-    position = start
+def _fields(rows: Any) -> tuple[list[str], str | None]:
+    """Of the next row that is not blank, or what is wrong with it; none of both at the end."""
+    first = rows.line_num + 1
     try:
-        with _parquet(part.path) as table:
-            names = table.schema_arrow.names
-            if column not in names:
-                yield Row(start, part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
-                return
-            first = 0
-            for group in range(table.num_row_groups):
-                size = table.metadata.row_group(group).num_rows
-                if first >= part.end:
-                    return
-                if first + size > start:
-                    batches = table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column])
-                    for row in _rows_of(batches, column, first, part, start):
-                        yield row
-                        position = row.position
-                first += size
-    except DataError as error:
-        yield Row(position, part.end, None, str(error))
+        return next(filter(None, rows), []), None
+    except csv.Error as error:
+        why = "a quote is not closed" if "unexpected end" in str(error) else error
+        lines = f"line {first}" if rows.line_num == first else f"lines {first} to {rows.line_num}"
+        return [], f"not CSV ({lines}): {why}"
 
 
-def _read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
-    """The streaming format, which `datasets` writes, or the file format."""
-    position = start
-    try:
-        with open_file(part.path) as file:
-            for row in _rows_of(_arrow_batches(file), column, 0, part, start):
-                yield row
-                position = row.position
-    except (OSError, *_DAMAGED) as error:
-        yield Row(position, part.end, None, f"cannot be read as Arrow: {_damage(error)}")
-
-
-def _arrow_batches(file: Any) -> Iterator[pa.RecordBatch]:
-    if file.read(6) == b"ARROW1":
-        reader = pa.ipc.open_file(file)
-        for i in range(reader.num_record_batches):
-            yield reader.get_batch(i)
-    else:
-        file.seek(0)
-        yield from pa.ipc.open_stream(file)
-
-
-def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
-    """The rows of batches, the first of which has index ``first``, from ``start`` on, as far as they are in the range.
-
-    Args:
-        column: '' for all.
-    """
-    for batch in batches:
-        names = batch.schema.names
-        if column and column not in names:
-            yield Row(first, part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
-            return
-        wanted = [column] if column else names
-        for index in range(max(start, first), min(part.end, first + len(batch))):
-            if part.has(index):
-                try:
-                    value = {name: batch.column(name)[index - first].as_py() for name in wanted}
-                    yield Row(index, index + 1, value)
-                except UnicodeDecodeError as error:
-                    yield Row(index, index + 1, None, f"not UTF-8: {error}")
-        first += len(batch)
-        if first >= part.end:
-            return
-
-
-def _size(path: str) -> int:
-    if file_format(path) != ".parquet":
-        return file_size(path)
-    with _parquet(path) as table:
-        return int(table.metadata.num_rows)
+def _csv_row(index: int, names: list[str], fields: list[str], problem: str | None, key: str | None, line: int) -> Row:
+    row = dict(zip(names, fields, strict=False))
+    if problem is None and len(fields) != len(names):
+        problem = f"{len(fields)} field{'s'[: len(fields) > 1]} where the header names {len(names)} (line {line})"
+    elif problem is None and not is_unicode(row[key] if key else ""):
+        problem = f"not UTF-8 (line {line})"
+    return Row(index, index + 1, row, problem)
 
 
 _READERS: dict[str, Callable[[Range, int, str], Iterator[Row]]] = {
@@ -421,6 +293,6 @@ _READERS: dict[str, Callable[[Range, int, str], Iterator[Row]]] = {
     ".json": _read_json,
     ".csv": _csv_reader(","),
     ".tsv": _csv_reader("\t"),
-    ".parquet": _read_parquet,
-    ".arrow": _read_arrow,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
 }

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from data import readers
-from data.readers import Range, Row
+from data import files, readers
+from data.ranges import Range, Row, first_key
+from data.tables import schema_columns
 
 if TYPE_CHECKING:  # importing it takes a second, which local files need not wait for
     import datasets
@@ -35,11 +35,11 @@ class Rows(Protocol):
 
     @property
     def identity(self) -> str:
-        """Tells the source from another, on any machine."""
+        """Tells the content from another's, on any machine; may take a second."""
 
     @property
     def version(self) -> str:
-        """Changes when the source does, on this machine."""
+        """Changes when the source or its place does, on this machine; quick."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ class FileRows:
 
     def count(self) -> int:
         """See `Rows`."""
-        if readers.file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
+        if files.file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
             return sum(self._sizes)
         return sum(1 for part in self.ranges(1, 0) for _ in self.read(part, part.begin, ""))
 
     @property
     def identity(self) -> str:
-        """Names and sizes."""
-        return repr([(Path(path).name, readers.file_size(path)) for path in self.paths])
+        """See `data.files.identity`."""
+        return files.identity(self.paths)
 
     @property
     def version(self) -> str:
-        """Places and times of change."""
-        return repr([(path, readers.modified(path)) for path in self.paths])
+        """Places, and what `data.files.version` says."""
+        return repr([(path, files.version(path)) for path in self.paths])
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,13 @@ class TableRows:
 
     def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
         """See `Rows`."""
-        rows = self.table.select_columns([column]).select(range(start, part.end))
+        key = first_key(column, self.table.column_names)
+        assert key is not None  # it was looked for in `columns`
+        rows = self.table.select_columns([key]).select(range(start, part.end))
         position = start
         for batch in rows.iter(batch_size=_BATCH_OF_ROWS):
-            for value in batch[column]:
-                yield Row(position, position + 1, {column: value})
+            for value in batch[key]:
+                yield Row(position, position + 1, {key: value})
                 position += 1
 
     def place(self, part: Range, position: int) -> str:
@@ -112,7 +114,7 @@ class TableRows:
 
     def columns(self) -> set[str]:
         """See `Rows`."""
-        return readers.schema_columns(self.table.features.arrow_schema)
+        return schema_columns(self.table.features.arrow_schema)
 
     def count(self) -> int:
         """See `Rows`."""
@@ -126,4 +128,4 @@ class TableRows:
     @property
     def version(self) -> str:
         """See `identity`."""
-        return ""
+        return self.identity

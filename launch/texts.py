@@ -51,10 +51,10 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     path = Path(options.file).expanduser()
     if not path.is_file():
         raise ValueError(f"--file {options.file}: no such file")
-    from data import readers  # reads Parquet too, whose library takes a while
+    from data import files  # reads Parquet too, whose library takes a while
 
-    if readers.file_format(str(path)) is None:
-        raise ValueError(f"--file {options.file} must be one of {readers.known_formats()}, also .gz and .zst")
+    if files.file_format(str(path)) is None:
+        raise ValueError(f"--file {options.file} must be one of {files.known_formats()}")
     shows_bar = sys.stderr.isatty() and not sys.stdout.isatty()
     total = sum(1 for _ in _rows(path, options.text_column)) if shows_bar else None
     return iter(tqdm(_rows(path, options.text_column), total=total, unit=" texts", disable=not shows_bar))
@@ -67,8 +67,9 @@ def _lines(file: Iterable[str]) -> Iterator[str]:
 def _rows(path: Path, text_column: str) -> Iterator[str]:
     from data import readers
     from data.documents import text_of
+    from data.ranges import Range
 
-    for row in readers.read(readers.Range(str(path), 0, sys.maxsize), 0, text_column.split(".", maxsplit=1)[0]):
+    for row in readers.read(Range(str(path), 0, sys.maxsize), 0, text_column):
         text = None if row.value is None else text_of(row.value, text_column)
         if row.problem is not None or text is None:
             columns = "" if row.value is None else f"; the columns are: {', '.join(row.value)}"

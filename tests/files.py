@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
+
+
+def zstd(content: bytes) -> bytes:
+    """One frame."""
+    return bytes(pa.Codec("zstd").compress(content, asbytes=True))
 
 
 def write_texts(path: Path, values: list[str]) -> Path:
@@ -20,7 +24,7 @@ def write_texts(path: Path, values: list[str]) -> Path:
             writer.write_table(table, max_chunksize=10)
     elif ".jsonl" in path.name:
         content = "".join(json.dumps({"text": value}) + "\n" for value in values).encode()
-        packers = {".gz": gzip.compress, ".zst": zstandard.compress}
+        packers = {".gz": gzip.compress, ".zst": zstd}
         path.write_bytes(packers.get(path.suffix, bytes)(content))
     elif path.suffix == ".json":
         path.write_text(json.dumps([{"text": value} for value in values]))

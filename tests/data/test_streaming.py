@@ -26,7 +26,6 @@ from data import (
     StreamCorpus,
     StreamLoader,
     open_documents,
-    readers,
     vocabulary,
 )
 from data.chunks import Arrays, chunks
@@ -305,13 +304,8 @@ def counted_bytes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             sizes.append(size)
             return size
 
-    @contextmanager
-    def opened(path: str, mode: str) -> Iterator[io.BufferedReader]:
-        with io.BufferedReader(Counted(path)) as file:
-            yield file
-
     with monkeypatch.context() as patch:
-        patch.setattr(readers.fsspec, "open", opened)
+        patch.setattr(Path, "open", lambda path, mode: io.BufferedReader(Counted(path)))
         yield sizes
 
 

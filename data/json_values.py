@@ -1,0 +1,84 @@
+"""The values of a JSON file one after the other: what is held in memory is one of them, however long the file is."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_CHARACTERS_AT_ONCE = 1 << 16
+_LONGEST = 1 << 27  # characters of a value
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def json_values(file: TextIO) -> Iterator[Any]:
+    """Yield the values of an array, or those that stand in the file one after the other.
+
+    Raises:
+        ValueError: What is wrong with the file from here on.
+    """
+    text = _Text(file)
+    if text.peek() != "[":
+        while text.peek():
+            yield text.value()
+        return
+    text.skip()
+    if text.peek() != "]":
+        yield text.value()
+        while text.peek() == ",":
+            text.skip()
+            yield text.value()
+        if text.peek() != "]":
+            raise ValueError("another value follows without a comma" if text.peek() else "the array has no end")
+    text.skip()
+    if text.peek():
+        raise ValueError("there is more behind the array")
+
+
+class _Text:
+    """The part of a file from where reading has come to."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._text = ""
+        self._position = 0
+
+    def peek(self) -> str:
+        """The next character that is no space; '' at the end."""
+        while True:
+            self._position = _SPACE.match(self._text, self._position).end()  # type: ignore[union-attr]
+            if self._position < len(self._text) or not self._read_on():
+                return self._text[self._position : self._position + 1]
+
+    def skip(self) -> None:
+        """Go on behind that character."""
+        self._position += 1
+
+    def value(self) -> Any:
+        """The next value.
+
+        Raises:
+            ValueError: There is none.
+        """
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._position)
+            except json.JSONDecodeError as error:
+                # What the end of the text has cut off is wrong there, or an open string from its begin on.
+                is_cut = error.pos > len(self._text) - 8 or error.msg.startswith("Unterminated")
+                if not is_cut or not self._read_on():
+                    raise ValueError(error.msg) from error
+            else:
+                if end < len(self._text) or not self._read_on():  # else a number may go on
+                    self._position = min(end, len(self._text))
+                    return value
+
+    def _read_on(self) -> bool:
+        """Read as much again as is left, so that a long value is not decoded often; False at the end of the file."""
+        rest = self._text[self._position :]
+        if len(rest) > _LONGEST:
+            raise ValueError(f"a value is longer than {_LONGEST:,} characters")
+        more = self._file.read(max(_CHARACTERS_AT_ONCE, len(rest)))
+        self._text, self._position = rest + more, 0
+        return bool(more)
