@@ -168,11 +168,11 @@ def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row
 
 def _next_line(file: Any) -> tuple[bytes, int]:
     """A line and its size; of one that is too long the begin, a byte longer than allowed."""
-    line = piece = file.readline(_LONGEST_LINE + 1)
-    size = len(line)
-    while len(piece) > _LONGEST_LINE and not piece.endswith(b"\n"):
-        piece = file.readline(_LONGEST_LINE + 1)
+    line = file.readline(_LONGEST_LINE + 1)
+    size, is_cut = len(line), len(line) > _LONGEST_LINE and not line.endswith(b"\n")
+    while is_cut and (piece := file.readline(_BYTES_AT_ONCE)):
         size += len(piece)
+        is_cut = not piece.endswith(b"\n")
     return line, size
 
 

@@ -12,6 +12,7 @@ from data.compression import DAMAGED, compression, damage, open_file, open_raw
 from data.ranges import DataError, Range, Row, first_key
 
 _ROWS_AT_ONCE = 1000
+_HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # sizes and names that cannot be
 
 
 def num_parquet_rows(path: str) -> int:
@@ -88,8 +89,10 @@ def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
             for row in _rows_of(batches, column, 0, part, start):
                 yield row
                 position = row.position
-    except DAMAGED as error:
-        yield Row(position, part.end, None, f"cannot be read as Arrow: {damage(error)}")
+    except _HOSTILE as error:
+        yield Row(
+            position, part.end, None, f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}"
+        )
 
 
 def _batches_of_file(file: Any) -> Iterator[pa.RecordBatch]:
@@ -108,7 +111,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
     try:
         with open_raw(path) as file, pq.ParquetFile(file) as table:
             yield table
-    except DAMAGED as error:
+    except _HOSTILE as error:
         raise DataError(f"{PurePosixPath(path).name} cannot be read as Parquet: {damage(error)}") from error
 
 

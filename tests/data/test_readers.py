@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from data import BlockCounts, DataConfig, DataError, Documents, build_blocks, compression, open_documents, readers
 from data.readers import Range, Row
 from tests.files import write_texts, zstd
+from tests.launchers import ROOT
 
 ROWS = [f"row {i} " + "x" * (i % 7 * 20) for i in range(57)]
 LINE = st.one_of(
@@ -122,6 +125,46 @@ def test_a_range_of_parquet_reads_its_own_row_groups_alone(tmp_path: Path) -> No
     (row,) = readers.read(Range(str(path), 0, 57), 0, "text")
     assert row.problem
     assert "cannot be read as Parquet" in row.problem
+
+
+def _offset_that_leads_out(path: Path, array: pa.Array) -> Path:
+    table = pa.table({"text": array})
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    offsets = struct.pack("<4i", 0, 3, 6, 9)
+    assert path.read_bytes().count(offsets) == 1
+    path.write_bytes(path.read_bytes().replace(offsets, struct.pack("<4i", 0, 3, 2**30, 2**30 + 3)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "array",
+    [pa.array(["one", "two", "six"]), pa.array([{"a": ["one"]}, {"a": ["two"]}, {"a": ["six"]}])],
+    ids=["text", "nested"],
+)
+def test_an_arrow_file_that_points_out_of_itself_does_not_end_the_process(array: pa.Array, tmp_path: Path) -> None:
+    """In a process of its own, because reading such a value is a segmentation fault."""
+    path = _offset_that_leads_out(tmp_path / "a.arrow", array)
+    script = (
+        "import sys; from data import readers, ranges\n"
+        "for row in readers.read(ranges.Range(sys.argv[1], 0, 9), 0, 'text'): print(row)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("damaged: ") == 3
+
+
+def test_a_text_of_arrow_that_is_not_utf8_harms_no_other(tmp_path: Path) -> None:
+    bad = pa.array([b"fine", b"\xff", b"fine"]).view(pa.string())
+    for values in (bad, pa.ListArray.from_arrays([0, 1, 2, 3], bad)):
+        table = pa.table({"text": values})
+        with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
+            writer.write_table(table)
+        rows = list(readers.read(Range(str(tmp_path / "a.arrow"), 0, 3), 0, "text"))
+        assert [row.problem is None for row in rows] == [True, False, True]
+        assert "not UTF-8" in str(rows[1].problem)
 
 
 def test_a_damaged_group_of_parquet_is_named_by_its_row(tmp_path: Path) -> None:
@@ -313,7 +356,10 @@ def test_a_bad_row_is_named_rightly_in_every_stream(name: str, row: int, num_str
 
 
 def _nested(path: Path) -> Path:
-    values = [{"answers": {"text": ["a", "b"]}, "turns": [{"say": "c"}, {"say": "d"}]}]
+    return _write_rows(path, [{"answers": {"text": ["a", "b"]}, "turns": [{"say": "c"}, {"say": "d"}]}])
+
+
+def _write_rows(path: Path, values: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(values), path)
     elif path.suffix == ".arrow":
@@ -322,6 +368,9 @@ def _nested(path: Path) -> Path:
             writer.write_table(table)
     elif path.suffix == ".json":
         path.write_text(json.dumps(values))
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([list(values[0]), *(list(value.values()) for value in values)])
     else:
         path.write_text("\n".join(map(json.dumps, values)))
     return path
@@ -335,6 +384,24 @@ def test_nested_columns_of_every_format(name: str, tmp_path: Path) -> None:
         config = DataConfig(dataset=str(path), text_column=column, eval_fraction=1e-9)
         (train,), _ = open_documents(config)
         assert list(train.texts()) == [[text]]
+
+
+@pytest.mark.parametrize("num_streams", [1, 3])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.arrow"])
+def test_a_column_of_the_very_name_wins_over_the_nested_path(name: str, num_streams: int, tmp_path: Path) -> None:
+    """As the guide's ``flatten()`` names columns; below a dotted name the path goes on."""
+    nested = {} if name == "a.csv" else {"answers": {"text": "not this"}, "deep.er": {"say.so": "c", "say": "d"}}
+    path = _write_rows(tmp_path / name, [{"answers.text": f"a {i}", **nested} for i in range(9)])
+
+    def texts_in(column: str | None) -> list[str]:
+        (train,), _ = open_documents(DataConfig(dataset=str(path), text_column=column, eval_fraction=1e-9))
+        batches = [batch for stream in range(num_streams) for batch in train.batches(num_streams, stream)]
+        return sorted(text for batch in batches for text in batch.texts)
+
+    assert texts_in("answers.text") == texts_in(None) == [f"a {i}" for i in range(9)]
+    if nested:
+        assert texts_in("deep.er.say") == ["d"] * 9
+        assert texts_in("deep.er.say.so") == ["c"] * 9
 
 
 @pytest.mark.parametrize("name", NAMES)
