@@ -8,7 +8,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,9 +25,15 @@ def compression(path: str) -> str:
     return suffix if suffix in COMPRESSIONS else ""
 
 
-def open_raw(path: str) -> AbstractContextManager[Any]:
+@contextmanager
+def open_raw(path: str) -> Iterator[io.BufferedReader]:
     """The bytes as they are; by `fsspec` only on the Hub: in a local path it would take ``::`` for a chain."""
-    return fsspec.open(path, "rb") if "://" in path else Path(path).open("rb")
+    if "://" not in path:
+        with Path(path).open("rb") as file:
+            yield file
+    else:
+        with fsspec.open(path, "rb") as remote, io.BufferedReader(remote) as file:  # whose lines have no limit
+            yield file
 
 
 @contextmanager

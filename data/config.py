@@ -14,8 +14,8 @@ class DataConfig:
     """From a source of text to masked batches. Raises ValueError for a value that cannot work."""
 
     dataset: str = PYTHON_DOCS
-    """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .parquet .arrow, also .gz
-    and .zst), or 'python-docs', the embedded corpus."""
+    """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .arrow, also .gz and .zst;
+    .parquet), or 'python-docs', the embedded corpus."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Several sources with their weights, instead of dataset: wiki.jsonl=0.7 books/=0.3."""
     mixture_stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
@@ -37,15 +37,16 @@ class DataConfig:
     eval_dataset: str | None = None
     """Where evaluation text comes from. Default: the training dataset."""
     eval_split: str | None = None
-    """Split to evaluate on. Default: 'validation' where the evaluation dataset has it, else a held-out
-    part."""
+    """Split to evaluate on. Default: 'validation' where the evaluation dataset has it, else, and of a mixture
+    always, a held-out part."""
     eval_fraction: float | None = None
     """Fraction of the training documents to hold out for evaluation, chosen by a hash of their text. Default:
     0.05 where there is no evaluation split."""
     max_eval_blocks: int | None = None
     """Evaluate on the first so many blocks. Default: all; 1,000 when streaming."""
     text_column: str | None = None
-    """Column of the text; a dotted path for a nested one ('answers.text'); lists are joined by a space.
+    """Column of the text; a dotted path for a nested one ('answers.text'), unless a column has that very name;
+    lists are joined by a space.
     Default: 'text' or 'answers.text', whichever there is."""
     tokenizer_name_or_path: str | None = None
     """Hub id or folder of the tokenizer. Default: the model's."""

@@ -217,3 +217,26 @@ def test_bad_input_is_one_clear_line(
 def test_a_hub_dataset_that_cannot_be_had_is_one_clear_line() -> None:
     with pytest.raises(ValueError, match="is no local file or folder, and the Hub did not give it"):
         _texts(dataset="nobody/nothing")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_no_text_that_a_mixture_is_evaluated_on_is_trained_on(
+    streaming: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One source has a validation split, half of which stands in the other's training text, and half of that in its."""
+    texts = [f"document {i}" for i in range(400)]
+    layout = {"a/train.txt": texts[:200], "a/validation.txt": texts[200:300], "b/b.txt": texts[100:400]}
+    for name, lines in layout.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("\n".join(lines))
+    mixture = {str(tmp_path / "a"): 0.5, str(tmp_path / "b"): 0.5}
+    train, evaluation = (
+        {text for source in side for batch in source.texts() for text in batch}
+        for side in open_documents(DataConfig(mixture=mixture, streaming=streaming))
+    )
+    assert evaluation
+    assert not train & evaluation
+    assert train | evaluation == set(texts)
+    assert any("its validation split is not read" in message for message in caplog.messages)
+    _, (evaluation_a,) = open_documents(DataConfig(dataset=str(tmp_path / "a")))
+    assert list(evaluation_a.texts()) == [texts[200:300]]

@@ -44,11 +44,15 @@ def test_the_guides_recipe_from_the_hub(eli5_folder: Path, model_folder: Path, t
 _BOTH_WAYS = """
 import sys
 from data import DataConfig, open_documents
+from data import files
 from data.rows import FileRows
 
 def texts(name, streaming, num_streams):
     train, held_out = open_documents(DataConfig(dataset=name, streaming=streaming, text_column="text"))
     assert all(isinstance(source.rows, FileRows) == streaming for source in (*train, *held_out))
+    if streaming:
+        assert all(files.version(path) for path in train[0].rows.paths)
+        assert train[0].identity != held_out[0].identity
     return [
         [text for i in range(n) for batch in source.batches(n, i) for text in batch.texts]
         for source, n in ((train[0], num_streams), (held_out[0], 1))

@@ -237,6 +237,7 @@ def no_mask_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterat
         ("--dataset {tmp}/empty.txt", "the file is empty"),
         ("--dataset {tmp}/blank.txt", "the 0 tokens of its 0 documents"),
         ("--dataset {tmp}/latin1.txt", "latin1.txt, line 2: not UTF-8"),
+        ("--dataset {tmp}/folder", "no split's word is in 'wiki.txt', and one is in 'train-news.txt'"),
         ("--dataset {tmp}/short.txt", "do not fill one block: use a --block_size below 16"),
         ("--text_column body", "has no column 'body'; the columns are: answers, answers.a_id"),
         ("--mlm_probability 1", "mlm_probability=1.0 must be between 0 and 1"),
@@ -258,6 +259,9 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("\n  \n")
     (tmp_path / "short.txt").write_text("the cat\n")
+    (tmp_path / "folder").mkdir()
+    for name in ("train-news.txt", "wiki.txt"):
+        (tmp_path / "folder" / name).write_text("the cat\n" * 100)
     (tmp_path / "latin1.txt").write_bytes("the\ncafé\n".encode("latin-1"))
     with pytest.raises(SystemExit) as caught:
         train(tmp_path / "run", *words.format(tmp=tmp_path).split())
@@ -307,6 +311,32 @@ def test_a_resume_that_would_be_another_run_is_refused_by_field(
     assert caught.value.code == 2
     assert f"was made with {field}" in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_streamed_file_that_was_changed_in_place_is_another_run(
+    train: Train, eli5_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(eli5_folder, tmp_path / "texts")
+    words = ("--dataset", str(tmp_path / "texts"), "--streaming")
+    train(tmp_path / "run", *words, "--max_steps", "3")
+    shutil.copytree(tmp_path / "texts", tmp_path / "elsewhere")  # as on another machine
+    train(
+        tmp_path / "run",
+        "--dataset",
+        str(tmp_path / "elsewhere"),
+        "--streaming",
+        "--resume_from_checkpoint",
+        "latest",
+        "--max_steps",
+        "4",
+    )
+    with (tmp_path / "texts" / "train.jsonl").open("r+b") as file:
+        file.seek(file.read().index(b"why 0"))
+        file.write(b"who 0")
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", *words, "--resume_from_checkpoint", "latest")
+    assert caught.value.code == 2
+    assert "was made with training files" in capsys.readouterr().err
 
 
 def test_latest_begins_at_the_start_where_there_is_no_checkpoint(train: Train, tmp_path: Path) -> None:
