@@ -164,7 +164,8 @@ def _matches(name: str, path: Path) -> list[str]:
     files = [match for match in found if Path(match).is_file()]
     if not files:
         raise ValueError(f"dataset={name!r}: no file matches")
-    if unread := [match for match in found if not Path(match).is_file() and "**" not in name]:
+    folders_too = "**" in name  # which meets all of them on its way
+    if unread := [m for m in found if not Path(m).is_file() and not (folders_too and Path(m).is_dir())]:
         logger.warning("dataset=%r: not read: %s", name, _listed(unread))
     return files
 
@@ -173,7 +174,7 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
     """By the names of files and folders, as on the Hub (``train.jsonl``, ``validation/part-0.parquet``); else 'train'.
 
     Raises:
-        ValueError: No file is read; or the name of one says its split and that of another of the same format does not.
+        ValueError: No file is read; or a split's word is in one name, and none in another of the same format.
     """
     paths = sorted(_walk(folder))
     taken: dict[str, list[str]] = {}
@@ -191,7 +192,7 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
         if other := with_word.get(file_format(path)):
             raise ValueError(
                 f"dataset={name!r}: no split's word is in {path!r}, and one is in {other!r}: rename one of them, or "
-                f"name the files by a glob such as {str(Path(name) / '*')!r}, and all are train"
+                f"name the files by a glob such as '{Path(name) / '*'}{PurePosixPath(path).suffix}', and all are train"
             )
     _say_what_is_left(name, taken, paths)
     order = dict.fromkeys(("train", "validation", "test", *taken))
@@ -205,7 +206,7 @@ def _say_what_is_left(name: str, splits: dict[str, list[str]], paths: list[str])
         named = ", ".join(f"{split} ({_listed(files)})" for split, files in sorted(splits.items()))
         said.append(f"split by name into {named}")
     if unread := [path for path in paths if path not in taken]:
-        said.append(f"not read: {_listed(unread)}")
+        said.append(f"not read: {_listed(sorted(unread, key=lambda path: file_format(path) is None))}")
     if said:
         logger.warning("dataset=%r: %s", name, "; ".join(said))
 

@@ -58,7 +58,9 @@ def _parquet(*texts: str) -> bytes:
 SKIP = {"on_bad_row": "skip"}
 PRETTY = json.dumps({"text": "one", "more": [1, {"a": 2}]}, indent=2).encode()
 FOLDERS = {
-    "a split's word in one name": Case({"train-news.txt": b"a", "wiki.txt": b"b"}, r"wiki\.txt.*train-news\.txt.*glob"),
+    "a split's word in one name": Case(
+        {"train-news.txt": b"a", "wiki.txt": b"b"}, r"wiki\.txt.*train-news\.txt.*glob such as .*/\*\.txt\'"
+    ),
     "so read by a glob": Case({"train-news.txt": b"a", "wiki.txt": b"b"}, ["a", "b"], dataset="*.txt"),
     "a split's word in a folder": Case({"validation/a.txt": b"a", "b.txt": b"b"}, r"b\.txt.*validation/a\.txt"),
     "two splits' words": Case({"train_test.txt": b"a", "b.txt": b"b"}, r"train_test\.txt.*test and train"),
@@ -69,7 +71,15 @@ FOLDERS = {
     "data sheets beside": Case(
         {"train.jsonl": b'{"text": "a"}', "LICENSE.txt": b"x", "README.md": b"y", "state.json": b"{}"},
         ["a"],
-        r"not read: LICENSE\.txt, README\.md, state\.json$",
+        r"not read: LICENSE\.txt, state\.json, README\.md$",
+    ),
+    "what could be read is named first": Case(
+        {"train.txt": b"a", "wiki.csv": b"text\nb", **{f"{i}.rst": b"" for i in range(9)}},
+        ["a"],
+        r"not read: wiki\.csv, 0",
+    ),
+    "a dangling link of a glob of folders": Case(
+        {"a.txt": b"a", "x/b.txt": Path("gone.txt")}, ["a"], r"not read: .*/x/b\.txt$", dataset="**"
     ),
     "kinds that are not known": Case({"a.txt": b"a", "b.md": b"b", "c.txt.bz2": b"c"}, ["a"], r"b\.md, c\.txt\.bz2$"),
     "many of them": Case({"a.txt": b"a", **{f"{i}.rst": b"" for i in range(9)}}, ["a"], r"0\.rst, .*4\.rst and 4 more"),
