@@ -209,7 +209,7 @@ def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
     position = 0
     try:
         with open_file(part.path) as file:
-            has_lines = _begins_with_a_row(_next_line(file)[0])
+            has_lines = _begins_with_a_row(file)
         if has_lines:
             yield from _read_jsonl(part, start, column)
             return
@@ -223,14 +223,18 @@ def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
         yield Row(max(start, position), part.end, None, problem)
 
 
-def _begins_with_a_row(line: bytes) -> bool:
+def _begins_with_a_row(file: Any) -> bool:
     """Whether the first line of a .json file is a row of its own, be it a bad one: no array, and no begin of an object.
 
     The begin of an object is wrong where it ends.
     """
-    text = line.removeprefix(codecs.BOM_UTF8).strip().decode("utf-8", errors="replace")
-    if not text or text.startswith("["):
+    lines = (line.removeprefix(codecs.BOM_UTF8).lstrip() for line in iter(lambda: file.readline(_BYTES_AT_ONCE), b""))
+    first = next(filter(None, lines), b"[")
+    if first.startswith(b"["):
         return False
+    if not first.endswith(b"\n"):
+        first += file.readline(_LONGEST_LINE)
+    text = first.rstrip().decode("utf-8", errors="replace")
     try:
         json.loads(text)
     except json.JSONDecodeError as error:

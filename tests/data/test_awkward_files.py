@@ -132,6 +132,9 @@ FILES = {
     "json lines": Case({"a.json": b'{"text": "a"}\n{"text": "b"}\n'}, ["a", "b"]),
     "json lines, one bad": Case({"a.json": b'{"text": "a"}\n{"text: 1}\n{"text": "b"}\n'}, ["a", "b"], settings=SKIP),
     "json lines, the first bad": Case({"a.json": b'{"text: 1}\n{"text": "b"}\n'}, ["b"], settings=SKIP),
+    "json lines behind a blank one": Case(
+        {"a.json": b'\xef\xbb\xbf\n \n{"text": "a"}\n[]\n{"text": "b"}\n'}, ["a", "b"], settings=SKIP
+    ),
     "json array cut short": Case({"a.json": b'[{"text": "a"}, {"text": "b"'}, r"a\.json, row 1: not JSON"),
     "json array without its end": Case({"a.json": b'[{"text": "a"}'}, r"a\.json, row 1: not JSON: the array .*end"),
     "json array and more": Case({"a.json": b'[{"text": "a"}] {"text": "b"}'}, r"a\.json, row 1: not JSON: .*behind"),
