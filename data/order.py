@@ -21,6 +21,7 @@ MIXTURE_PERIOD = 1000
 _FEISTEL_ROUNDS = 6
 _STEPS_SORTED_TOGETHER = 16
 _PERMUTED_TOGETHER = 1024
+_SMALL = 256  # blocks; below about 64 the orders of the network are measurably uneven
 
 
 def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
@@ -28,7 +29,8 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
 
     A Feistel network over the bits that ``num_blocks`` needs, walked along its
     cycle until the value is in range again (Black and Rogaway 2002, "Ciphers
-    with arbitrary finite domains").
+    with arbitrary finite domains"). Up to 256 blocks, where so few bits do not mix
+    well, they are sorted by a hash, which gives every order alike.
 
     Args:
         positions: ``[N]`` integers in ``[0, num_blocks)``.
@@ -38,7 +40,10 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     Returns:
         ``[N]`` int64, distinct for distinct positions.
     """
-    bits = max(2, (num_blocks - 1).bit_length())
+    if num_blocks <= _SMALL:
+        hashes = hash64(np.arange(num_blocks, dtype=np.uint64) ^ np.uint64(key64(key)))  # of different numbers: no ties
+        return np.argsort(hashes)[positions]
+    bits = (num_blocks - 1).bit_length()
     sizes = [np.uint64(bits // 2), np.uint64(bits - bits // 2)]  # of the right half and the left, in turn
     masks = [(np.uint64(1) << size) - np.uint64(1) for size in sizes]
     round_keys = hash64(np.arange(_FEISTEL_ROUNDS, dtype=np.uint64) ^ np.uint64(key))

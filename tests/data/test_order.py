@@ -1,10 +1,13 @@
 """P2, the order half: block ids are a pure function of (seed, epoch, step)."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.hashing import key64
 from data.order import Order, blocks_per_epoch, micro_batches, mixture, permute, share
 
 
@@ -69,6 +72,39 @@ def test_every_block_is_equally_likely_at_every_position(num_blocks: int) -> Non
     chi_square = ((counts - expected) ** 2 / expected).sum(axis=1)
     degrees = num_blocks - 1
     assert np.all(np.abs(chi_square - degrees) < 6 * np.sqrt(2 * degrees))
+
+
+def _excess(values: np.ndarray, num_kinds: int) -> float:
+    """Chi-square against values that are all alike, in standard deviations over its mean."""
+    counts = np.bincount(values, minlength=num_kinds)
+    expected = len(values) / num_kinds
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    return float((chi_square - (num_kinds - 1)) / np.sqrt(2 * (num_kinds - 1)))
+
+
+@pytest.mark.parametrize("num_blocks", [2, 3, 4, 5, 6])
+def test_every_order_of_few_blocks_is_equally_likely(num_blocks: int) -> None:
+    """All 2 to 720 of them, over 20,000 keys that follow each other; the bound is 5 standard deviations."""
+    orders = [tuple(permute(np.arange(num_blocks), num_blocks, key).tolist()) for key in range(20_000)]
+    numbers = {order: i for i, order in enumerate(itertools.permutations(range(num_blocks)))}
+    assert _excess(np.array([numbers[order] for order in orders]), len(numbers)) < 5
+
+
+def test_as_many_orders_of_eight_blocks_are_met_as_chance_would_meet() -> None:
+    """Of 40,320, 40,000 draws meet 40,320 (1 - exp(-40,000 / 40,320)) = 25,369, give or take 62."""
+    met = {permute(np.arange(8), 8, key64(1, key)).tobytes() for key in range(40_000)}
+    assert abs(len(met) - 25_369) < 5 * 62
+
+
+@pytest.mark.parametrize("num_blocks", [8, 16, 32, 64, 256, 257, 1000])
+def test_pairs_of_positions_hold_unrelated_blocks(num_blocks: int) -> None:
+    """The difference of the blocks at two positions takes every value alike, over 4,000 keys, for 30 pairs."""
+    orders = np.stack([permute(np.arange(num_blocks), num_blocks, key64(2, key)) for key in range(4000)])
+    random = np.random.default_rng(0)
+    pairs = [random.choice(num_blocks, 2, replace=False) for _ in range(30)]
+    excess = [_excess((orders[:, i] - orders[:, j]) % num_blocks - 1, num_blocks - 1) for i, j in pairs]
+    assert max(excess) < 6
+    assert abs(np.mean(excess)) < 1
 
 
 def test_neighbours_are_not_neighbours_after_the_permutation() -> None:
