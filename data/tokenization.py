@@ -2,9 +2,11 @@
 
 import hashlib
 import itertools
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -19,6 +21,7 @@ from data.words import require_words, word_starts
 # As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
 _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
 _STREAMED_CHARACTERS = 20_000_000  # of each source, that a tokenizer is trained on when streaming
+_OF_LOADING = ("is_local", "local_files_only", "model_max_length")  # options that change no token
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
 
 
@@ -175,9 +178,24 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes when any text could be tokenized differently."""
+    """Changes when any text could be tokenized or masked differently; not with use, saving or another folder."""
     if tokenizer.is_fast:
-        content = tokenizer.backend_tokenizer.to_str()
+        # Truncation and padding come and go with calls, and `encoder` takes them off.
+        content = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
+        content["split_special_tokens"] = tokenizer.split_special_tokens
     else:
-        content = repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map))
-    return hashlib.sha256(content.encode()).hexdigest()
+        content = _saved(tokenizer)
+    special = (tokenizer.mask_token_id, sorted(tokenizer.all_special_ids))
+    return hashlib.sha256(json.dumps((content, special)).encode()).hexdigest()
+
+
+def _saved(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """All that a slow tokenizer is made of: its class and options, and a hash of each vocabulary file."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+    options = json.loads(files.pop("tokenizer_config.json"))
+    return {
+        "options": {name: value for name, value in options.items() if name not in _OF_LOADING},
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PhobertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data import DataConfig, Documents, open_tokenizer, vocab_size, vocabulary
 from data.tokenization import tokenizer_fingerprint, train_bpe
 from tests.batches import encode
+from tests.tokenizers import tokenizer_like
 
 TEXTS = ["the cat sat", "", "naïve 日本語 \x00 <mask> text", "a " * 3000]
 
@@ -32,6 +33,59 @@ def test_a_trained_tokenizer_survives_saving(tokenizer: PreTrainedTokenizerBase,
     assert tokenizer_fingerprint(reopened) == tokenizer_fingerprint(tokenizer)
     assert [tokenizer.decode(tokenizer(t)["input_ids"], skip_special_tokens=True) for t in TEXTS[:2]] == TEXTS[:2]
     assert np.array_equal(encode(reopened, TEXTS), encode(tokenizer, TEXTS))
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "xlm-roberta"])
+def test_the_fingerprint_stays_when_a_tokenizer_is_used_or_saved(family: str, tmp_path: Path) -> None:
+    """Also where its file has a truncation and a padding, which tokenizing takes off."""
+    tokenizer = tokenizer_like(family)
+    tokenizer.save_pretrained(tmp_path / "plain")
+    reopened = AutoTokenizer.from_pretrained(tmp_path / "plain")
+    reopened.backend_tokenizer.enable_truncation(8)
+    reopened.backend_tokenizer.enable_padding(length=8)
+    reopened.save_pretrained(tmp_path / "cut")
+    cut = AutoTokenizer.from_pretrained(tmp_path / "cut")
+    assert cut.backend_tokenizer.truncation is not None
+    before = tokenizer_fingerprint(cut)
+    encode(cut, TEXTS)
+    during = tokenizer_fingerprint(cut)
+    cut(TEXTS, truncation=True, max_length=5, padding="max_length")
+    assert {before, during, tokenizer_fingerprint(cut)} == {tokenizer_fingerprint(tokenizer)}
+
+
+def test_the_fingerprint_sees_what_is_special(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Which tokens are masked, and where words begin, depends on it; tokenizer.json does not tell."""
+    tokenizer.save_pretrained(tmp_path)
+    found = {tokenizer_fingerprint(tokenizer)}
+    for changes in ({"mask_token": "the"}, {"extra_special_tokens": ["e"]}, {"split_special_tokens": True}):
+        found.add(tokenizer_fingerprint(AutoTokenizer.from_pretrained(tmp_path, **changes)))
+    assert len(found) == 4
+
+
+_PIECES = "th@@ 3\nhe 2\nt@@ 5\nh@@ 5\ne 5\n"
+
+
+def _phobert(folder: Path, pieces: str, merges: str, **options: str) -> PreTrainedTokenizerBase:
+    folder.mkdir()
+    (folder / "vocab.txt").write_text(pieces)
+    (folder / "bpe.codes").write_text(merges)
+    return PhobertTokenizer(str(folder / "vocab.txt"), str(folder / "bpe.codes"), **options)
+
+
+def test_the_fingerprint_of_a_slow_tokenizer_sees_all_of_it(tmp_path: Path) -> None:
+    """With the same vocabulary, "the" is th@@ e, or t@@ he, as the merges are."""
+    one = _phobert(tmp_path / "one", _PIECES, "t h 5\n")
+    again = _phobert(tmp_path / "again", _PIECES, "t h 5\n")
+    other_merges = _phobert(tmp_path / "merges", _PIECES, "h e</w> 5\n")
+    assert one.tokenize("the") != other_merges.tokenize("the")
+    assert one.get_vocab() == other_merges.get_vocab()
+    other_options = _phobert(tmp_path / "options", _PIECES, "t h 5\n", cls_token="he")
+    other_pieces = _phobert(tmp_path / "pieces", _PIECES + "x 1\n", "t h 5\n")
+    again.save_pretrained(tmp_path / "saved")
+    reopened = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    prints = [tokenizer_fingerprint(t) for t in (one, again, reopened, other_merges, other_options, other_pieces)]
+    assert len(set(prints[:3])) == 1
+    assert len(set(prints)) == 4
 
 
 def test_training_a_tokenizer_is_deterministic(documents: tuple[Documents, Documents]) -> None:
