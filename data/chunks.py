@@ -97,19 +97,20 @@ class _Source:
         """Yield flat uint32 blocks."""
         group, config = GROUPINGS[self._config.grouping], self._config
         while True:
-            found_text = self._cursor != START
+            found_tokens = self._cursor != START  # in the part of the pass before this run, perhaps
             for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):
-                blocks, rest = group(self._rest, self._encode(batch.texts), config.block_size)
+                tokens = self._encode(batch.texts)
+                blocks, rest = group(self._rest, tokens, config.block_size)
                 for block in blocks[self._num_given :]:
                     self._num_given += 1
                     yield block
                 self._cursor, self._rest, self._num_given = batch.cursor, rest, 0
                 self.bad_rows += batch.num_bad
-                found_text = found_text or bool(batch.texts)
+                found_tokens = found_tokens or len(tokens) > 0
             self._cursor = START
-            if not found_text:
+            if not found_tokens:
                 raise DataError(
-                    f"dataset={self._documents.name!r} has no text for logical stream {self._stream} of "
+                    f"dataset={self._documents.name!r} has no text with a token for logical stream {self._stream} of "
                     f"{config.num_streams}: use fewer --num_streams, or --streaming false"
                 )
 

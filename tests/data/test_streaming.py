@@ -1,5 +1,6 @@
 """Streamed batches are those of one process whoever reads them, go on from anywhere, and hold each text once a pass."""
 
+import copy
 import dataclasses
 import gzip
 import io
@@ -33,6 +34,7 @@ from data.tokens import flagged
 from tests.batches import CPU, PROBABILITY, Row, rows_of
 from tests.conftest import sentences
 from tests.files import write_texts
+from tests.tokenizers import tokenizer_like
 
 GLOBAL_BATCH = 6
 TEXTS = [f"{i} {text}" for i, text in enumerate(sentences(60, 5))]
@@ -185,8 +187,21 @@ def test_fewer_documents_than_streams_is_a_clear_error(
     num_workers: int, folder: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     corpus = corpus_of(config_of(folder / "few.jsonl", dataloader_num_workers=num_workers), tokenizer)
-    with pytest.raises(DataError, match=r"no text for logical stream . of 5: use fewer --num_streams"):
+    with pytest.raises(DataError, match=r"no text with a token for logical stream . of 5: use fewer --num_streams"):
         run(corpus, 0, 2)
+
+
+@pytest.mark.parametrize("grouping", ["concatenate", "line_by_line", "pack"])
+def test_texts_without_a_token_are_a_clear_error_and_no_endless_search(grouping: str, tmp_path: Path) -> None:
+    """A BERT drops invisible characters; without special tokens nothing is left of them."""
+    tokenizer = copy.deepcopy(tokenizer_like("bert"))
+    tokenizer.backend_tokenizer.post_processor = None
+    write_texts(tmp_path / "a.jsonl", ["\u200b\u200d"] * 50)
+    corpus = corpus_of(config_of(tmp_path / "a.jsonl", grouping=grouping), tokenizer)
+    with pytest.raises(DataError, match="no text with a token for logical stream 0 of 5"):
+        run(corpus, 0, 1)
+    write_texts(tmp_path / "a.jsonl", ["\u200b\u200d", "The cat"] * 25)
+    run(corpus_of(config_of(tmp_path / "a.jsonl", grouping=grouping), tokenizer), 0, 1)
 
 
 @pytest.mark.parametrize("source", SOURCES)
