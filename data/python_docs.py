@@ -81,6 +81,7 @@ def _builtin_docstrings() -> Iterator[tuple[str, str]]:
 
 def cached_rows(cache_dir: Path) -> Path:
     """Write the rows as JSON lines, once for each Python version, and return the file."""
+    cache_dir = cache_dir.expanduser()
     path = cache_dir / f"python-docs-{platform.python_version()}.jsonl"
     if not path.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)

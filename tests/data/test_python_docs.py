@@ -32,10 +32,13 @@ def test_it_holds_topics_python_modules_and_builtins(rows: list[dict]) -> None: 
     assert {"assignment", "json.dumps", "str.split"} <= titles
 
 
-def test_it_is_written_once_and_opens_through_the_common_door(tmp_path: Path) -> None:
-    config = DataConfig(cache_dir=str(tmp_path))
+def test_it_is_written_once_in_the_home_and_opens_through_the_common_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = DataConfig()
     (train,), (evaluation,) = open_documents(config)
-    (file,) = tmp_path.iterdir()
+    (file,) = (tmp_path / ".cache/mlm-train-loop").iterdir()
     written = file.stat().st_mtime_ns
     sizes = [sum(map(len, side.texts())) for side in (train, evaluation)]
     lines = file.read_text().splitlines()
