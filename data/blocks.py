@@ -4,11 +4,13 @@ A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens
 without padding (see `data.tokens`); ``lengths.npy`` where blocks differ in length;
 ``token_counts.npy``; and ``blocks.json``, the shape and the counts. It is made
 under a lock, by one process, and written beside and renamed: complete, or not there.
+What was damaged since is made again.
 """
 
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 from collections import deque
@@ -30,10 +32,14 @@ from data.masking import MASKINGS
 from data.tokenization import encoder, tokenizer_fingerprint, vocab_size
 from data.tokens import ID_MASK, TokenFormat
 
+logger = logging.getLogger(__name__)
+
 A = TypeVar("A")
 B = TypeVar("B")
 
 _FORMAT_VERSION = 2
+# What `TokenBlocks` raises of a folder that is not there, or not whole.
+_NOT_WHOLE = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,16 @@ class TokenBlocks:
         self.sha256: str = facts["sha256"]
         self.block_size: int = facts["block_size"]
         self._num_blocks: int = facts["num_blocks"]
-        dtype = np.dtype(facts["dtype"])
-        has_tokens = self._num_blocks > 0  # an empty file cannot be mapped
-        # As a plain array: indexing a memmap wraps every result in its class.
+        dtype, num_tokens = np.dtype(facts["dtype"]), (self.counts.kept,)
+        # As a plain array: indexing a memmap wraps every result in its class. An empty file cannot be mapped.
         self._tokens = (
-            np.asarray(np.memmap(folder / "blocks.bin", dtype=dtype, mode="r")) if has_tokens else np.zeros(0, dtype)
+            np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
+            if self._num_blocks
+            else np.zeros(0, dtype)
         )
+        self._token_counts = np.load(folder / "token_counts.npy", allow_pickle=False)
         self.lengths: np.ndarray | None = None
-        if (folder / "lengths.npy").exists():
+        if self.counts.padded:
             self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
             self._starts = np.cumsum(self.lengths) - self.lengths
 
@@ -105,7 +113,7 @@ class TokenBlocks:
 
     def token_counts(self) -> np.ndarray:
         """``[V]`` int64, how often each token occurs in the documents, counted when the blocks were made."""
-        return np.load(self.folder / "token_counts.npy", allow_pickle=False)
+        return self._token_counts
 
 
 class JoinedBlocks:
@@ -160,20 +168,19 @@ def build_blocks(
     Raises:
         ValueError: The documents hold no text, or fewer tokens than one block.
     """
-    folder = Path(config.cache_dir) / "blocks" / _fingerprint(documents, tokenizer, config, max_blocks)
-    if not (folder / "blocks.json").exists():
+    folder = Path(config.cache_dir).expanduser() / "blocks" / _fingerprint(documents, tokenizer, config, max_blocks)
+    try:
+        blocks = TokenBlocks(folder)
+    except _NOT_WHOLE:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):  # other processes wait here, and then find the blocks
-            if not (folder / "blocks.json").exists():
-                temporary = folder.with_suffix(".tmp")
-                shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was broken off
-                temporary.mkdir()
-                try:
-                    _write(temporary, documents, tokenizer, config, max_blocks)
-                    temporary.rename(folder)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-    blocks = TokenBlocks(folder)
+            try:
+                blocks = TokenBlocks(folder)
+            except _NOT_WHOLE as error:
+                if folder.exists():
+                    logger.warning("%s is damaged and made again (%s: %s)", folder, type(error).__name__, error)
+                _make(folder, documents, tokenizer, config, max_blocks)
+                blocks = TokenBlocks(folder)
     if len(blocks) == 0:
         held_out = any(source.held_out for source in documents)
         raise ValueError(
@@ -183,6 +190,28 @@ def build_blocks(
             f"{'a larger --eval_fraction, ' if held_out else ''}or --last_block pad"
         )
     return blocks
+
+
+def _make(
+    folder: Path,
+    documents: Sequence[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    max_blocks: int | None,
+) -> None:
+    """Write the folder whole, in place of what is there."""
+    temporary = folder.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was broken off
+    temporary.mkdir()
+    try:
+        _write(temporary, documents, tokenizer, config, max_blocks)
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Writer:
@@ -208,9 +237,7 @@ class _Writer:
             self.lengths += map(len, blocks)
 
     def close(self, lengths: Path, block_size: int) -> str:
-        """Sync to disk, keep the lengths if they differ, and return the hash of it all."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Keep the lengths if they differ, and return the hash of it all."""
         if any(length < block_size for length in self.lengths):
             array = np.array(self.lengths, dtype=np.int64)
             self._digest.update(array.tobytes())

@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from data.documents import Documents
 from data.masking import Vocabulary
 from data.tokens import flagged
 from data.words import require_words, word_starts
+
+logger = logging.getLogger(__name__)
 
 # As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
 _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
@@ -70,16 +74,23 @@ def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTo
     """The tokenizer trained on these documents, from the cache or trained now; on their beginning when streaming."""
     most = _STREAMED_CHARACTERS if config.streaming else None
     key = repr(([source.fingerprint for source in documents], config.vocab_size, most))
-    path = Path(config.cache_dir) / "tokenizers" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    if not path.exists():
+    path = Path(config.cache_dir).expanduser() / "tokenizers" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers has no narrower one
+        if path.exists():
+            logger.warning("%s is damaged and made again (%s)", path, error)
+        texts = (_beginning(source.texts(), most) for source in documents)
+        backend = train_bpe(itertools.chain.from_iterable(texts), config.vocab_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             temporary = Path(folder) / path.name
-            texts = (_beginning(source.texts(), most) for source in documents)
-            train_bpe(itertools.chain.from_iterable(texts), config.vocab_size).save(str(temporary))
+            backend.save(str(temporary))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             temporary.rename(path)
     return PreTrainedTokenizerFast(
-        tokenizer_file=str(path),
+        tokenizer_object=backend,
         bos_token="<s>",
         cls_token="<s>",
         eos_token="</s>",

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from data import Collator, DataConfig, Documents, TokenBlocks, build_blocks, open_documents, vocab_size, vocabulary
+from data import (
+    Collator,
+    DataConfig,
+    Documents,
+    TokenBlocks,
+    build_blocks,
+    open_documents,
+    open_tokenizer,
+    vocab_size,
+    vocabulary,
+)
 from data import blocks as blocks_module
 from data.rows import FileRows
 from data.tokens import ID_MASK
@@ -106,6 +118,57 @@ def test_a_preparation_that_breaks_off_leaves_nothing(
     with pytest.raises(ValueError, match="holds no text"):
         build_blocks([broken], tokenizer, config)
     assert [p.suffix for p in (tmp_path / "blocks").iterdir()] == [".lock"]
+
+
+def test_the_default_folder_is_in_the_home(corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = DataConfig(dataset=str(corpus_file), train_tokenizer=True, vocab_size=300)
+    documents = open_documents(config)[0]
+    blocks = build_blocks(documents, open_tokenizer(config, documents, None), config)
+    assert blocks.folder.parent == tmp_path / "home/.cache/mlm-train-loop/blocks"
+    assert sorted(p.name for p in blocks.folder.parent.parent.iterdir()) == ["blocks", "tokenizers"]
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "blocks.json is empty": lambda folder: (folder / "blocks.json").write_text(""),
+    "blocks.json is gone": lambda folder: (folder / "blocks.json").unlink(),
+    "blocks.json lacks a field": lambda folder: (folder / "blocks.json").write_text('{"block_size": 16}'),
+    "blocks.bin is short": lambda folder: os.truncate(folder / "blocks.bin", 30),
+    "blocks.bin is empty": lambda folder: os.truncate(folder / "blocks.bin", 0),
+    "blocks.bin is gone": lambda folder: (folder / "blocks.bin").unlink(),
+    "lengths.npy is short": lambda folder: os.truncate(folder / "lengths.npy", 130),
+    "lengths.npy is empty": lambda folder: os.truncate(folder / "lengths.npy", 0),
+    "lengths.npy is gone": lambda folder: (folder / "lengths.npy").unlink(),
+    "token_counts.npy is short": lambda folder: os.truncate(folder / "token_counts.npy", 130),
+    "token_counts.npy is gone": lambda folder: (folder / "token_counts.npy").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_named_and_made_again(
+    documents: Pair,
+    tokenizer: PreTrainedTokenizerBase,
+    data_config: DataConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    config = dataclasses.replace(data_config, cache_dir=str(tmp_path), grouping="line_by_line")
+    whole = build_blocks(documents[:1], tokenizer, config)
+    ids = np.arange(len(whole))
+    wanted, counts = whole[ids], whole.token_counts()
+    DAMAGES[damage](whole.folder)
+    for messages in (1, 1):
+        blocks = build_blocks(documents[:1], tokenizer, config)
+        assert np.array_equal(blocks[ids], wanted)
+        assert np.array_equal(blocks.token_counts(), counts)
+        assert len(caplog.messages) == messages
+    assert str(whole.folder) in caplog.text
+    assert "\n" not in caplog.messages[0]
+    assert sorted(p.suffix for p in (tmp_path / "blocks").iterdir()) == ["", ".lock"]
 
 
 def _build(args: tuple[tuple[Documents, ...], PreTrainedTokenizerBase, DataConfig]) -> str:

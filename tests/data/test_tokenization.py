@@ -1,5 +1,7 @@
 """Tokens are those of the tokenizer's own call, whatever is saved in its file."""
 
+import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,26 @@ def test_the_fingerprint_of_a_slow_tokenizer_sees_all_of_it(tmp_path: Path) -> N
     prints = [tokenizer_fingerprint(t) for t in (one, again, reopened, other_merges, other_options, other_pieces)]
     assert len(set(prints[:3])) == 1
     assert len(set(prints)) == 4
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_damaged_trained_tokenizer_is_named_and_trained_again(
+    size: int,
+    documents: tuple[Documents, Documents],
+    data_config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = dataclasses.replace(data_config, cache_dir=str(tmp_path))
+    open_tokenizer(config, documents[:1], None)
+    (file,) = (tmp_path / "tokenizers").iterdir()
+    os.truncate(file, size)
+    for _ in range(2):
+        again = open_tokenizer(config, documents[:1], None)
+        assert tokenizer_fingerprint(again) == tokenizer_fingerprint(tokenizer)
+        assert len(caplog.messages) == 1
+    assert str(file) in caplog.text
 
 
 def test_training_a_tokenizer_is_deterministic(documents: tuple[Documents, Documents]) -> None:

@@ -1,8 +1,11 @@
 """Blocks and tokenizer are the same ones when a run goes on."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+
+import pytest
 
 from tests.launch.conftest import Train
 
@@ -24,3 +27,18 @@ def test_a_tokenizer_file_with_a_truncation_and_a_padding_does_not_stop_a_resume
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
         assert train(tmp_path / "run", *words, "--resume_from_checkpoint", "latest")[-1]["step"] == 6
     assert len(list((tmp_path / "cache" / "blocks").glob("*/blocks.json"))) == 2
+
+
+def test_damaged_blocks_are_named_in_one_line_and_made_again(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--cache_dir", str(tmp_path / "cache"), "--max_steps", "2")
+    first = train(tmp_path / "one", *words)
+    damaged = sorted((tmp_path / "cache" / "blocks").glob("*/blocks.*"))
+    for path in damaged:
+        os.truncate(path, path.stat().st_size // 2)
+    capsys.readouterr()
+    again = train(tmp_path / "two", *words)
+    assert again[-1]["eval_loss"] == first[-1]["eval_loss"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "is damaged and made again" in line]
+    assert sorted(line.split()[0] for line in lines) == sorted({str(path.parent) for path in damaged})
