@@ -64,7 +64,7 @@ class DataConfig:
     last_block: Literal["drop", "pad"] = "drop"
     """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
     masking: str = "token"
-    """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (as many tokens in each
+    """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (the same share of each
     block). Evaluation always chooses tokens, so that it can be compared."""
     mlm_probability: float = 0.15
     """Probability that a token is chosen to be predicted."""
@@ -121,8 +121,6 @@ class DataConfig:
                 f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="
                 f"{self.mlm_probability_end}: a schedule other than constant needs an end, and only that"
             )
-        if self.masking == "fixed_count" and self.grouping == "line_by_line":
-            raise ValueError("masking=fixed_count needs blocks of one length: use another masking, or grouping=pack")
         if self.eval_fraction is not None and (self.eval_split or self.eval_dataset):
             raise ValueError(
                 f"eval_fraction={self.eval_fraction} holds out training text, and eval_split or eval_dataset names "

@@ -174,14 +174,13 @@ def _spans(draws: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarra
 def choose_fixed_count(
     input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the same number of tokens in every block: ``round(probability * L)``, at least one.
+    """Choose ``round(probability * n)`` of the n allowed tokens of each block, at least one.
 
-    Those of the smallest draws; all allowed ones where they are fewer. No batch
-    then weighs more than another. Arguments and result as of `Choose`.
+    They are those of the smallest draws. No block then weighs more than its text. Arguments and result as of `Choose`.
     """
-    count = max(1, round(probability * draws.shape[1]))
+    counts = np.maximum(1, np.rint(probability * allowed.sum(axis=1)).astype(np.int64))
     ranked = np.where(allowed, draws, np.inf)
-    largest = np.partition(ranked, count - 1, axis=1)[:, count - 1, None]
+    largest = np.take_along_axis(np.sort(ranked, axis=1), counts[:, None] - 1, axis=1)
     positions = np.flatnonzero((draws <= largest) & allowed)
     return positions, fresh(draws.reshape(-1)[positions], _FIXED_KIND)
 

@@ -44,10 +44,6 @@ def _blocks(
 def test_a_block_is_masked_alike_in_any_company(
     texts: list[Documents], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, grouping: str, masking: str
 ) -> None:
-    if (grouping, masking) == ("line_by_line", "fixed_count"):
-        with pytest.raises(ValueError, match="needs blocks of one length"):
-            DataConfig(grouping=grouping, masking=masking)
-        return
     blocks, collator = _blocks(
         texts, tokenizer, tmp_path, grouping=grouping, masking=masking, document_attention=True, last_block="pad"
     )
