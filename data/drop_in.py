@@ -3,7 +3,7 @@
 import itertools
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,10 @@ class MaskedLMCollator:
 
     Attributes:
         tokenizer: Pads, and knows the special tokens.
+        mlm: True, as the stock one's second argument; all others go by name.
         mlm_probability: Rate at which tokens are chosen to be predicted.
-        masking: A name in `MASKINGS`. With "whole_word" and "span", each feature needs
-            ``word_ids``, a list with None for special tokens, as ``BatchEncoding.word_ids(i)``
+        masking: A name in `MASKINGS`; "whole_word" is the stock ``whole_word_mask=True``. With it and "span", each
+            feature needs ``word_ids``, a list with None for special tokens, as ``BatchEncoding.word_ids(i)``
             gives it; `Trainer` drops that column unless ``remove_unused_columns=False``.
         mask_replace_prob: Fraction of the chosen tokens that become the mask token.
         random_replace_prob: Fraction that become a random token; the rest stay.
@@ -42,6 +43,8 @@ class MaskedLMCollator:
     """
 
     tokenizer: PreTrainedTokenizerBase
+    mlm: bool = True
+    _: KW_ONLY
     mlm_probability: float = 0.15
     masking: str = "token"
     mask_replace_prob: float = 0.8
@@ -54,6 +57,8 @@ class MaskedLMCollator:
     _num_calls: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
+        if self.mlm is not True:
+            raise ValueError(f"mlm={self.mlm} must be True: this collator only masks; mlm_probability goes by name")
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
         if self.masking not in MASKINGS:
@@ -101,6 +106,7 @@ class MaskedLMCollator:
         batch = pad_without_fast_tokenizer_warning(
             self.tokenizer,
             rows,
+            padding=len(set(lengths)) > 1 or lengths[0] % (self.pad_to_multiple_of or 1) != 0,
             pad_to_multiple_of=self.pad_to_multiple_of,
             return_attention_mask=False if bare else None,
             return_tensors=kind,
@@ -113,36 +119,23 @@ class MaskedLMCollator:
         if self.tokenizer.padding_side == "left":
             is_token = is_token[:, ::-1]
         starts = self._word_starts(input_ids, word_ids, is_token) if MASKINGS[self.masking].needs_words else None
-        seen, labels = self._mask(input_ids, ~is_special & is_token, starts, is_token)
+        seen, labels = self._mask(input_ids, ~is_special & is_token, starts)
         batch["input_ids"] = torch.from_numpy(seen) if kind == "pt" else seen
         batch["labels"] = torch.from_numpy(labels) if kind == "pt" else labels
         return dict(batch) if bare else batch
 
     def _mask(
-        self, input_ids: np.ndarray, allowed: np.ndarray, starts: np.ndarray | None, is_token: np.ndarray
+        self, input_ids: np.ndarray, allowed: np.ndarray, starts: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """What the model sees, and the labels, both ``[B, L]``."""
         draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
+        positions, kinds = MASKINGS[self.masking].choose(input_ids, allowed, starts, draws, self.mlm_probability)
         seen, labels = input_ids.copy(), np.full_like(input_ids, _IGNORED)
-        # fixed_count takes a share of the length that it sees: rows of one length at a time, without their padding.
-        in_view = is_token if self.masking == "fixed_count" else np.ones_like(is_token)
-        lengths = in_view.sum(1)
-        for length in np.unique(lengths[lengths > 0]):
-            rows = np.flatnonzero(lengths == length)
-            columns = np.flatnonzero(in_view[rows[0]])
-            part = np.ix_(rows, columns)
-            positions, kinds = MASKINGS[self.masking].choose(
-                input_ids[part],
-                allowed[part],
-                None if starts is None else starts[part],
-                draws[part],
-                self.mlm_probability,
-            )
-            chosen = rows[positions // length], columns[positions % length]
-            labels[chosen] = input_ids[chosen]
-            seen[chosen] = replacements(
-                labels[chosen], kinds, draws[chosen], self._vocabulary, self.mask_replace_prob, self.random_replace_prob
-            )
+        chosen = np.unravel_index(positions, input_ids.shape)
+        labels[chosen] = input_ids[chosen]
+        seen[chosen] = replacements(
+            labels[chosen], kinds, draws[chosen], self._vocabulary, self.mask_replace_prob, self.random_replace_prob
+        )
         return seen, labels
 
     def _next_key(self) -> tuple[int, int]:

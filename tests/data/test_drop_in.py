@@ -99,7 +99,7 @@ def test_what_is_masked(tokenizer: PreTrainedTokenizerBase, masking: str, with_m
     if not with_mask:
         for feature in features:
             del feature["special_tokens_mask"]
-    batch = MaskedLMCollator(tokenizer, 0.2, masking, seed=0)(features)
+    batch = MaskedLMCollator(tokenizer, mlm_probability=0.2, masking=masking, seed=0)(features)
     seen, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
     ids = tokenizer.pad([{"input_ids": f["input_ids"]} for f in features], return_tensors="np")["input_ids"]
     chosen = labels != -100
@@ -110,12 +110,49 @@ def test_what_is_masked(tokenizer: PreTrainedTokenizerBase, masking: str, with_m
     masked = chosen & (seen == tokenizer.mask_token_id)
     assert not (np.isin(seen, tokenizer.all_special_ids) & chosen & ~masked).any()
     assert abs(masked.sum() / chosen.sum() - 0.8) < 0.05
-    lengths = np.array([len(feature["input_ids"]) for feature in features])
     if masking == "fixed_count":
-        assert np.array_equal(chosen.sum(1), np.maximum(1, [round(0.2 * length) for length in lengths]))
+        assert np.array_equal(chosen.sum(1), np.maximum(1, np.rint(0.2 * (~special).sum(1))))
     else:
         excess = chosen.sum(1) - 0.2 * (~special).sum(1)
         assert abs(excess.mean()) < 5 * excess.std() / np.sqrt(len(features))
+
+
+@pytest.mark.parametrize("with_mask", [True, False], ids=["special_tokens_mask", "by id"])
+def test_fixed_count_is_the_same_however_much_padding_the_features_have(
+    tokenizer: PreTrainedTokenizerBase, with_mask: bool
+) -> None:
+    def labels(**padding: Any) -> np.ndarray:
+        texts = tokenizer(sentences(8), return_special_tokens_mask=with_mask, **padding)
+        features = [{key: values[i] for key, values in texts.items()} for i in range(8)]
+        collator = MaskedLMCollator(tokenizer, masking="fixed_count", mlm_probability=0.3, seed=0)
+        return np.pad(collator(features, return_tensors="np")["labels"], ((0, 0), (0, 200)), constant_values=-100)
+
+    assert np.array_equal(labels()[:, :200], labels(padding="max_length", max_length=200)[:, :200])
+
+
+def test_a_second_positional_argument_is_mlm_as_in_the_stock_collator(tokenizer: PreTrainedTokenizerBase) -> None:
+    features = features_of(tokenizer, 8)
+    one = MaskedLMCollator(tokenizer, True, mlm_probability=0.15, seed=0)(features)
+    two = MaskedLMCollator(tokenizer, mlm=True, seed=0)(features)
+    assert torch.equal(one["labels"], two["labels"])
+    for mlm in (False, 0.15, None):
+        with pytest.raises(ValueError, match=f"mlm={mlm} must be True: .* by name"):
+            MaskedLMCollator(tokenizer, mlm)
+    with pytest.raises(TypeError, match="positional"):
+        MaskedLMCollator(tokenizer, True, 0.15)
+
+
+@pytest.mark.parametrize("kind", ["bare lists", "bare numpy", "bare torch", "lists", "all keys"])
+def test_without_a_padding_token_rows_of_one_length_are_fine(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    without = copy.deepcopy(tokenizer)
+    without.pad_token = None
+    rows = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    for multiple in (None, 4):
+        collator = MaskedLMCollator(without, mlm_probability=0.0, pad_to_multiple_of=multiple)
+        assert collator([KINDS[kind](row) for row in rows])["input_ids"].tolist() == rows
+    for bad, of in ((rows, 8), ([[5], *rows], None)):
+        with pytest.raises(ValueError, match="padding token"):
+            MaskedLMCollator(without, pad_to_multiple_of=of)([KINDS[kind](row) for row in bad])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -124,7 +161,8 @@ def test_words_are_chosen_whole_or_not_at_all(tokenizer: PreTrainedTokenizerBase
     tokenizer = copy.copy(tokenizer)
     tokenizer.padding_side = side
     features = features_of(tokenizer, 20) + features_of(tokenizer, 20, length=5)
-    labels = MaskedLMCollator(tokenizer, 0.3, masking, seed=0, return_tensors="np")(features)["labels"]
+    collator = MaskedLMCollator(tokenizer, mlm_probability=0.3, masking=masking, seed=0)
+    labels = collator(features, return_tensors="np")["labels"]
     num_long = 0
     for row, feature in zip(labels, features, strict=True):
         length = len(feature["input_ids"])
@@ -154,7 +192,7 @@ def epochs(tokenizer: PreTrainedTokenizerBase, num_workers: int, *, persistent: 
         batch_size=4,
         num_workers=num_workers,
         persistent_workers=persistent,
-        collate_fn=MaskedLMCollator(tokenizer, 0.5, seed=7),
+        collate_fn=MaskedLMCollator(tokenizer, mlm_probability=0.5, seed=7),
     )
     return [batch["labels"] for _ in range(2) for batch in loader]
 
