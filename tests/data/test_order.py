@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.hashing import key64
-from data.order import Order, blocks_per_epoch, micro_batches, mixture, permute, share
+from data.order import Order, blocks_per_epoch, micro_batches, mixture, permute, permuted_range, share
 
 
 def steps_per_epoch(num_blocks: int, global_batch_size: int) -> int:
@@ -24,6 +24,17 @@ def global_batch(step: int, num_blocks: int, global_batch_size: int, seed: int) 
 @given(num_blocks=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
 def test_a_permutation_meets_every_block_once(num_blocks: int, key: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(num_blocks), num_blocks, key)), np.arange(num_blocks))
+
+
+@given(data=st.data(), num_blocks=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
+def test_a_position_has_the_same_block_whichever_others_are_asked_for(
+    data: st.DataObject, num_blocks: int, key: int
+) -> None:
+    whole = permute(np.arange(num_blocks), num_blocks, key)
+    some = np.array(data.draw(st.lists(st.integers(0, num_blocks - 1), min_size=1, max_size=20)))
+    assert np.array_equal(permute(some, num_blocks, key), whole[some])
+    first, end = min(some), max(some) + 1
+    assert np.array_equal(permuted_range(first, end, num_blocks, key), whole[first:end])
 
 
 @given(
