@@ -1,6 +1,7 @@
 """What only a GPU can show."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -16,15 +17,17 @@ from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, gather_
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_no_update_waits_for_the_gpu(
     documents: tuple[Documents, Documents],
     tokenizer: PreTrainedTokenizerBase,
     data_config: DataConfig,
     precision: str,
+    optimizer: Literal["adamw", "muon"],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Batches, loss, clipping, the optimizer: all of it only queues work, until somebody reads a value."""
+    """Batches, loss, clipping, optimizers, loss scaler: all of it only queues work, until somebody reads a value."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision)
@@ -32,7 +35,7 @@ def test_no_update_waits_for_the_gpu(
     objective = MaskedLMObjective(model.to(accelerator.device))
     assert gather_in_last_layer(objective)
     objective.pad_vocabulary_to = 64
-    objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, TrainConfig()))
+    objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, TrainConfig(optimizer=optimizer)))
     dataset = micro_batches_of(documents[0], tokenizer, data_config, seed=1)
     loader = TrainLoader(
         dataset,
