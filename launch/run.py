@@ -148,8 +148,12 @@ def assemble(
         objective.pad_vocabulary_to = config.pad_vocabulary_to
     model = objective.model
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
+    bare = accelerator.unwrap_model(objective)
     if config.per_device_train_batch_size == "auto":
-        plan = plan.cut(micro_batches_that_fit(settings, accelerator, accelerator.unwrap_model(objective), plan))
+        plan = plan.cut(micro_batches_that_fit(settings, accelerator, bare, plan))
+    if config.torch_compile:
+        check_compiler()
+        compile_layers(bare)
     if checkpoint is not None:
         load_optimizers(checkpoint, model, optimizers)
         if accelerator.scaler is not None and state.scaler is not None:
@@ -192,7 +196,7 @@ def assemble(
         eval_batches=evaluation,
         tokenizer=corpus.tokenizer,
         identity=identity,
-        arithmetic=measure_arithmetic(accelerator, accelerator.unwrap_model(objective), settings.data.block_size),
+        arithmetic=measure_arithmetic(accelerator, bare, settings.data.block_size),
         state=state,
         writer=CheckpointWriter(model, on_error=config.on_save_error) if accelerator.is_main_process else None,
         stop_requested=lambda: signals.number is not None,
@@ -217,9 +221,6 @@ def open_objective(
     freeze_unused(objective)
     if settings.data.document_attention:
         check_document_attention(objective, settings.data.block_size)
-    if settings.train.torch_compile:
-        check_compiler()
-        compile_layers(objective)
     return objective
 
 

@@ -210,8 +210,7 @@ def _is_due(run: Run, every: int) -> bool:
 def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
     """Evaluate, keep the record of the best, and log what came out."""
     state = run.state
-    with torch.compiler.set_stance("force_eager"):  # other shapes: to compile for them would take longer than this
-        metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
+    metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
     if state.best_loss is None or metrics.eval_loss < state.best_loss:
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
