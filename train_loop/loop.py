@@ -1,5 +1,6 @@
 """Cadence: when to step, log, evaluate, save and stop. What each of them means is elsewhere."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -211,7 +212,10 @@ def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
     """Evaluate, keep the record of the best, and log what came out."""
     state = run.state
     metrics = evaluate(run.accelerator, run.bare_objective, run.eval_batches())
-    if state.best_loss is None or metrics.eval_loss < state.best_loss:
+    if state.step == 0:  # a checkpoint that the run goes on from knows of this very evaluation, which must count once
+        state.best_step, state.best_loss, state.evaluations_without_improvement = None, None, 0
+    # Nothing is less than NaN: as a best loss it would stay the best for ever.
+    if math.isfinite(metrics.eval_loss) and (state.best_loss is None or not metrics.eval_loss >= state.best_loss):
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from launch.train import COMMAND, main
 from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
+from train_loop.evaluate import EvalMetrics, evaluate
 
 TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", "num_tokens", *OF_THE_MACHINE}
 EVAL_KEYS = {"step", "epoch", "seconds", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_num_masked_tokens"}
@@ -172,6 +174,34 @@ def test_patience_and_the_best_model_are_resumed_too(train: Train, tmp_path: Pat
     resumed = train(broken, *words, "--resume_from_checkpoint", "latest")
     assert _comparable(resumed) == _comparable(rows)
     _assert_same_tensors(*(path / "model" / "model.safetensors" for path in (tmp_path / "whole", broken)))
+
+
+def test_an_evaluation_that_is_not_a_number_is_never_the_best(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of three is told to have been NaN; after it each is better than the one before."""
+    losses: list[float] = []
+
+    def first_nan(*parts: Any) -> EvalMetrics:
+        metrics = evaluate(*parts)
+        losses.append(metrics.eval_loss)
+        return replace(metrics, eval_loss=math.nan) if len(losses) == 1 else metrics
+
+    monkeypatch.setattr("train_loop.loop.evaluate", first_nan)
+    rows = train(tmp_path, "--eval_steps", "2", "--load_best_model_at_end", "true")
+    assert [row["eval_loss"] for row in rows if "eval_loss" in row] == [None, *losses[1:]]
+    state = json.loads((tmp_path / "checkpoints" / "step-00000006" / "state.json").read_text())
+    assert (state["best_step"], state["best_loss"]) == (6, min(losses))
+    assert state["evaluations_without_improvement"] == 0
+
+
+def test_an_evaluation_on_start_counts_once_where_the_run_goes_on_from_it(train: Train, tmp_path: Path) -> None:
+    words = ("--eval_on_start", "--early_stopping_patience", "1", "--save_total_limit", "none")
+    rows = train(tmp_path, *words)
+    assert rows[-1]["step"] == 6  # patience did not end it
+    for step in (3, 6):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step-{step:08d}")
+    assert _comparable(train(tmp_path, *words, "--resume_from_checkpoint", "latest")) == _comparable(rows)
 
 
 def test_the_unigram_line_and_the_first_evaluation_are_near_what_they_should_be(train: Train, tmp_path: Path) -> None:
