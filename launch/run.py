@@ -58,6 +58,7 @@ from train_loop.checkpoint import (
 )
 from train_loop.compilation import compile_layers
 from train_loop.fit import fewest_micro_batches
+from train_loop.probes import check_probes
 
 _IDENTITY = (
     "streaming",
@@ -215,6 +216,7 @@ def open_objective(
         block_size=settings.data.block_size,
         seed=settings.train.seed,
     )
+    check_probes(model, tokenizer, settings.train.probe)
     objective = MaskedLMObjective(model)
     if settings.train.masked_last_layer:
         gather_in_last_layer(objective)

@@ -21,10 +21,10 @@ from train_loop.arithmetic import Arithmetic
 from train_loop.checkpoint import CheckpointWriter, TrainState, checkpoint_folder, remove_old, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate
-from train_loop.fill_mask import FillMask
 from train_loop.metrics import MetricsFile, TrainWindow
 from train_loop.model import load_model
 from train_loop.objective import MaskedLMObjective
+from train_loop.probes import fill_probes
 from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
 from train_loop.report import LiveReport
@@ -221,7 +221,10 @@ def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
         state.evaluations_without_improvement += 1
     log(asdict(metrics) | _tokens_by_source(run) | _bad_rows(run))
     if run.config.probe and run.accelerator.is_main_process:
-        log({"probes": _fill_probes(run)})
+        run.model.eval()
+        with run.accelerator.autocast():
+            log({"probes": fill_probes(run.model, run.tokenizer, run.config.probe)})
+        run.model.train()
     return metrics
 
 
@@ -241,20 +244,6 @@ def _bad_rows(run: Run) -> dict[str, int]:
 
 def _over_processes(run: Run, counts: list[int]) -> list[int]:
     return run.accelerator.reduce(torch.tensor(counts, device=run.accelerator.device), "sum").tolist()
-
-
-def _fill_probes(run: Run) -> list[dict[str, Any]]:
-    """Top 3 of each probe sentence; ``<mask>`` stands for whatever the tokenizer's mask token is."""
-    texts = [probe.replace("<mask>", str(run.tokenizer.mask_token)) for probe in run.config.probe]
-    run.model.eval()
-    with run.accelerator.autocast():
-        fills = FillMask(run.model, run.tokenizer)(texts, top_k=3)
-    run.model.train()
-    keys = ("token_str", "score")
-    return [
-        {"text": text, "fills": [{key: fill[key] for key in keys} for fill in row]}
-        for text, row in zip(run.config.probe, fills, strict=True)
-    ]
 
 
 def _save_checkpoint(run: Run) -> None:

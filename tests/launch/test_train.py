@@ -4,7 +4,6 @@ import gzip
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from launch.train import COMMAND, main
 from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
+from tests.tokenizers import tokenizer_like
 from train_loop.evaluate import EvalMetrics, evaluate
 
 TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", "num_tokens", *OF_THE_MACHINE}
@@ -251,11 +251,13 @@ def test_a_dry_run_prints_and_writes_nothing(
 
 
 @pytest.fixture
-def no_mask_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Path]:
-    folder = tmp_path / "no_mask"
-    tiny_model("bert").save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>").save_pretrained(folder)
-    yield folder
+def odd_models(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A BERT whose mask token is ``[MASK]``, and one whose tokenizer has none."""
+    for name in ("no_mask", "bert"):
+        tiny_model("bert").save_pretrained(tmp_path / name)
+    tokenizer_like("bert").save_pretrained(tmp_path / "bert")
+    no_mask = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>")
+    no_mask.save_pretrained(tmp_path / "no_mask")
 
 
 @pytest.mark.parametrize(
@@ -278,17 +280,19 @@ def no_mask_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterat
         ("--eval_fraction 1e-9", "documents held out for evaluation do not fill one block"),
         ("--resume_from_checkpoint {tmp}/nowhere", "manifest.json is missing"),
         ("--overwrite_output_dir --resume_from_checkpoint latest", "give one"),
+        ("--probe {long}<mask>", "is 201 tokens long, more than the model's 64 positions: shorten it"),
+        ("--model_name_or_path {tmp}/bert --probe a[MASK]<mask>", "probe 'a[MASK]<mask>' has 2 masks for this tokeni"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
-    words: str, message: str, train: Train, tmp_path: Path, no_mask_folder: Path, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, train: Train, tmp_path: Path, odd_models: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("\n  \n")
     (tmp_path / "short.txt").write_text("the cat\n")
     (tmp_path / "latin1.txt").write_bytes("the\ncafé\n".encode("latin-1"))
     with pytest.raises(SystemExit) as caught:
-        train(tmp_path / "run", *words.format(tmp=tmp_path).split())
+        train(tmp_path / "run", *words.format(tmp=tmp_path, long="a" * 198).split())
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert message in error
