@@ -144,7 +144,7 @@ def assemble(
         checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
     state = TrainState() if checkpoint is None else load_state(checkpoint, identity)
     lr_factor = build_schedule(config, plan.total_steps)
-    objective = open_objective(settings, corpus.tokenizer, checkpoint)
+    objective = open_objective(settings, accelerator, corpus.tokenizer, checkpoint)
     if accelerator.device.type == "cuda":
         objective.pad_vocabulary_to = config.pad_vocabulary_to
     model = objective.model
@@ -206,9 +206,12 @@ def assemble(
 
 
 def open_objective(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, checkpoint: Path | None
+    settings: Settings, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, checkpoint: Path | None
 ) -> MaskedLMObjective:
-    """The model, as the settings or a checkpoint have it, with what is tried out on it before it is prepared."""
+    """The model, as the settings or a checkpoint have it, with what is tried out on it before it is prepared.
+
+    It is tried out as it will be trained, on the device and at the precision of the run: some attention has no other.
+    """
     model = open_model(
         settings.model if checkpoint is None else _of_checkpoint(settings.model, checkpoint),
         tokenizer,
@@ -217,12 +220,13 @@ def open_objective(
         seed=settings.train.seed,
     )
     check_probes(model, tokenizer, settings.train.probe)
-    objective = MaskedLMObjective(model)
-    if settings.train.masked_last_layer:
-        gather_in_last_layer(objective)
-    freeze_unused(objective)
-    if settings.data.document_attention:
-        check_document_attention(objective, settings.data.block_size)
+    objective = MaskedLMObjective(model).to(accelerator.device)
+    with accelerator.autocast():
+        freeze_unused(objective)
+        if settings.train.masked_last_layer:
+            gather_in_last_layer(objective)
+        if settings.data.document_attention:
+            check_document_attention(objective, settings.data.block_size)
     return objective
 
 

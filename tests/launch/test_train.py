@@ -370,3 +370,15 @@ def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(
         assert b[key] == pytest.approx(a[key], rel=0.01)
     weights = load_file(tmp_path / "bf16" / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_a_model_that_does_not_compute_at_the_runs_precision_is_one_line(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    words = ("--model_type", "deberta", "--train_tokenizer", "--vocab_size", "300", "--block_size", "16")
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", base=(*words, "--model_config", "hidden_size=32", "num_attention_heads=4"))
+    assert caught.value.code == 2
+    assert "error: model_type 'deberta' does not compute with attn_implementation=" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
