@@ -346,14 +346,28 @@ def test_latest_begins_at_the_start_where_there_is_no_checkpoint(train: Train, t
     assert json.dumps(rows[0]).startswith('{"step": 1,')
 
 
-def test_a_doubled_accumulation_is_refused(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "unset it"),
+        ("MIXED_PRECISION", "fp8", "use bf16"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "use --torch_compile"),
+    ],
+)
+def test_what_the_launcher_was_told_and_the_loop_does_not_do_is_refused(
+    variable: str,
+    value: str,
+    message: str,
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     with pytest.raises(SystemExit) as caught:
         train(tmp_path / "run")
     assert caught.value.code == 2
-    assert "unset it" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(

@@ -92,6 +92,15 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
     assert {name for name, p in objective.named_parameters() if p.grad is None} == set(frozen)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_changes_no_buffer(family: str) -> None:
+    """So processes need not exchange them: `launch.world` tells DDP not to."""
+    model = tiny_model(family)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    _objective(model)(*_batch()).backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
 @pytest.mark.parametrize("family", sorted(EARLY | {"distilbert", "modernbert"}))
 def test_nothing_masked_gives_zero_loss_and_zero_gradients(family: str) -> None:
     model = tiny_model(family)
