@@ -84,7 +84,8 @@ def _devices() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        with torch.cuda.device(device):
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         rate = matmul_rate(device, precision) / 1e12
         yield "ok", f"{torch.cuda.get_device_name(device)}, {memory:.0f} GB, {rate:,.0f} TFLOP/s in {precision}"
     if not torch.cuda.is_available():

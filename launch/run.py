@@ -45,6 +45,7 @@ from train_loop.arithmetic import measure_arithmetic
 from train_loop.checkpoint import CheckpointError, load_optimizers
 from train_loop.compilation import compile_layers
 from train_loop.fit import fewest_micro_batches
+from train_loop.probes import check_probes
 from train_loop.processes import AgreedError, Processes, weights_digest
 from train_loop.run_checkpoints import Resumed, RunCheckpoints
 
@@ -179,13 +180,17 @@ def assemble(
             "weights (SHA-256)": weights_digest(objective.model),
         }
     )
-    try_out(objective, settings)
+    processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
     if accelerator.device.type == "cuda":
         objective.pad_vocabulary_to = config.pad_vocabulary_to
     model = objective.model
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
+    bare = accelerator.unwrap_model(objective)
     if config.per_device_train_batch_size == "auto":
-        plan = plan.cut(micro_batches_that_fit(settings, accelerator, accelerator.unwrap_model(objective), plan))
+        plan = plan.cut(micro_batches_that_fit(settings, accelerator, bare, plan))
+    if config.torch_compile:
+        processes.together(check_compiler)
+        compile_layers(bare)
     if resumed is not None:
         load_optimizers(processes.tensors_from_main(resumed.optimizer_tensors), model, optimizers)
         if accelerator.scaler is not None and state.scaler is not None:
@@ -208,7 +213,7 @@ def assemble(
         names = [source.name for source in corpus.documents]
         return dict(zip(names, loader.tokens_by_source(step).tolist(), strict=True))
 
-    arithmetic = measure_arithmetic(accelerator, accelerator.unwrap_model(objective), settings.data.block_size)
+    arithmetic = measure_arithmetic(accelerator, bare, settings.data.block_size)
 
     def open_folder() -> None:
         folder.open()
@@ -268,20 +273,22 @@ def open_objective(
     return MaskedLMObjective(model)
 
 
-def try_out(objective: MaskedLMObjective, settings: Settings) -> None:
-    """Try out what the model allows, before it is prepared.
+def try_out(
+    objective: MaskedLMObjective, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, settings: Settings
+) -> None:
+    """Try out what the model allows, as it will be trained: on the device and at the precision of the run.
 
     Raises:
         ValueError: A setting asks for something that it does not allow.
     """
-    if settings.train.masked_last_layer:
-        gather_in_last_layer(objective)
-    freeze_unused(objective)
-    if settings.data.document_attention:
-        check_document_attention(objective, settings.data.block_size)
-    if settings.train.torch_compile:
-        check_compiler()
-        compile_layers(objective)
+    check_probes(objective.model, tokenizer, settings.train.probe)
+    objective.to(accelerator.device)
+    with accelerator.autocast():
+        freeze_unused(objective)
+        if settings.train.masked_last_layer:
+            gather_in_last_layer(objective)
+        if settings.data.document_attention:
+            check_document_attention(objective, settings.data.block_size)
 
 
 def micro_batches_that_fit(

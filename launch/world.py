@@ -31,24 +31,15 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ValueError: The world is not the one that was asked for, or is of a kind that this loop does not drive.
     """
-    # The loop itself accumulates and scales: Accelerate must not divide the loss a second time.
-    if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
-        raise ValueError(
-            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} is set in the environment: unset it, "
-            "and use --gradient_accumulation_steps"
-        )
-    for kind in _NOT_DRIVEN:
-        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("true", "1"):
-            raise ValueError(
-                f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
-            )
+    _check_environment()
     hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
     check_trackers(config)
     accelerator = Accelerator(
         log_with=config.trackers or None,
         project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / "tensorboard")),
         kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, comm_hook=hook),
+            # The buffers of masked language models are constants: positions, frequencies.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook),
             InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
         ],
     )
@@ -63,6 +54,28 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cpu":
         torch.set_num_threads(config.cpu_threads or _threads_per_process())
     return accelerator
+
+
+def _check_environment() -> None:
+    """Raise ValueError for what the launcher was told and this loop does not do."""
+    # The loop itself accumulates and scales: Accelerate must not divide the loss a second time.
+    if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
+        raise ValueError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} is set in the environment: unset it, "
+            "and use --gradient_accumulation_steps"
+        )
+    for kind in _NOT_DRIVEN:
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
+            )
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() == "fp8":
+        raise ValueError("Accelerate's mixed_precision fp8 is not supported: use bf16, or fp16 on an older GPU")
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() != "no":
+        raise ValueError(
+            f"Accelerate's dynamo_backend {backend} is not supported: it would compile for every number of masked "
+            "tokens; set it to no, and use --torch_compile true"
+        )
 
 
 def check_compiler() -> None:

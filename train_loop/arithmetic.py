@@ -88,7 +88,7 @@ def matmul_rate(device: torch.device, precision: str, seconds: float = 0.2) -> f
         for _ in range(10):
             torch.mm(a, b, out=c)
         if on_gpu:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     ten_products()  # the first ones wake the device and choose the kernel
     start, rounds = time.perf_counter(), 0

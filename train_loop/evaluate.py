@@ -48,7 +48,7 @@ def evaluate(accelerator: Accelerator, objective: MaskedLMObjective, batches: It
         batch_correct = (logits.argmax(-1) == batch.labels).sum()
         sums.append(torch.stack([batch_loss, batch_correct.float(), torch.full_like(batch_loss, batch.num_masked)]))
     objective.train(was_training)
-    loss_sum, num_correct, num_masked = _sum_over_processes(accelerator, sums)
+    loss_sum, num_correct, num_masked = sum_over_processes(accelerator, sums)
     loss = loss_sum / max(num_masked, 1)
     return EvalMetrics(loss, perplexity(loss), num_correct / max(num_masked, 1), int(num_masked))
 
@@ -68,11 +68,11 @@ def unigram_perplexity(accelerator: Accelerator, weights: Tensor, batches: Itera
     """
     losses = -torch.log(weights.double() / weights.sum())
     sums = [torch.stack([losses[b.labels.cpu()].sum(), torch.tensor(float(b.num_masked))]) for b in batches]
-    loss_sum, num_masked = _sum_over_processes(accelerator, sums)
+    loss_sum, num_masked = sum_over_processes(accelerator, sums)
     return perplexity(loss_sum / max(num_masked, 1))
 
 
-def _sum_over_processes(accelerator: Accelerator, sums: list[Tensor]) -> list[float]:
+def sum_over_processes(accelerator: Accelerator, sums: list[Tensor]) -> list[float]:
     """Add up vectors of sums, of batches and then of processes, in double precision."""
     total = torch.stack(sums).cpu().double().sum(0)
     if accelerator.num_processes > 1:

@@ -84,11 +84,12 @@ def _forward_and_backward(
 def _bounded_memory(accelerator: Accelerator) -> Iterator[None]:
     """Let an allocation beyond what is free fail, rather than the system kill the process, as it does on a CPU."""
     if accelerator.device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(_SHARE_OF_MEMORY, accelerator.device)
+        # Of the current GPU, which is the accelerator's: its device has no index where there is one process.
+        torch.cuda.set_per_process_memory_fraction(_SHARE_OF_MEMORY)
         try:
             yield
         finally:
-            torch.cuda.set_per_process_memory_fraction(1.0, accelerator.device)
+            torch.cuda.set_per_process_memory_fraction(1.0)
         return
     free = psutil.virtual_memory().available * _SHARE_OF_MEMORY / accelerator.num_processes
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,5 +1,6 @@
 """Cadence: when to step, log, evaluate, save and stop. What each of them means is elsewhere."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,9 +19,9 @@ from train_loop.arithmetic import Arithmetic
 from train_loop.checkpoint import TrainState, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate
-from train_loop.fill_mask import FillMask
 from train_loop.metrics import MetricsFile, TrainWindow
 from train_loop.objective import MaskedLMObjective
+from train_loop.probes import fill_probes
 from train_loop.processes import Processes
 from train_loop.profiler import StepProfiler
 from train_loop.progress import Progress
@@ -138,6 +139,8 @@ def _train(
         evaluation = _evaluate(run, log)
         if state.step or config.keeps_best:  # it may stay the best
             _save_checkpoint(run)
+    if _is_out_of_patience(run, progress):  # gone on with, after it had ended
+        return evaluation
     window = TrainWindow(run.accelerator, config.learning_rate, run.arithmetic)
     profiler = StepProfiler(config.profiled if run.accelerator.is_main_process else None, run.output_dir, progress.line)
     run.objective.train()
@@ -164,10 +167,17 @@ def _train(
             _save_checkpoint(run)
         if evaluates or saves:
             window.reset()
-        if (patience := config.early_stopping_patience) and state.evaluations_without_improvement >= patience:
-            progress.line(f"stopped early: {patience} evaluations without a lower loss")
+        if _is_out_of_patience(run, progress):
             break
     return evaluation
+
+
+def _is_out_of_patience(run: Run, progress: Progress) -> bool:
+    patience = run.config.early_stopping_patience
+    if patience is None or run.state.evaluations_without_improvement < patience:
+        return False
+    progress.line(f"stopped early: {patience} evaluations without a lower loss")
+    return True
 
 
 def _is_of_state(state: TrainState, row: dict[str, Any]) -> bool:
@@ -215,16 +225,19 @@ def _evaluate(run: Run, log: Callable[[dict[str, Any]], None]) -> EvalMetrics:
         Stopped: See `_eval_batches`.
     """
     state = run.state
-    with torch.compiler.set_stance("force_eager"):  # other shapes: to compile for them would take longer than this
-        metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
+    metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
     state.evaluated_step = state.step
-    if state.best_loss is None or metrics.eval_loss < state.best_loss:
+    # Nothing is less than NaN: as a best loss it would stay the best for ever.
+    if math.isfinite(metrics.eval_loss) and (state.best_loss is None or not metrics.eval_loss >= state.best_loss):
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
     log(asdict(metrics) | _tokens_by_source(run) | _bad_rows(run))
     if run.config.probe and run.accelerator.is_main_process:
-        log({"probes": _fill_probes(run)})
+        run.model.eval()
+        with run.accelerator.autocast():
+            log({"probes": fill_probes(run.model, run.tokenizer, run.config.probe)})
+        run.model.train()
     return metrics
 
 
@@ -265,20 +278,6 @@ def _bad_rows(run: Run) -> dict[str, int]:
 
 def _over_processes(run: Run, counts: list[int]) -> list[int]:
     return run.accelerator.reduce(torch.tensor(counts, device=run.accelerator.device), "sum").tolist()
-
-
-def _fill_probes(run: Run) -> list[dict[str, Any]]:
-    """Top 3 of each probe sentence; ``<mask>`` stands for whatever the tokenizer's mask token is."""
-    texts = [probe.replace("<mask>", str(run.tokenizer.mask_token)) for probe in run.config.probe]
-    run.model.eval()
-    with run.accelerator.autocast():
-        fills = FillMask(run.model, run.tokenizer)(texts, top_k=3)
-    run.model.train()
-    keys = ("token_str", "score")
-    return [
-        {"text": text, "fills": [{key: fill[key] for key in keys} for fill in row]}
-        for text, row in zip(run.config.probe, fills, strict=True)
-    ]
 
 
 def _save_checkpoint(run: Run) -> None:

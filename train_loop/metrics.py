@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from train_loop.arithmetic import Arithmetic
+from train_loop.evaluate import sum_over_processes
 from train_loop.step import StepMetrics
 
 
@@ -59,19 +60,19 @@ class TrainWindow:
         the process that took most, since the run began.
         """
         last = self._updates[-1]
-        local = torch.cat([update.loss_sums for update in self._updates]).sum()
-        num_tokens = torch.full_like(local, sum(update.num_tokens for update in self._updates))
-        loss_sum, num_tokens = self._accelerator.reduce(torch.stack([local, num_tokens]), "sum").unbind()
+        local_loss = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum()
+        local_tokens = torch.tensor(sum(update.num_tokens for update in self._updates)).double()
+        loss_sum, num_tokens = sum_over_processes(self._accelerator, [torch.stack([local_loss, local_tokens])])
         num_masked = int(torch.stack([update.num_masked for update in self._updates]).sum())
         seconds = time.perf_counter() - self._start
-        flops = self._arithmetic.flops.of(float(num_tokens), num_masked)
+        flops = self._arithmetic.flops.of(num_tokens, num_masked)
         row = {
-            "loss": float(loss_sum) / num_masked,
+            "loss": loss_sum / num_masked,
             "learning_rate": self._learning_rate * last.lr_factor,
             "grad_norm": float(last.grad_norm),
             "num_masked_tokens": num_masked,
             "num_tokens": int(num_tokens),
-            "tokens_per_second": float(num_tokens) / seconds,
+            "tokens_per_second": num_tokens / seconds,
             "flop_utilization": flops / seconds / self._arithmetic.rate,
             "peak_memory_bytes": largest_peak_memory(self._accelerator),
         }

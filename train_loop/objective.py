@@ -164,7 +164,7 @@ def check_document_attention(objective: MaskedLMObjective, block_size: int) -> N
 
     Tried out, not looked up: a model may convolve across the border, mix the
     whole block, or have no place for such a mask. To be called once, before the
-    model is prepared; it costs the forward of one block and draws no dropout.
+    model is prepared; it costs the forward of a few blocks and draws no dropout.
     """
     was_training = objective.training
     objective.eval()
@@ -194,16 +194,34 @@ def _leak(objective: MaskedLMObjective, block_size: int) -> str | None:
     ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
     apart = [objective.masked_logits(*one) for one in zip(tokens.split(lengths, dim=1), ends, strict=True)]
     position_ids = torch.cat([torch.arange(n, device=device) for n in lengths]).unsqueeze(0)
+    is_second = torch.arange(block_size, device=device) >= short
     try:
-        packed = objective.masked_logits(tokens, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids)
+        # The block, then with another second document, then with another first one.
+        packed, first, second = (
+            objective.masked_logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids).float()
+            for block in (tokens, *(torch.where(other, tokens.flip(1), tokens) for other in (is_second, ~is_second)))
+        )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return "takes no mask of documents"
-    # In units of the logits' spread, rounding makes less than 1e-5 and the least leak, through the few
-    # untrained units of a test's model, more than 6e-3. "not <" takes NaN for a leak.
-    expected = torch.cat(apart)
-    if not (packed - expected).abs().max() < 1e-3 * expected.std():
+    # In units of the logits' spread. What another document changes is nothing at all, at any precision, as the same
+    # products are computed; the least leak, through the few untrained units of a test's model, is more than 6e-3.
+    # Alone, they round otherwise: by less than 1e-5, or 21 roundings of half precision in 12 layers with large
+    # weights. "not <" takes NaN for a leak.
+    expected = torch.cat(apart).float()
+    changed = torch.cat([first[:2], second[2:]]) - packed
+    if not changed.abs().max() < 1e-3 * expected.std():
+        return "mixes the documents of a block"
+    if not (packed - expected).abs().max() < max(1e-3, 64 * _rounding(device.type)) * expected.std():
         return "mixes the documents of a block"
     return None
+
+
+def _rounding(device_type: str) -> float:
+    """By how much a matrix product rounds its factors, as it is computed now: 2^-24 in fp32, 2^-8 in bf16."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.finfo(torch.get_autocast_dtype(device_type)).eps / 2
+    is_tf32 = device_type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return 2.0**-11 if is_tf32 else 2.0**-24
 
 
 def gather_in_last_layer(objective: MaskedLMObjective) -> bool:
@@ -226,8 +244,10 @@ def gather_in_last_layer(objective: MaskedLMObjective) -> bool:
         late = _logits_of_two_blocks(objective)
         objective.last_layer = ends[-1].removesuffix(f".{_ATTENTION_END}")
         early = _logits_of_two_blocks(objective)
-        # In units of the logits' spread; rounding makes less than 1e-5. "not <" takes NaN for a difference.
-        differ = not (early - late).abs().max() < 1e-4 * late.std()
+        # In units of the logits' spread; rounding makes less than 1e-5, or a few roundings of half precision in what
+        # comes after the gathering. "not <" takes NaN for a difference.
+        bound = max(1e-4, 16 * _rounding(late.device.type))
+        differ = not (early - late).abs().max() < bound * late.std()
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
         differ = True
     finally:
@@ -249,18 +269,28 @@ def _logits_of_two_blocks(objective: MaskedLMObjective) -> Tensor:
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, 5:] = 0
     positions = torch.tensor([0, 3, 4, 7, 8, 10, 12], device=device)
-    return objective.masked_logits(input_ids, positions, attention_mask)
+    return objective.masked_logits(input_ids, positions, attention_mask).float()
 
 
 def freeze_unused(objective: MaskedLMObjective) -> list[str]:
     """Freeze the parameters that the loss does not reach (some families keep a pooler) and return their names.
 
     DDP would wait for their gradients for ever. One forward and backward of two tokens finds them.
+
+    Raises:
+        ValueError: The model does not compute at this precision, or with this attention.
     """
     device = next(objective.parameters()).device
     input_ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     position = torch.zeros(1, dtype=torch.long, device=device)
-    objective(input_ids, position, position).backward()
+    try:
+        objective(input_ids, position, position).backward()
+    except RuntimeError as error:
+        raise ValueError(
+            f"model_type {objective.model.config.model_type!r} does not compute with attn_implementation="
+            f"{objective.model.config._attn_implementation} at this mixed_precision: {' '.join(str(error).split())}; "
+            "change one of them"
+        ) from error
     unused = [name for name, parameter in objective.named_parameters() if parameter.grad is None]
     objective.zero_grad(set_to_none=True)
     for name in unused:

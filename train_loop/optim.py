@@ -40,11 +40,21 @@ class Muon(torch.optim.Muon):
 
     torch iterates in bf16 everywhere, and on a CPU without bf16 instructions a
     product of two 768 wide matrices is fifty times slower so.
+
+    As torch's fused optimizers do, it changes nothing while ``found_inf`` is not 0,
+    and reads that on the device.
     """
+
+    _step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the parameters that have a gradient."""
+        found_inf = getattr(self, "found_inf", None)
+
+        def put(target: Tensor, value: Tensor) -> None:
+            target.copy_(value if found_inf is None else torch.where(found_inf > 0, target, value))
+
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for p in group["params"]:
@@ -53,11 +63,12 @@ class Muon(torch.optim.Muon):
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p.grad)
-                state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                update = p.grad.lerp(state["momentum_buffer"], momentum)  # Nesterov's
+                buffer = state["momentum_buffer"].lerp(p.grad, 1 - momentum)
+                update = p.grad.lerp(buffer, momentum)  # Nesterov's
                 update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+                scaled_lr = lr * max(1, p.shape[0] / p.shape[1]) ** 0.5
+                put(state["momentum_buffer"], buffer)
+                put(p, (p * (1 - lr * group["weight_decay"])).add_(update, alpha=-scaled_lr))
 
 
 def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:

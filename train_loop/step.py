@@ -9,8 +9,8 @@ So the masked tokens are counted first, over all processes. Then each
 micro-batch contributes its *sum*, scaled by one over that *global* count.
 Means of micro-batches are never averaged: their counts differ.
 
-Nothing here waits for the GPU: whether an update is finite is known there, the
-optimizer looks there, and the loop asks when it logs.
+Nothing here waits for the GPU: whether an update is finite is known there, our
+optimizers look there, and the loop asks when it logs.
 """
 
 import hashlib
@@ -45,6 +45,8 @@ class StepMetrics:
         grad_norm: Norm of the whole gradient, before clipping.
         is_left_out: Whether the loss or the gradient was not finite, the same on
             all processes: parameters and optimizers are then as they were, bit for bit.
+            An overflow under fp16, by which its loss scaler finds the scale, is left
+            out in the same way and does not count as one.
         num_tokens: Tokens that this process's micro-batches held.
     """
 
@@ -96,15 +98,16 @@ def train_step(
         loss_sums.append(micro_loss.detach())
 
     grad_norm = accelerator.clip_grad_norm_(objective.parameters(), max_grad_norm or torch.inf)
-    # After the all-reduce a bad value anywhere is in everybody's norm. Under fp16 an infinite norm is
-    # normal, the loss scaler skips the update by itself, and the loss tells.
-    seen_by_all = grad_norm
+    # After the all-reduce a bad value anywhere is in everybody's norm.
+    is_left_out = is_bad = ~torch.isfinite(grad_norm)
     if accelerator.scaler is not None:
-        seen_by_all = accelerator.reduce(torch.stack(loss_sums).sum(), "sum")
-    is_left_out = ~torch.isfinite(seen_by_all)
+        loss_is_bad = ~torch.isfinite(accelerator.reduce(torch.stack(loss_sums).sum(), "sum"))
+        is_bad = is_bad | loss_is_bad
+        # Below a scale of 1 it is not the scaling that made the gradient infinite.
+        is_left_out = loss_is_bad | (is_bad & (accelerator.scaler.scale(torch.ones_like(grad_norm)) < 1))
 
     set_learning_rates(optimizers, lr_factor)
-    _step_unless(is_left_out, optimizers, accelerator.scaler)
+    _step_unless(is_bad, optimizers, accelerator.scaler)
     for optimizer in optimizers:
         optimizer.zero_grad()
     return StepMetrics(
@@ -120,23 +123,21 @@ def train_step(
 
 
 def _step_unless(
-    is_left_out: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
+    is_bad: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
 ) -> None:
-    """Step the optimizers, or change nothing.
+    """Step all optimizers, or change nothing of any; then let fp16's loss scaler choose the next scale, once.
 
-    A fused optimizer reads the flag on the device, by the way that torch made for
-    its loss scaler. For the others, and for the scaler itself, this waits.
+    Our optimizers read the flag on the device, by the way that torch made for its
+    loss scaler. For one that cannot, this waits.
     """
-    inner = [optimizer.optimizer for optimizer in optimizers]
-    if scaler is None and all(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in inner):
-        for optimizer in inner:
-            optimizer.found_inf = is_left_out.float()
+    for optimizer in (prepared.optimizer for prepared in optimizers):
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = is_bad.float()
             optimizer.step()
             del optimizer.found_inf
-    elif not is_left_out:
-        for optimizer in optimizers:
+        elif not is_bad:
             optimizer.step()
-    elif scaler is not None:
+    if scaler is not None:
         scaler.update()
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from launch.train import COMMAND, main
 from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
+from tests.tokenizers import tokenizer_like
+from train_loop.evaluate import EvalMetrics, evaluate
 
 TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", "num_tokens", *OF_THE_MACHINE}
 EVAL_KEYS = {"step", "epoch", "seconds", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_num_masked_tokens"}
@@ -176,6 +178,34 @@ def test_patience_and_the_best_model_are_resumed_too(train: Train, tmp_path: Pat
     _assert_same_tensors(*(path / "model" / "model.safetensors" for path in (tmp_path / "whole", broken)))
 
 
+def test_an_evaluation_that_is_not_a_number_is_never_the_best(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of three is told to have been NaN; after it each is better than the one before."""
+    losses: list[float] = []
+
+    def first_nan(*parts: Any) -> EvalMetrics:
+        metrics = evaluate(*parts)
+        losses.append(metrics.eval_loss)
+        return replace(metrics, eval_loss=math.nan) if len(losses) == 1 else metrics
+
+    monkeypatch.setattr("train_loop.loop.evaluate", first_nan)
+    rows = train(tmp_path, "--eval_steps", "2", "--load_best_model_at_end", "true")
+    assert [row["eval_loss"] for row in rows if "eval_loss" in row] == [None, *losses[1:]]
+    state = json.loads((tmp_path / "checkpoints" / "step-00000006" / "state.json").read_text())
+    assert (state["best_step"], state["best_loss"]) == (6, min(losses))
+    assert state["evaluations_without_improvement"] == 0
+
+
+def test_an_evaluation_on_start_counts_once_where_the_run_goes_on_from_it(train: Train, tmp_path: Path) -> None:
+    words = ("--eval_on_start", "--early_stopping_patience", "1", "--save_total_limit", "none")
+    rows = train(tmp_path, *words)
+    assert rows[-1]["step"] == 6  # patience did not end it
+    for step in (3, 6):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step-{step:08d}")
+    assert _comparable(train(tmp_path, *words, "--resume_from_checkpoint", "latest")) == _comparable(rows)
+
+
 def test_the_unigram_line_and_the_first_evaluation_are_near_what_they_should_be(train: Train, tmp_path: Path) -> None:
     """An untrained model guesses evenly: its perplexity is about the vocabulary's size."""
     rows = train(tmp_path, "--eval_on_start", "--max_steps", "1")
@@ -223,11 +253,13 @@ def test_a_dry_run_prints_and_writes_nothing(
 
 
 @pytest.fixture
-def no_mask_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Path]:
-    folder = tmp_path / "no_mask"
-    tiny_model("bert").save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>").save_pretrained(folder)
-    yield folder
+def odd_models(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A BERT whose mask token is ``[MASK]``, and one whose tokenizer has none."""
+    for name in ("no_mask", "bert"):
+        tiny_model("bert").save_pretrained(tmp_path / name)
+    tokenizer_like("bert").save_pretrained(tmp_path / "bert")
+    no_mask = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>")
+    no_mask.save_pretrained(tmp_path / "no_mask")
 
 
 @pytest.mark.parametrize(
@@ -251,10 +283,12 @@ def no_mask_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterat
         ("--eval_fraction 1e-9", "documents held out for evaluation do not fill one block"),
         ("--resume_from_checkpoint {tmp}/nowhere", "manifest.json is missing"),
         ("--overwrite_output_dir --resume_from_checkpoint latest", "give one"),
+        ("--probe {long}<mask>", "is 201 tokens long, more than the model's 64 positions: shorten it"),
+        ("--model_name_or_path {tmp}/bert --probe a[MASK]<mask>", "probe 'a[MASK]<mask>' has 2 masks for this tokeni"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
-    words: str, message: str, train: Train, tmp_path: Path, no_mask_folder: Path, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, train: Train, tmp_path: Path, odd_models: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("\n  \n")
@@ -264,7 +298,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
         (tmp_path / "folder" / name).write_text("the cat\n" * 100)
     (tmp_path / "latin1.txt").write_bytes("the\ncafé\n".encode("latin-1"))
     with pytest.raises(SystemExit) as caught:
-        train(tmp_path / "run", *words.format(tmp=tmp_path).split())
+        train(tmp_path / "run", *words.format(tmp=tmp_path, long="a" * 198).split())
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -344,14 +378,28 @@ def test_latest_begins_at_the_start_where_there_is_no_checkpoint(train: Train, t
     assert json.dumps(rows[0]).startswith('{"step": 1,')
 
 
-def test_a_doubled_accumulation_is_refused(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "unset it"),
+        ("MIXED_PRECISION", "fp8", "use bf16"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "use --torch_compile"),
+    ],
+)
+def test_what_the_launcher_was_told_and_the_loop_does_not_do_is_refused(
+    variable: str,
+    value: str,
+    message: str,
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     with pytest.raises(SystemExit) as caught:
         train(tmp_path / "run")
     assert caught.value.code == 2
-    assert "unset it" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(
@@ -379,3 +427,15 @@ def test_a_model_worse_than_guessing_is_told_in_few_digits(
     many = r"\d\.?\d*e\+\d+"
     assert re.search(rf"perplexity {many} on held-out text, {many} times the unigram model's: worse than guessing", out)
     assert re.search(rf"eval loss [\d.]+ \| perplexity +{many} \|", out)
+
+
+def test_a_model_that_does_not_compute_at_the_runs_precision_is_one_line(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    words = ("--model_type", "deberta", "--train_tokenizer", "--vocab_size", "300", "--block_size", "16")
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", base=(*words, "--model_config", "hidden_size=32", "num_attention_heads=4"))
+    assert caught.value.code == 2
+    assert "error: model_type 'deberta' does not compute with attn_implementation=" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

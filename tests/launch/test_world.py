@@ -34,8 +34,26 @@ def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.Monk
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-def test_a_kind_of_world_that_the_loop_does_not_drive_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(ValueError, match=f"{kind} is not supported"):
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("USE_FSDP", "true", "FSDP is not supported: use distributed_type MULTI_GPU"),
+        ("USE_DEEPSPEED", "true", "DEEPSPEED is not supported: use distributed_type MULTI_GPU"),
+        ("USE_MEGATRON_LM", "true", "MEGATRON_LM is not supported: use distributed_type MULTI_GPU"),
+        ("MIXED_PRECISION", "fp8", "mixed_precision fp8 is not supported: use bf16"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend INDUCTOR is not supported: .* and use --torch_compile true"),
+    ],
+)
+def test_a_world_or_mode_that_the_loop_does_not_drive_is_refused(
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{variable}", value)
+    with pytest.raises(ValueError, match=message) as caught:
         start_accelerator(TrainConfig())
+    assert "\n" not in str(caught.value)
+
+
+def test_what_accelerate_launch_sets_where_nothing_is_compiled_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And buffers, which are constants, are not sent to all processes at each forward."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    assert not start_accelerator(TrainConfig(cpu_threads=1)).ddp_handler.broadcast_buffers

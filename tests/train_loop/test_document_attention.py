@@ -179,14 +179,30 @@ def test_the_check_refuses(family: str, block_size: int) -> None:
     assert objective.training
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", sorted({*SUPPORTED, *MIXING, "deberta-v2"}))  # deberta itself fails under autocast
+def test_the_check_decides_in_half_precision_as_in_full(family: str, dtype: torch.dtype) -> None:
+    for block_size in (2, 16, L):
+        with torch.autocast("cpu", dtype):
+            if family in SUPPORTED:
+                check_document_attention(MaskedLMObjective(tiny_model(family)), block_size)
+            else:
+                with pytest.raises(ValueError, match="mixes the documents" if family in MIXING else "takes no mask"):
+                    check_document_attention(MaskedLMObjective(tiny_model(family)), block_size)
+
+
 def _everything(position_ids: torch.Tensor) -> torch.Tensor:
     return torch.ones_like(document_mask(position_ids))
 
 
+@pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("family", SUPPORTED)
-def test_the_check_sees_a_wrong_mask(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_sees_a_wrong_mask(family: str, is_half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train_loop.objective.document_mask", _everything)
-    with pytest.raises(ValueError, match="mixes the documents"):
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=is_half),
+        pytest.raises(ValueError, match="mixes the documents"),
+    ):
         check_document_attention(MaskedLMObjective(tiny_model(family)), L)
 
 

@@ -1,6 +1,7 @@
 """A training row says what happened in its window, and nothing of the updates that were left out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_a_row_worked_by_hand() -> None:
     assert 50e6 < row.pop("peak_memory_bytes") < 50e9
     assert row == {"loss": 1.5, "learning_rate": 0.25, "grad_norm": 1.0, "num_masked_tokens": 6, "num_tokens": 128}
     assert window.num_steps == 0
+
+
+def test_counts_are_exact_beyond_what_fp32_holds() -> None:
+    """2 ** 24 + 1 is the first whole number that fp32 has not."""
+    window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window.add(replace(_update(0, [2.0], 2**24), num_tokens=2**24))
+    window.add(replace(_update(1, [3.0], 1), num_tokens=1))
+    row = window.read()
+    assert (row["num_tokens"], row["num_masked_tokens"]) == (2**24 + 1, 2**24 + 1)
+    assert row["loss"] == 5.0 / (2**24 + 1)
 
 
 def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:

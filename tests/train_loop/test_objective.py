@@ -92,6 +92,15 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
     assert {name for name, p in objective.named_parameters() if p.grad is None} == set(frozen)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_changes_no_buffer(family: str) -> None:
+    """So processes need not exchange them: `launch.world` tells DDP not to."""
+    model = tiny_model(family)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    _objective(model)(*_batch()).backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
 @pytest.mark.parametrize("family", sorted(EARLY | {"distilbert", "modernbert"}))
 def test_nothing_masked_gives_zero_loss_and_zero_gradients(family: str) -> None:
     model = tiny_model(family)
@@ -129,14 +138,30 @@ def test_the_check_knows_who_may_gather_early_and_leaves_no_trace(family: str) -
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-def test_the_check_sees_a_layer_that_reads_other_positions(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"deberta"}))  # which itself fails under autocast
+def test_the_check_decides_in_half_precision_as_in_full(family: str, dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", dtype):
+        assert gather_in_last_layer(MaskedLMObjective(tiny_model(family))) == (family in EARLY)
+
+
+def test_a_model_that_does_not_compute_at_a_precision_is_one_line() -> None:
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match="model_type 'deberta' does not compute with attn_implementation=eager"),
+    ):
+        freeze_unused(MaskedLMObjective(tiny_model("deberta")))
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+def test_the_check_sees_a_layer_that_reads_other_positions(is_half: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A layer of BERT's modules that adds the block's mean at its end: the gathered rows alone have another."""
     model = tiny_model("bert")
     model.bert.encoder.layer[-1].output.register_forward_hook(
         lambda module, args, output: output + output.mean(1, True)
     )
     objective = MaskedLMObjective(model)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), torch.autocast("cpu", torch.bfloat16, enabled=is_half):
         assert not gather_in_last_layer(objective)
     assert caplog.messages == ["masked_last_layer: model_type 'bert' needs its last layer at all positions"]
     assert objective.last_layer is None

@@ -1,6 +1,6 @@
 """P1: the update is that of the mean over all masked tokens of the global batch, however it is cut."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,16 @@ from train_loop.step import dropout_seed, non_finite_error
 @pytest.fixture(scope="module")
 def accelerator() -> Accelerator:
     return Accelerator()
+
+
+@pytest.fixture
+def fp16_accelerator() -> Iterator[Accelerator]:
+    """fp16 with its loss scaler, of which Accelerate wants a GPU and torch does not."""
+    accelerator = Accelerator()
+    accelerator.state._mixed_precision = "fp16"
+    accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu")
+    yield accelerator
+    accelerator.state._mixed_precision = "no"
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +124,25 @@ def test_a_batch_with_nothing_masked_changes_nothing_but_by_weight_decay(
     assert float(metrics.loss_sums.sum()) == 0.0
 
 
+def _tensors(model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    states = [state[key] for o in optimizers for state in o.state.values() for key in sorted(state)]
+    return [tensor.detach().clone() for tensor in (*model.parameters(), *states)]
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("where", ["loss", "gradient", "a matrix", "a bias"])
+@pytest.mark.parametrize("precision", ["no", "fp16"])
 def test_an_update_that_is_not_finite_is_left_out_bit_for_bit(
-    accelerator: Accelerator, dataset: MicroBatches, where: str, optimizer: Literal["adamw", "muon"]
+    dataset: MicroBatches,
+    precision: str,
+    where: str,
+    optimizer: Literal["adamw", "muon"],
+    max_grad_norm: float,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """AdamW is told on the device; Muon cannot be, and the step waits for it."""
+    """Also where one optimizer alone would see it; under fp16 the scale is halved, once."""
+    accelerator: Accelerator = request.getfixturevalue("accelerator" if precision == "no" else "fp16_accelerator")
     model = tiny_model("roberta")
     config = TrainConfig(learning_rate=1e-3, optimizer=optimizer)
     objective, *optimizers = accelerator.prepare(MaskedLMObjective(model), *build_optimizers(model, config))
@@ -129,37 +152,87 @@ def test_an_update_that_is_not_finite_is_left_out_bit_for_bit(
 
     def poison(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        if len(calls) != 4 + 3:  # the third micro-batch of the second update
+        if where not in ("loss", "gradient") or len(calls) != 4 + 3:  # the third micro-batch of the second update
             return output
         return output * torch.nan if where == "loss" else output + (output * 0).sqrt()  # a finite 0 with gradient inf
 
-    def tensors() -> list[torch.Tensor]:
-        states = [state[key] for o in optimizers for state in o.state.values() for key in sorted(state)]
-        return [tensor.detach().clone() for tensor in (*model.parameters(), *states)]
-
     objective.register_forward_hook(poison)
+    layer = model.roberta.encoder.layer[0].intermediate.dense
+    for kind, parameter in (("a matrix", layer.weight), ("a bias", layer.bias)):
+        parameter.register_hook(lambda g, k=kind: g * torch.inf if where == k and len(calls) == 4 + 3 else g)
     history = []
     for step in (3, 4, 5):
         metrics = train_step(
-            accelerator, objective, optimizers, batches, step=step, lr_factor=1.0, max_grad_norm=1.0, seed=0
+            accelerator, objective, optimizers, batches, step=step, lr_factor=1.0, max_grad_norm=max_grad_norm, seed=0
         )
-        history.append((bool(metrics.is_left_out), tensors()))
+        history.append((bool(metrics.is_left_out), _tensors(model, optimizers)))
         if metrics.is_left_out:
             message = str(non_finite_error(metrics))
-    assert [is_left_out for is_left_out, _ in history] == [False, True, False]
+    is_error = precision == "no" or where == "loss"  # fp16's scaler searches for its scale by overflows
+    assert [is_left_out for is_left_out, _ in history] == [False, is_error, False]
     (_, before), (_, left_out), (_, after) = history
     assert all(map(torch.equal, before, left_out))
     assert not any(map(torch.equal, left_out, after))
-    assert message.startswith("step 5: ")
-    assert ("blocks [15, 16]" if where == "loss" else "the gradient") in message
+    assert precision == "no" or accelerator.scaler.get_scale() == 2**15
+    if is_error:
+        assert message.startswith("step 5: ")
+        assert ("blocks [15, 16]" if where == "loss" else "the gradient") in message
 
 
+def test_under_fp16_every_gradient_is_unscaled_once(
+    accelerator: Accelerator, fp16_accelerator: Accelerator, dataset: MicroBatches
+) -> None:
+    """Muon's and AdamW's moments after an update are those in fp32, but for 11 bits of precision."""
+    moments = []
+    for precision in ("fp16", "no"):
+        accelerator.state._mixed_precision = precision
+        model = without_dropout(tiny_model("roberta"))
+        objective, *optimizers = (fp16_accelerator if precision == "fp16" else accelerator).prepare(
+            MaskedLMObjective(model), *build_optimizers(model, TrainConfig(optimizer="muon"))
+        )
+        train_step(
+            fp16_accelerator if precision == "fp16" else accelerator,
+            objective, optimizers, _cut(dataset, 8, 4), step=0, lr_factor=1.0, max_grad_norm=0.0, seed=0,
+        )  # fmt: skip
+        moments.append([s.get("momentum_buffer", s.get("exp_avg")) for o in optimizers for s in o.state.values()])
+    assert fp16_accelerator.scaler.get_scale() == 2**16
+    largest = max(m.abs().max() for m in moments[1])
+    for half, full in zip(*moments, strict=True):
+        torch.testing.assert_close(half, full, rtol=0.02, atol=1e-3 * float(largest))
+
+
+def test_a_gradient_that_no_scale_of_fp16_makes_finite_is_left_out_as_an_error(
+    fp16_accelerator: Accelerator, dataset: MicroBatches
+) -> None:
+    """Or the run would go on for ever and change nothing."""
+    model = tiny_model("roberta")
+    model.lm_head.bias.register_hook(lambda gradient: gradient * torch.nan)
+    objective, *optimizers = fp16_accelerator.prepare(MaskedLMObjective(model), *build_optimizers(model, TrainConfig()))
+    are_left_out = []
+    for step in range(20):
+        metrics = train_step(
+            fp16_accelerator, objective, optimizers, _cut(dataset, 2, 2), step=step, lr_factor=1.0, max_grad_norm=1.0,
+            seed=0,
+        )  # fmt: skip
+        are_left_out.append(bool(metrics.is_left_out))
+    assert are_left_out == [False] * 17 + [True] * 3  # from 2 ** 16 down to 1, then below
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("precision", ["no", "fp16"])
 def test_the_step_reads_nothing_from_the_device(
-    accelerator: Accelerator, dataset: MicroBatches, monkeypatch: pytest.MonkeyPatch
+    dataset: MicroBatches,
+    precision: str,
+    optimizer: Literal["adamw", "muon"],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a GPU each of these would wait for all that was asked of it before."""
+    accelerator: Accelerator = request.getfixturevalue("accelerator" if precision == "no" else "fp16_accelerator")
     model = tiny_model("roberta")
-    objective, *optimizers = accelerator.prepare(MaskedLMObjective(model), *build_optimizers(model, TrainConfig()))
+    objective, *optimizers = accelerator.prepare(
+        MaskedLMObjective(model), *build_optimizers(model, TrainConfig(optimizer=optimizer))
+    )
     batches = _cut(dataset, 8, 4)
 
     def wait(*args: object) -> None:
