@@ -24,7 +24,7 @@ from .masking import MASK_RATES as MASK_RATES
 from .masking import Vocabulary as Vocabulary
 from .order import Order as Order
 from .order import blocks_per_epoch as blocks_per_epoch
-from .readers import DataError as DataError
+from .ranges import DataError as DataError
 from .streaming import StreamLoader as StreamLoader
 from .tokenization import (
     open_tokenizer as open_tokenizer,

@@ -21,7 +21,7 @@ from data.grouping import GROUPINGS
 from data.hashing import key64
 from data.masking import MASKINGS
 from data.order import mixture
-from data.readers import DataError
+from data.ranges import DataError
 from data.tokenization import encoder
 from data.tokens import TokenFormat
 

@@ -21,7 +21,6 @@ from typing import Any
 from data.compression import DAMAGED, compression, damage, open_file, open_raw
 from data.files import file_format, file_size
 from data.json_values import json_values
-from data.ranges import DataError as DataError  # noqa: PLC0414  # what reading raises
 from data.ranges import Range, Row, brief, first_key
 from data.tables import num_parquet_rows, parquet_columns, read_arrow, read_parquet
 

@@ -28,7 +28,7 @@ from data.chunks import Arrays, Chunk, Chunks, StreamCorpus
 from data.collator import Collator, MaskedBatch
 from data.hashing import hash64, key64
 from data.loader import items_of, worker_options
-from data.readers import DataError
+from data.ranges import DataError
 
 _DRAWS_AT_ONCE = 1024
 

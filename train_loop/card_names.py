@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-_DATA_SUFFIX = re.compile(r"\.(txt|jsonl?|csv|tsv|parquet|arrow|gz|zst)$")
+_DATA_SUFFIX = re.compile(r"\.(txt|text|jsonl?|ndjson|csv|tsv|parquet|arrow|gz|zst)$", re.IGNORECASE)
 
 
 def sources(settings: dict[str, Any]) -> list[str]:
