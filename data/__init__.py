@@ -11,7 +11,29 @@ other loops in place of transformers' collator. Nothing here knows a model
 or a training loop.
 """
 
-import lazy_loader
+import importlib
+from typing import Any
 
-# The names are those of __init__.pyi. Each is imported when it is first used: torch and transformers take seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_HOMES = {
+    "data.batches.chunks": "StreamCorpus",
+    "data.batches.collator": "Collator MaskedBatch",
+    "data.batches.hf_collator": "MaskedLMCollator",
+    "data.batches.loader": "MicroBatches TrainLoader eval_batches",
+    "data.batches.masking": "MASK_RATES Vocabulary",
+    "data.batches.order": "Order blocks_per_epoch",
+    "data.batches.streaming": "StreamLoader",
+    "data.blocks.store": "BlockCounts JoinedBlocks TokenBlocks build_blocks",
+    "data.blocks.tokenization": "open_tokenizer tokenizer_fingerprint vocab_size vocabulary",
+    "data.config": "DataConfig",
+    "data.documents.documents": "Documents open_documents",
+    "data.documents.ranges": "DataError",
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: torch and transformers take seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.grouping import GROUPINGS
-from data.masking import MASK_RATES, MASKINGS
+from data.batches.masking import MASK_RATES, MASKINGS
+from data.blocks.grouping import GROUPINGS
 
 PYTHON_DOCS = "python-docs"
 

@@ -3,7 +3,7 @@
 import sys
 
 from launch.benchmarks import data, fill_mask, train
-from launch.cli import OneLineParser, fail
+from launch.run.settings import OneLineParser, fail
 
 
 def main(arguments: list[str]) -> None:

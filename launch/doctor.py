@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from launch.cli import OneLineParser
+from launch.run.settings import OneLineParser
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub", "safetensors")
 _EXTRAS = {
@@ -75,8 +75,8 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from data.blocks import available_cores
-    from train_loop.arithmetic import matmul_rate
+    from data.blocks.store import available_cores
+    from train_loop.speed.flops import matmul_rate
 
     cpu = torch.device("cpu")
     torch.set_num_threads(available_cores())
@@ -129,7 +129,7 @@ def _meet(backend: str, meeting: str, rank: int) -> None:
 
 
 def _compiler() -> Iterator[Finding]:
-    from launch.world import check_compiler
+    from launch.run.processes import check_compiler
 
     try:
         check_compiler()

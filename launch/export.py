@@ -5,8 +5,8 @@ import logging
 import warnings
 from pathlib import Path
 
-from launch.cli import OneLineParser
-from launch.texts import run_or_fail
+from launch.run.settings import OneLineParser
+from launch.terminal.texts import run_or_fail
 
 
 def main(arguments: list[str]) -> None:
@@ -29,8 +29,8 @@ def _export(options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as transformers_logging
 
-    from train_loop.export_keras import export_keras
-    from train_loop.export_onnx import export_onnx
+    from train_loop.sharing.export_keras import export_keras
+    from train_loop.sharing.export_onnx import export_onnx
 
     transformers_logging.disable_progress_bar()
     export, engine = (export_onnx, "ONNX Runtime") if options.format == "onnx" else (export_keras, "KerasHub")

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from launch.cli import OneLineParser
-from launch.fill_table import print_fills
-from launch.texts import add_text_options, as_json, open_texts, own_mask, run_or_fail
+from launch.run.settings import OneLineParser
+from launch.terminal.tables import print_fills
+from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, run_or_fail
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
     texts = open_texts(options)
     from transformers.utils import logging
 
-    from train_loop import FillMask
+    from train_loop.inference.fill_mask import FillMask
 
     logging.disable_progress_bar()
     fill_mask = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
@@ -58,7 +58,7 @@ def _run(options: argparse.Namespace) -> None:
     settings = {name: getattr(options, name) for name in names}
     settings["targets"] = target_words(options.targets, fill_mask.tokenizer) if options.targets else None
     if not options.texts and options.file is None and sys.stdin.isatty():
-        from launch.fill_prompt import prompt
+        from launch.terminal.prompt import prompt
 
         prompt(fill_mask, settings)
         return

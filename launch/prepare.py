@@ -2,7 +2,7 @@
 
 import sys
 
-from launch.cli import Command, fail, parse_settings
+from launch.run.settings import Command, fail, parse_settings
 
 COMMAND = Command(
     prog="python -m launch.prepare",
@@ -14,7 +14,7 @@ COMMAND = Command(
 def main(arguments: list[str]) -> None:
     """Make the corpus and say where it is; exit 2 with one line for what the user can mend."""
     settings, _ = parse_settings(arguments, COMMAND)
-    from launch.corpus import open_corpus, print_corpus  # see launch.train
+    from launch.run.corpus import open_corpus, print_corpus  # see launch.train
 
     try:
         corpus = open_corpus(settings)

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from launch import export
-from launch.cli import OneLineParser, fail
-from launch.sharing import NOT_PUSHED
+from launch.run.hub import NOT_PUSHED
+from launch.run.settings import OneLineParser, fail
 
 
 def main(arguments: list[str]) -> None:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
         export.main(arguments[1:])
         return
     options = _parser().parse_args(arguments)
-    from train_loop.publish import (
+    from train_loop.sharing.hub import (
         PublishError,
         Repository,
         limit_waiting,

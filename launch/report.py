@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from launch.cli import OneLineParser, fail
+from launch.run.settings import OneLineParser, fail
 
 
 def main(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         "--output", type=Path, metavar="FILE", help="default: report.html in the run's folder, or here for several runs"
     )
     options = parser.parse_args(arguments)
-    from train_loop.report import write_report
+    from train_loop.watching.report import write_report
 
     folder = options.runs[0] if len(options.runs) == 1 else Path()
     output = options.output or folder / "report.html"

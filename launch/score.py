@@ -9,12 +9,12 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from launch.cli import OneLineParser
-from launch.texts import add_text_options, as_json, open_texts, run_or_fail
-from train_loop.run_record import shown_perplexity
+from launch.run.settings import OneLineParser
+from launch.terminal.texts import add_text_options, as_json, open_texts, run_or_fail
+from train_loop.watching.run_record import shown_perplexity
 
 if TYPE_CHECKING:
-    from train_loop import TextScore
+    from train_loop.inference.scoring import TextScore
 
 
 def main(arguments: list[str]) -> None:
@@ -41,8 +41,8 @@ def _run(options: argparse.Namespace) -> None:
     texts = open_texts(options)
     from transformers.utils import logging
 
-    from train_loop import TextScorer
     from train_loop.evaluate import perplexity
+    from train_loop.inference.scoring import TextScorer
 
     logging.disable_progress_bar()
     score = TextScorer.from_pretrained(options.model, device=options.device, dtype=options.dtype)

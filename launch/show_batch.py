@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from data import MaskedBatch
-from launch.cli import Command, Settings, fail, parse_settings
-from launch.corpus import Corpus, open_corpus, print_corpus
-from launch.loaders import train_loader
-from launch.marks import Kind, RowWriter, kind_of, mark, wrap
-from launch.token_text import token_text, visible
+from data.batches.collator import MaskedBatch
+from launch.run.corpus import Corpus, open_corpus, print_corpus
+from launch.run.loaders import train_loader
+from launch.run.settings import Command, Settings, fail, parse_settings
+from launch.terminal.marks import Kind, RowWriter, kind_of, mark, wrap
+from launch.terminal.token_text import token_text, visible
 from train_loop.config import BatchPlan, plan_batches
 
 COMMAND = Command(

@@ -15,9 +15,9 @@ from data import (
     build_blocks,
     vocabulary,
 )
-from data.loader import Plan, eval_batches
-from data.tokenization import encoder
-from data.tokens import ID_MASK, WORD_START
+from data.batches.loader import Plan, eval_batches
+from data.blocks.tokenization import encoder
+from data.blocks.tokens import ID_MASK, WORD_START
 
 CPU = torch.device("cpu")
 PROBABILITY = 0.15

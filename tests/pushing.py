@@ -28,7 +28,7 @@ def python(
 
 _IMPATIENT = """
 import sys, time
-from train_loop import publish
+from train_loop.sharing import hub as publish
 from {module} import main
 publish._LIMITS = dict.fromkeys(publish._LIMITS, 0.3)
 time.sleep = lambda seconds: None

@@ -9,7 +9,30 @@ perplexity, `loop` the cadence, `checkpoint` what is written and resumed,
 `predictor`. `model_card` and `publish` share it. Of the data half only the batch type is known here.
 """
 
-import lazy_loader
+import importlib
+from typing import Any
 
-# The names are those of __init__.pyi. Each is imported when it is first used: torch and transformers take seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_HOMES = {
+    "train_loop.checkpoint": "CheckpointError TrainState",
+    "train_loop.config": "BatchPlan ModelConfig TrainConfig plan_batches",
+    "train_loop.evaluate": "EvalMetrics unigram_perplexity",
+    "train_loop.inference.fill_mask": "FillMask",
+    "train_loop.inference.scoring": "TextScore TextScorer pseudo_perplexity",
+    "train_loop.loop": "Run Stopped train",
+    "train_loop.model": "open_model",
+    "train_loop.objective": "MaskedLMObjective check_document_attention freeze_unused gather_in_last_layer",
+    "train_loop.optim": "build_optimizers build_schedule",
+    "train_loop.sharing.hub": "BackgroundPush PublishError Repository open_repository publish_command push_model",
+    "train_loop.sharing.model_card": "build_card write_card",
+    "train_loop.step": "NonFiniteError StepMetrics train_step",
+    "train_loop.watching.trackers": "open_trackers",
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: torch and transformers take seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

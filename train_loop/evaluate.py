@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from data import MaskedBatch
+from data.batches.collator import MaskedBatch
 from train_loop.objective import MaskedLMObjective
 
 

@@ -14,21 +14,21 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data import MaskedBatch
-from train_loop.arithmetic import Arithmetic
+from data.batches.collator import MaskedBatch
 from train_loop.checkpoint import TrainState, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate
-from train_loop.metrics import MetricsFile, TrainWindow
+from train_loop.inference.probes import fill_probes
 from train_loop.objective import MaskedLMObjective
-from train_loop.probes import fill_probes
 from train_loop.processes import Processes
-from train_loop.profiler import StepProfiler
-from train_loop.progress import Progress
-from train_loop.report import LiveReport
 from train_loop.run_checkpoints import RunCheckpoints
+from train_loop.speed.flops import Arithmetic
+from train_loop.speed.profiler import StepProfiler
 from train_loop.step import StepMetrics, non_finite_error, train_step
-from train_loop.trackers import track
+from train_loop.watching.metrics import MetricsFile, TrainWindow
+from train_loop.watching.progress import Progress
+from train_loop.watching.report import LiveReport
+from train_loop.watching.trackers import track
 
 
 class Stopped(Exception):

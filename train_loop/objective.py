@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from train_loop.logits import compute_logits
 from train_loop.model import first_position
-from train_loop.vocabulary import compute_logits
 
 logger = logging.getLogger(__name__)
 

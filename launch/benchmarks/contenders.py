@@ -25,11 +25,19 @@ from transformers import (
     get_scheduler,
 )
 
-from data import Collator, DataConfig, MicroBatches, Order, TokenBlocks, TrainLoader, vocab_size, vocabulary
-from train_loop import MaskedLMObjective, build_optimizers, gather_in_last_layer, open_model, train_step
-from train_loop.compilation import compile_layers
+from data.batches.collator import Collator
+from data.batches.loader import MicroBatches, TrainLoader
+from data.batches.order import Order
+from data.blocks.store import TokenBlocks
+from data.blocks.tokenization import vocab_size, vocabulary
+from data.config import DataConfig
 from train_loop.config import ModelConfig, TrainConfig
-from train_loop.metrics import peak_memory
+from train_loop.model import open_model
+from train_loop.objective import MaskedLMObjective, gather_in_last_layer
+from train_loop.optim import build_optimizers
+from train_loop.speed.compile import compile_layers
+from train_loop.step import train_step
+from train_loop.watching.metrics import peak_memory
 
 MLM_PROBABILITY = 0.15
 _SEED = 0

@@ -21,8 +21,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from data import Collator, DataConfig, MicroBatches, Order, TrainLoader, build_blocks, open_tokenizer, vocabulary
-from data.blocks import available_cores
+from data.batches.collator import Collator
+from data.batches.loader import MicroBatches, TrainLoader
+from data.batches.order import Order
+from data.blocks.store import available_cores, build_blocks
+from data.blocks.tokenization import open_tokenizer, vocabulary
+from data.config import DataConfig
 from launch.benchmarks import guide, measuring
 from launch.benchmarks.measuring import in_child
 from launch.benchmarks.text import Text, add_text_options, write_text

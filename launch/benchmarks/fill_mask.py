@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
 
-from data import vocab_size
+from data.blocks.tokenization import vocab_size
 from launch.benchmarks import measuring
 from launch.benchmarks.contenders import add_model_options, model_config
 from launch.benchmarks.text import Text, add_text_options, write_text
-from train_loop import FillMask, open_model
+from train_loop.inference.fill_mask import FillMask
+from train_loop.model import open_model
 
 _WORDS = range(6, 41)  # in a sentence
 _BATCH = 32

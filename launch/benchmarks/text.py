@@ -5,7 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import DataConfig, Documents, open_documents, open_tokenizer
+from data.blocks.tokenization import open_tokenizer
+from data.config import DataConfig
+from data.documents.documents import Documents, open_documents
 
 TEXT_COLUMN = "answers.text"  # as the rows of the guide's dataset have it
 

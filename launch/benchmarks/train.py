@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from data import build_blocks, open_tokenizer
-from data.blocks import available_cores
+from data.blocks.store import available_cores, build_blocks
+from data.blocks.tokenization import open_tokenizer
 from launch.benchmarks import measuring
 from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
 from launch.benchmarks.measuring import Spread, in_child, ratios
 from launch.benchmarks.text import add_text_options, write_text
-from train_loop import MaskedLMObjective, gather_in_last_layer
-from train_loop.arithmetic import count_flops, matmul_rate
+from train_loop.objective import MaskedLMObjective, gather_in_last_layer
+from train_loop.speed.flops import count_flops, matmul_rate
 
 
 def add_parser(commands: Any) -> None:

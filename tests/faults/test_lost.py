@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch.world import what_was_lost
+from launch.run.processes import what_was_lost
 from tests.faults.running import ENDLESS, assert_gone, start, trainers
 from tests.launchers import launcher, rows, run, tiny_run
 

@@ -109,8 +109,8 @@ def test_the_update_is_left_out_bit_for_bit_and_counted(poisoned: tuple[Path, li
 
 def test_more_than_the_limit_stops_after_all(poisoned: tuple[Path, list[str], int], tmp_path: Path) -> None:
     _, words, _ = poisoned
-    words = [*words, "--on_nonfinite", "skip", "--max_skipped_steps", "1", "--max_steps", "60", "--save_steps", "60"]
-    done = run(launcher("python", 1), *words, "--output_dir", str(tmp_path))  # the block comes once in each epoch
+    words = [*words, "--on_nonfinite", "skip", "--max_skipped_steps", "1", "--max_steps", "130", "--save_steps", "130"]
+    done = run(launcher("python", 1), *words, "--output_dir", str(tmp_path))  # shown in most epochs
     assert done.returncode == 1
     assert "1 of at most 1" in done.stdout
     assert "error: step" in done.stderr

@@ -16,7 +16,7 @@ from tests.keras.conftest import MARKS, TEXTS, saved_roberta
 from tests.models import tiny_model
 from tests.tokenizers import tokenizer_like
 from train_loop import FillMask
-from train_loop.export_keras import export_keras
+from train_loop.sharing.export_keras import export_keras
 
 pytestmark = MARKS
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from data import MaskedLMCollator
 from tests.keras.conftest import MARKS, TEXTS, saved_roberta
-from train_loop.export_keras import export_keras
+from train_loop.sharing.export_keras import export_keras
 
 pytestmark = MARKS
 

@@ -44,8 +44,8 @@ def test_the_guides_recipe_from_the_hub(eli5_folder: Path, model_folder: Path, t
 _BOTH_WAYS = """
 import sys
 from data import DataConfig, open_documents
-from data import files
-from data.rows import FileRows
+from data.documents import files
+from data.documents.rows import FileRows
 
 def texts(name, streaming, num_streams):
     train, held_out = open_documents(DataConfig(dataset=name, streaming=streaming, text_column="text"))

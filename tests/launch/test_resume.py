@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.launch.conftest import Train
-from train_loop.run_record import read_run
+from train_loop.watching.run_record import read_run
 
 SAVE = ("--save_steps", "3", "--eval_steps", "3", "--save_total_limit", "none")
 

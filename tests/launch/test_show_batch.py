@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from data import MaskedBatch
-from launch.cli import Settings, parse_settings
-from launch.corpus import Corpus, open_corpus
-from launch.run import assemble
-from launch.sharing import Sharing
+from launch.run.assemble import assemble
+from launch.run.corpus import Corpus, open_corpus
+from launch.run.folder import RunFolder
+from launch.run.hub import Sharing
+from launch.run.processes import start_accelerator
+from launch.run.settings import Settings, parse_settings
+from launch.run.signals import StopSignals
 from launch.show_batch import COMMAND, batches_of_step, main
-from launch.signals import StopSignals
-from launch.world import start_accelerator
 from train_loop import plan_batches
+from train_loop.processes import Processes
 
 STEPS_PER_EPOCH = 46  # what the settings below come to, checked below
 _MARK = re.compile("⟦([^⟦⟧]*)⟧")
@@ -54,7 +56,9 @@ def test_it_is_the_batch_of_training(more: tuple[str, ...], words: list[str], tm
     corpus = open_corpus(settings)
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
     sharing = Sharing(settings.train, is_main=False)
-    run = assemble(settings, start_accelerator(settings.train), corpus, plan, StopSignals(), sharing)
+    accelerator = start_accelerator(settings.train)
+    processes = Processes(accelerator, timeout=60)
+    run = assemble(settings, accelerator, processes, corpus, plan, StopSignals(), sharing, RunFolder(settings))
     for step, trained in enumerate(run.train_steps(0, plan.total_steps), start=1):
         shown = batches_of_step(settings, corpus, plan, step)
         assert len(shown) == len(trained)

@@ -91,7 +91,7 @@ def test_a_tracker_that_cannot_be_had_is_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("train_loop.trackers.find_spec", lambda name: None if name == "wandb" else object())
+    monkeypatch.setattr("train_loop.watching.trackers.find_spec", lambda name: None if name == "wandb" else object())
     with pytest.raises(SystemExit) as caught:
         train(tmp_path / "run", "--report_to", names)
     assert caught.value.code == 2

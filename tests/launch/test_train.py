@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from launch.cli import parse_settings
+from launch.run.settings import parse_settings
 from launch.train import COMMAND, main
 from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE

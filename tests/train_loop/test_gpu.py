@@ -13,8 +13,8 @@ from data import DataConfig, Documents, Order, TrainLoader
 from tests.batches import micro_batches_of
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, gather_in_last_layer, train_step
-from train_loop.arithmetic import matmul_rate
-from train_loop.fit import fewest_micro_batches
+from train_loop.speed.flops import matmul_rate
+from train_loop.speed.memory import fewest_micro_batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

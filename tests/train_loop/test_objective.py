@@ -94,7 +94,7 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_changes_no_buffer(family: str) -> None:
-    """So processes need not exchange them: `launch.world` tells DDP not to."""
+    """So processes need not exchange them: `launch.run.processes` tells DDP not to."""
     model = tiny_model(family)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     _objective(model)(*_batch()).backward()

@@ -1,0 +1,167 @@
+"""Our masks for those who keep transformers' `Trainer` or a DataLoader of their own."""
+
+import itertools
+import secrets
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+from data.batches.hashing import key64
+from data.batches.masking import MASKINGS, Vocabulary, replacements, uniform
+from data.blocks.tokenization import vocabulary
+from data.blocks.words import require_words, word_starts
+
+_IGNORED = -100  # the label that cross entropy leaves out
+
+
+@dataclass(eq=False)
+class MaskedLMCollator:
+    """A drop-in for `transformers.DataCollatorForLanguageModeling`: the same batches, better masks.
+
+    They differ by epoch, worker and rank also with a ``seed``; a random token is
+    never a special one; words are those of the tokenizer; 80/10/10 holds for words and
+    spans too. With a ``seed``, a new collator gives the same masks again after the
+    same ``torch.manual_seed``, from which a DataLoader seeds its workers.
+
+    Attributes:
+        tokenizer: Pads, and knows the special tokens.
+        mlm: True, as the stock one's second argument; all others go by name.
+        mlm_probability: Rate at which tokens are chosen to be predicted.
+        masking: A name in `MASKINGS`; "whole_word" is the stock ``whole_word_mask=True``. With it and "span", each
+            feature needs ``word_ids``, a list with None for special tokens, as ``BatchEncoding.word_ids(i)``
+            gives it; `Trainer` drops that column unless ``remove_unused_columns=False``.
+        mask_replace_prob: Fraction of the chosen tokens that become the mask token.
+        random_replace_prob: Fraction that become a random token; the rest stay.
+        pad_to_multiple_of: Pad to a multiple of this length.
+        return_tensors: "pt" or "np".
+        seed: None draws one from the operating system.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    mlm: bool = True
+    _: KW_ONLY
+    mlm_probability: float = 0.15
+    masking: str = "token"
+    mask_replace_prob: float = 0.8
+    random_replace_prob: float = 0.1
+    pad_to_multiple_of: int | None = None
+    return_tensors: str = "pt"
+    seed: int | None = None
+    _vocabulary: Vocabulary = field(init=False, repr=False)
+    _rank: int = field(init=False, repr=False, default=0)
+    _num_calls: int = field(init=False, repr=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.mlm is not True:
+            raise ValueError(f"mlm={self.mlm} must be True: this collator only masks; mlm_probability goes by name")
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
+        if self.masking not in MASKINGS:
+            raise ValueError(f"masking={self.masking!r} must be one of {', '.join(MASKINGS)}")
+        if MASKINGS[self.masking].needs_words:
+            require_words(self.tokenizer, self.masking)
+        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
+        if self.mask_replace_prob + self.random_replace_prob > 1:
+            raise ValueError(
+                f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
+                "must not exceed 1 together"
+            )
+        if self.seed is None:
+            self.seed = secrets.randbits(63)
+        self._vocabulary = vocabulary(self.tokenizer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a spawned worker gets: it cannot ask for its rank, as its process is in no group."""
+        return {**self.__dict__, "_rank": self._current_rank()}
+
+    def __call__(self, features: list[Any], return_tensors: str | None = None) -> Any:
+        """Pad and mask.
+
+        Args:
+            features: B mappings with ``input_ids`` and whatever else the tokenizer pads, or B bare sequences of
+                ids; lists, numpy or torch, of any lengths.
+            return_tensors: "pt" or "np". Default: the collator's.
+
+        Returns:
+            The padded features with ``input_ids`` after masking and ``labels``, both
+            ``[B, L]`` int64; labels are -100 where nothing is to be predicted.
+
+        Raises:
+            ValueError: Words are needed and a feature has no ``word_ids``.
+        """
+        kind = return_tensors or self.return_tensors
+        if kind not in ("pt", "np"):
+            raise ValueError(f"return_tensors={kind!r} must be 'pt' or 'np'")
+        bare = not isinstance(features[0], Mapping)
+        rows = [{"input_ids": ids} for ids in features] if bare else [dict(feature) for feature in features]
+        word_ids = [row.pop("word_ids", None) for row in rows]
+        lengths = [len(row["input_ids"]) for row in rows]
+        batch = pad_without_fast_tokenizer_warning(
+            self.tokenizer,
+            rows,
+            padding=len(set(lengths)) > 1 or lengths[0] % (self.pad_to_multiple_of or 1) != 0,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_attention_mask=False if bare else None,
+            return_tensors=kind,
+        )
+        special = batch.pop("special_tokens_mask", None)
+        batch.pop("offset_mapping", None)
+        input_ids = np.asarray(batch["input_ids"])
+        is_special = self._vocabulary.is_special[input_ids] if special is None else np.asarray(special).astype(bool)
+        is_token = np.arange(input_ids.shape[1]) < np.array(lengths)[:, None]
+        if self.tokenizer.padding_side == "left":
+            is_token = is_token[:, ::-1]
+        starts = self._word_starts(input_ids, word_ids, is_token) if MASKINGS[self.masking].needs_words else None
+        seen, labels = self._mask(input_ids, ~is_special & is_token, starts)
+        batch["input_ids"] = torch.from_numpy(seen) if kind == "pt" else seen
+        batch["labels"] = torch.from_numpy(labels) if kind == "pt" else labels
+        return dict(batch) if bare else batch
+
+    def _mask(
+        self, input_ids: np.ndarray, allowed: np.ndarray, starts: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the model sees, and the labels, both ``[B, L]``."""
+        draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
+        positions, kinds = MASKINGS[self.masking].choose(input_ids, allowed, starts, draws, self.mlm_probability)
+        seen, labels = input_ids.copy(), np.full_like(input_ids, _IGNORED)
+        chosen = np.unravel_index(positions, input_ids.shape)
+        labels[chosen] = input_ids[chosen]
+        seen[chosen] = replacements(
+            labels[chosen], kinds, draws[chosen], self._vocabulary, self.mask_replace_prob, self.random_replace_prob
+        )
+        return seen, labels
+
+    def _next_key(self) -> tuple[int, int]:
+        """A key that no other call, worker, epoch or rank of this seed has."""
+        assert self.seed is not None
+        worker = torch.utils.data.get_worker_info()
+        # PyTorch draws the workers' seeds anew for each epoch; one that lives longer goes on counting its calls.
+        key = key64(self.seed, self._current_rank(), 0 if worker is None else worker.seed)
+        self._num_calls += 1
+        return key, self._num_calls
+
+    def _current_rank(self) -> int:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank()
+        return self._rank
+
+    def _word_starts(self, input_ids: np.ndarray, word_ids: list[Any], is_token: np.ndarray) -> np.ndarray:
+        """``[B, L]`` bool; a padding token is a word of its own."""
+        lengths = is_token.sum(1).tolist()
+        for ids, length in zip(word_ids, lengths, strict=True):
+            if ids is None or len(ids) != length:
+                raise ValueError(
+                    f"masking={self.masking} needs in each feature word_ids, one for each of its input_ids, None for "
+                    "special tokens: add the tokenizer's word_ids(i), and give Trainer remove_unused_columns=False"
+                )
+        starts = np.ones(input_ids.shape, dtype=bool)
+        flat_ids = itertools.chain.from_iterable(word_ids)
+        starts[is_token] = word_starts(self.tokenizer, input_ids[is_token], flat_ids, lengths)
+        return starts

@@ -1,0 +1,163 @@
+"""This process's micro-batches, update by update.
+
+The plan of every update follows from (seed, step) alone, so a loader starts at
+any step at once. torch's DataLoader is used for its workers, prefetching and
+pinning; each of its items is a whole micro-batch.
+"""
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.batches.collator import Collator, MaskedBatch
+from data.batches.order import Batch, Order, micro_batches, share
+from data.blocks.store import Blocks
+from data.config import DataConfig
+
+
+class Plan(NamedTuple):
+    """Of a micro-batch: which blocks, and the rate at which tokens are chosen."""
+
+    batch: Batch
+    mlm_probability: float
+
+
+@dataclass(frozen=True)
+class MicroBatches(Dataset[MaskedBatch]):
+    """Masked batches by plan, for a DataLoader whose sampler yields the plans."""
+
+    blocks: Blocks
+    collator: Collator
+
+    def __getitem__(self, plan: Plan) -> MaskedBatch:
+        passes, block_ids = plan.batch
+        return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
+
+
+@dataclass(frozen=True)
+class TrainLoader:
+    """The micro-batches of one process, on its device.
+
+    Attributes:
+        dataset: Blocks and masks.
+        order: Which blocks each update sees.
+        mlm_probability: Step -> the rate at which tokens are chosen.
+        micro_batch_size: At most this many blocks in one micro-batch.
+        rank, num_processes: Which contiguous share of each global batch is this process's.
+        config: How many workers.
+    """
+
+    dataset: MicroBatches
+    order: Order
+    mlm_probability: Callable[[int], float]
+    micro_batch_size: int
+    rank: int
+    num_processes: int
+    device: torch.device
+    config: DataConfig
+
+    def plan(self, step: int) -> list[Plan]:
+        """Each of this process's micro-batches of an update."""
+        mine = share(self.order.global_batch(step), self.rank, self.num_processes)
+        return [Plan(batch, self.mlm_probability(step)) for batch in micro_batches(mine, self.micro_batch_size)]
+
+    def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
+        """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
+        counts: deque[int] = deque()
+
+        def plans() -> Iterator[Plan]:
+            for step in range(start, stop):
+                plan = self.plan(step)
+                counts.append(len(plan))
+                yield from plan
+
+        # Workers ask for plans ahead of time, so a step's count is always there before its last batch.
+        batches = load(self.dataset, plans(), self.device, self.config)
+        for first in batches:
+            yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
+
+    def tokens_by_source(self, step: int) -> np.ndarray:
+        """``[S]`` tokens of each source in the updates before ``step``, of all processes; zeros but on the first."""
+        return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
+
+    @property
+    def bad_rows(self) -> None:
+        """Counted when the blocks were made."""
+        return
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Nothing: the next step follows from its number."""
+        return {}
+
+
+def eval_batches(
+    dataset: MicroBatches,
+    batch_size: int,
+    mlm_probability: float,
+    rank: int,
+    num_processes: int,
+    device: torch.device,
+    config: DataConfig,
+) -> Iterator[MaskedBatch]:
+    """Yield this process's share of all blocks, in order, always under the masks of the first pass."""
+    ids = np.arange(len(dataset.blocks))
+    mine = share((np.zeros_like(ids), ids), rank, num_processes)
+    plans = (Plan(batch, mlm_probability) for batch in micro_batches(mine, batch_size))
+    return load(dataset, plans, device, config)
+
+
+def leave_signals_to_the_trainer(worker_id: int) -> None:
+    """Ctrl-C and cluster schedulers signal every process: workers go on, so that the trainer can save first.
+
+    They end when the trainer does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def load(
+    dataset: MicroBatches, plans: Iterator[Plan], device: torch.device, config: DataConfig
+) -> Iterator[MaskedBatch]:
+    """Yield the batches of some plans on the device, prepared by workers where the settings ask for them."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,  # an item is a micro-batch already
+        sampler=plans,
+        pin_memory=device.type == "cuda",
+        **worker_options(config),
+    )
+    with items_of(loader) as batches:
+        for batch in batches:
+            yield batch.to(device)
+
+
+@contextmanager
+def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """What a loader gives; its workers end with the block.
+
+    Left to the garbage collector, which an error's traceback keeps waiting, they could
+    outlive the run and hold up its exit: they ignore the SIGTERM that Python sends them then.
+    """
+    items = iter(loader)
+    try:
+        yield items
+    finally:
+        if loader.num_workers > 0:
+            items._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def worker_options(config: DataConfig) -> dict[str, Any]:
+    """Of a DataLoader."""
+    num_workers = config.dataloader_num_workers
+    return {
+        "num_workers": num_workers,
+        "timeout": config.dataloader_timeout if num_workers else 0,
+        "worker_init_fn": leave_signals_to_the_trainer,
+    }

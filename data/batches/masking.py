@@ -1,0 +1,243 @@
+"""Which tokens are predicted, and what the model sees in their place.
+
+The meaning is that of BERT (Devlin et al. 2019, section 3.1) as transformers'
+``torch_mask_tokens`` has it: tokens that are not special are chosen at the rate
+``mlm_probability``; of the chosen, 80 % become the mask token, 10 % a random
+token, 10 % stay. Unlike there, a random token is never a special one.
+
+    draws = uniform(block_ids, L, seed, epoch)
+    positions, kinds = MASKINGS[name].choose(input_ids, allowed, word_starts, draws, probability)
+    seen = replacements(labels, kinds, draws at positions, vocabulary, 0.8, 0.1)
+
+Every draw is a hash of (seed, epoch, block id, position), and what needs more
+randomness hashes its draws again, so a block's masks do not depend on the batch,
+process or worker in which it is met. A new way to choose positions is one
+function, registered in `MASKINGS`; how the rate moves during a run is one in
+`MASK_RATES`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data.batches.hashing import hash64, key64
+
+# Span lengths in words (Joshi et al. 2020, section 3.1): geometric with p = 0.2, at most 10, renormalised.
+_SPAN_LENGTHS = np.arange(1, 11)
+_SPAN_PROBABILITIES = 0.8**_SPAN_LENGTHS / (0.8**_SPAN_LENGTHS).sum()
+_SPAN_MEAN = float((_SPAN_LENGTHS * _SPAN_PROBABILITIES).sum())
+# What is left of a span that a block's first word falls into: P(r) = P(length >= r) / mean.
+_REST_PROBABILITIES = _SPAN_PROBABILITIES[::-1].cumsum()[::-1] / _SPAN_MEAN
+
+# One salt for each use of `fresh`, so that no two uses share a number.
+_FIXED_KIND, _SPAN_GAP, _SPAN_LENGTH, _SPAN_REST, _SPAN_KIND = range(1, 6)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking needs to know of a tokenizer.
+
+    Attributes:
+        mask_token_id: What a masked token becomes.
+        is_special: ``[V]`` bool; special tokens are never chosen and never drawn.
+        regular_ids: ``[V - specials]``, what random replacements are drawn from.
+    """
+
+    mask_token_id: int
+    is_special: np.ndarray
+    regular_ids: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "regular_ids", np.flatnonzero(~self.is_special))
+
+
+def uniform(block_ids: np.ndarray, length: int, seed: int, passes: np.ndarray | int) -> np.ndarray:
+    """``[B, L]`` float64 in [0, 1): one draw for each position of each block, in each pass (``[B]``) over it."""
+    pass_keys = hash64(np.uint64(key64(seed)) ^ np.atleast_1d(passes).astype(np.uint64))
+    row_keys = hash64(block_ids.astype(np.uint64) ^ pass_keys)
+    return _to_unit(hash64(row_keys[:, None] + np.arange(length, dtype=np.uint64)))
+
+
+def fresh(draws: np.ndarray, salt: int) -> np.ndarray:
+    """More draws from the same counters: uniform in [0, 1), independent of ``draws`` and of other salts.
+
+    Args:
+        draws: Any shape, float64.
+        salt: What they are for.
+
+    Returns:
+        The shape of ``draws``, float64.
+    """
+    return _to_unit(hash64(draws.view(np.uint64) ^ np.uint64(key64(salt))))
+
+
+def _to_unit(bits: np.ndarray) -> np.ndarray:
+    """Uniform in [0, 1), of 53 bits; the uint64 are overwritten."""
+    bits >>= np.uint64(11)
+    return bits * 2.0**-53
+
+
+# Every way to choose positions has this form. Arguments:
+#   input_ids    [B, L] integers: the tokens
+#   allowed      [B, L] bool: tokens that may be chosen, neither special nor padding
+#   word_starts  [B, L] bool: where a word begins, or None; a special token is a word of its own, and the first
+#                column counts as a start whatever it says
+#   draws        [B, L] float64 from `uniform`
+#   probability  the rate at which allowed tokens are to be chosen
+# Returns positions [M] int64 in the flattened [B * L], ascending, and kinds [M] float64, uniform in [0, 1), which
+# decide between the mask token, a random one and the token itself; equal for tokens that are treated as one.
+Choose = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+
+
+def choose_token(
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose each token independently (Devlin et al. 2019). Arguments and result as of `Choose`."""
+    positions = np.flatnonzero((draws < probability) & allowed)
+    # A draw that is below the probability is, over it, again uniform in [0, 1).
+    return positions, draws.reshape(-1)[positions] / probability
+
+
+def choose_whole_word(
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose each word independently, by its first token's draw, with all its allowed tokens.
+
+    The whole-word masking of BERT's 2019 release, with 80/10/10 by word. A word
+    that a block's edge cuts counts as a word on either side. Arguments and result
+    as of `Choose`.
+    """
+    assert word_starts is not None, "whole_word needs word starts"
+    columns = np.arange(draws.shape[1])
+    first = np.maximum.accumulate(np.where(word_starts, columns, 0), axis=1)
+    word_draws = np.take_along_axis(draws, first, axis=1)
+    positions = np.flatnonzero((word_draws < probability) & allowed)
+    return positions, word_draws.reshape(-1)[positions] / probability
+
+
+def choose_span(
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose spans of whole words (SpanBERT, Joshi et al. 2020, section 3.1), with 80/10/10 by span.
+
+    SpanBERT draws spans until a block's budget is spent. Here they are a renewal
+    process along the words: outside a span, a word begins one with probability
+    ``q = p / (m (1 - p) + p)``, m the mean length; gaps of mean ``(1 - q) / q`` and
+    spans of mean m then cover the share p. The first word meets the process in its
+    stationary state, as if words without end came before the block, so each word,
+    the first and the last too, is covered with probability p exactly.
+
+    Special tokens count as words but are never chosen. Arguments and result as of
+    `Choose`.
+    """
+    assert word_starts is not None, "span needs word starts"
+    num_blocks, length = draws.shape
+    words = np.cumsum(word_starts[:, 1:], axis=1)
+    words = np.concatenate([np.zeros((num_blocks, 1), dtype=words.dtype), words], axis=1)
+    begins, ends = _spans(draws, probability)
+    # All blocks in one line, each `stride` words long: no end (they grow, and are cut at L, which no word reaches)
+    # falls into another block, so that one search finds every token's span, the first that ends after it.
+    stride = length + 1
+    offsets = np.arange(num_blocks)[:, None] * stride
+    spans = np.searchsorted((np.minimum(ends, length) + offsets).reshape(-1), (words + offsets).reshape(-1), "right")
+    positions = np.flatnonzero((begins.reshape(-1)[spans] <= words.reshape(-1)) & allowed.reshape(-1))
+    return positions, fresh(draws.reshape(-1)[spans[positions]], _SPAN_KIND)
+
+
+def _spans(draws: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where spans begin and end, in words from the block's first one.
+
+    L spans reach past the last word, since each covers one word or more.
+
+    Args:
+        draws: ``[B, L]`` from `uniform`; the i-th span goes by the i-th draw.
+
+    Returns:
+        Two ``[B, L]`` int64: the first word of each span, and the first after it.
+    """
+    begin_rate = probability / (_SPAN_MEAN * (1 - probability) + probability)
+    with np.errstate(divide="ignore", over="ignore"):  # the gap has no end at a rate of 0, or a draw of 0
+        gaps = np.log(fresh(draws, _SPAN_GAP)) / np.log1p(-begin_rate)
+    gaps = np.fmin(gaps, draws.shape[1]).astype(np.int64)
+    lengths = 1 + np.searchsorted(_SPAN_PROBABILITIES.cumsum()[:-1], fresh(draws, _SPAN_LENGTH), "right")
+    # The first word is not covered (0), or in a span of which so many words are left, itself included.
+    state = np.concatenate([[1 - probability], probability * _REST_PROBABILITIES]).cumsum()
+    rest = np.searchsorted(state[:-1], fresh(draws[:, 0], _SPAN_REST), "right")
+    gaps[:, 0] = np.where(rest > 0, 0, 1 + gaps[:, 0])
+    lengths[:, 0] = np.where(rest > 0, rest, lengths[:, 0])
+    ends = np.cumsum(gaps + lengths, axis=1)
+    return ends - lengths, ends
+
+
+def choose_fixed_count(
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose ``round(probability * n)`` of the n allowed tokens of each block, at least one.
+
+    They are those of the smallest draws. No block then weighs more than its text. Arguments and result as of `Choose`.
+    """
+    counts = np.maximum(1, np.rint(probability * allowed.sum(axis=1)).astype(np.int64))
+    ranked = np.where(allowed, draws, np.inf)
+    largest = np.take_along_axis(np.sort(ranked, axis=1), counts[:, None] - 1, axis=1)
+    positions = np.flatnonzero((draws <= largest) & allowed)
+    return positions, fresh(draws.reshape(-1)[positions], _FIXED_KIND)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """A way to choose the positions to predict.
+
+    Attributes:
+        choose: The function, see `Choose`.
+        needs_words: Whether it needs word starts.
+    """
+
+    choose: Choose
+    needs_words: bool
+
+
+MASKINGS: dict[str, Masking] = {
+    "token": Masking(choose_token, needs_words=False),
+    "whole_word": Masking(choose_whole_word, needs_words=True),
+    "span": Masking(choose_span, needs_words=True),
+    "fixed_count": Masking(choose_fixed_count, needs_words=False),
+}
+
+# (progress in [0, 1], start, end) -> probability: how the masking rate moves during a run (Ankner et al. 2024).
+MASK_RATES: dict[str, Callable[[float, float, float], float]] = {
+    "constant": lambda progress, start, end: start,
+    "linear": lambda progress, start, end: start + (end - start) * progress,
+    "cosine": lambda progress, start, end: end + (start - end) * (1 + math.cos(math.pi * progress)) / 2,
+}
+
+
+def replacements(
+    labels: np.ndarray,
+    kinds: np.ndarray,
+    draws: np.ndarray,
+    vocabulary: Vocabulary,
+    mask_replace_prob: float,
+    random_replace_prob: float,
+) -> np.ndarray:
+    """What the model sees at the chosen positions.
+
+    Args:
+        labels: ``[M]``, the tokens that are there.
+        kinds: ``[M]`` float64, uniform in [0, 1): what becomes of each.
+        draws: ``[M]`` float64, the positions' own draws, times any constant: only
+            their hash counts, so that each token of a word gets a random token of its own.
+
+    Returns:
+        ``[M]``, dtype of ``labels``: the mask token where the kind is below
+        ``mask_replace_prob``, a random regular token where it is below the sum
+        of the two, else the label.
+    """
+    out = labels.copy()
+    out[kinds < mask_replace_prob] = vocabulary.mask_token_id
+    is_random = (kinds >= mask_replace_prob) & (kinds < mask_replace_prob + random_replace_prob)
+    # The low bits of a hash of the draw are independent of its size, which may have made the choice.
+    bits = hash64(draws[is_random].view(np.uint64))
+    out[is_random] = vocabulary.regular_ids[bits % np.uint64(len(vocabulary.regular_ids))]
+    return out

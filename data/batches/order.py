@@ -1,0 +1,199 @@
+"""Which blocks a step sees: a pure function of (seed, epoch, step).
+
+The order of an epoch is a keyed permutation that is evaluated at the positions
+asked for, never stored: step 1,000,000 costs what step 0 costs, and there is no
+generator state to save. Several sources are mixed by weight in the same way. A
+process takes a contiguous share of the global batch, so the global batch does not
+depend on how many processes there are.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.batches.hashing import hash64, key64
+
+Batch = tuple[np.ndarray, np.ndarray]  # [B] passes, [B] block ids
+MIXTURE_PERIOD = 1000
+_FEISTEL_ROUNDS = 6
+_STEPS_SORTED_TOGETHER = 16
+_PERMUTED_TOGETHER = 1024
+_SMALL = 256  # blocks; below about 64 the orders of the network are measurably uneven
+
+
+def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
+    """Map positions of ``range(num_blocks)`` through a keyed pseudorandom permutation.
+
+    A Feistel network over the bits that ``num_blocks`` needs, walked along its
+    cycle until the value is in range again (Black and Rogaway 2002, "Ciphers
+    with arbitrary finite domains"). Up to 256 blocks, where so few bits do not mix
+    well, they are sorted by a hash, which gives every order alike.
+
+    Args:
+        positions: ``[N]`` integers in ``[0, num_blocks)``.
+        num_blocks: Size of the domain.
+        key: 64-bit key; another key is another permutation.
+
+    Returns:
+        ``[N]`` int64, distinct for distinct positions.
+    """
+    if num_blocks <= _SMALL:
+        hashes = hash64(np.arange(num_blocks, dtype=np.uint64) ^ np.uint64(key64(key)))  # of different numbers: no ties
+        return np.argsort(hashes)[positions]
+    bits = (num_blocks - 1).bit_length()
+    sizes = [np.uint64(bits // 2), np.uint64(bits - bits // 2)]  # of the right half and the left, in turn
+    masks = [(np.uint64(1) << size) - np.uint64(1) for size in sizes]
+    round_keys = hash64(np.arange(_FEISTEL_ROUNDS, dtype=np.uint64) ^ np.uint64(key))
+
+    def encrypt(x: np.ndarray) -> np.ndarray:
+        left, right = x >> sizes[0], x & masks[0]
+        for i, round_key in enumerate(round_keys):
+            left, right = right, left ^ (hash64(right ^ round_key) & masks[1 - i % 2])
+        return (left << sizes[0]) | right  # an even number of rounds: the halves are back in place
+
+    out = encrypt(np.asarray(positions, dtype=np.uint64))
+    while (outside := out >= num_blocks).any():
+        out[outside] = encrypt(out[outside])
+    return out.astype(np.int64)
+
+
+def permuted_range(first: int, end: int, num_blocks: int, key: int) -> np.ndarray:
+    """`permute` of the positions ``first`` to ``end - 1``, at least one."""
+    rows = range(first // _PERMUTED_TOGETHER, (end - 1) // _PERMUTED_TOGETHER + 1)
+    together = np.concatenate([_permuted_row(row, num_blocks, key) for row in rows])
+    return together[first - rows[0] * _PERMUTED_TOGETHER :][: end - first]
+
+
+@functools.lru_cache(maxsize=4)
+def _permuted_row(row: int, num_blocks: int, key: int) -> np.ndarray:
+    """Kept, because 1,024 positions at once cost what 100 do, and the steps of a run ask for neighbours."""
+    first = row * _PERMUTED_TOGETHER
+    out = permute(np.arange(first, min(first + _PERMUTED_TOGETHER, num_blocks)), num_blocks, key)
+    out.flags.writeable = False
+    return out
+
+
+def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide an endless row of slots among sources, in proportion to their weights.
+
+    Every 1,000 slots hold the same number of each source, in an order of their
+    own, so any slot is found without those before it, and the proportions are exact.
+
+    Args:
+        slots: ``[N]`` int64, 0 or more.
+        weights: ``[S]``, relative.
+
+    Returns:
+        sources: ``[N]``, which source fills each slot.
+        indices: ``[N]``, which of the source's draws it is; the draws before slot
+            n are, but for its own thousand, the indices below it.
+    """
+    counts = mixture_counts(weights)
+    ends = np.cumsum(counts)
+    thousands, within = np.divmod(slots, MIXTURE_PERIOD)
+    shuffled = np.empty_like(slots)
+    for thousand in np.unique(thousands):
+        here = thousands == thousand
+        shuffled[here] = permute(within[here], MIXTURE_PERIOD, key64(seed, int(thousand)))
+    sources = np.searchsorted(ends, shuffled, side="right")
+    return sources, thousands * counts[sources] + shuffled - (ends - counts)[sources]
+
+
+def mixture_counts(weights: Sequence[float]) -> np.ndarray:
+    """``[S]``: slots of each source among 1,000, by largest remainder."""
+    exact = np.asarray(weights) / np.sum(weights) * MIXTURE_PERIOD
+    counts = exact.astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: MIXTURE_PERIOD - counts.sum()]] += 1
+    return counts
+
+
+def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with_first: bool) -> int:
+    """Of one source all of its blocks, each once; of a mixture what it takes for the first or the last to run out.
+
+    The sources of a mixture go on where they were from epoch to epoch, each in passes of its own.
+    """
+    if len(sizes) == 1:
+        return sizes[0]
+    slots = [-(-size * MIXTURE_PERIOD // int(n)) for size, n in zip(sizes, mixture_counts(weights), strict=True)]
+    return min(slots) if ends_with_first else max(slots)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which blocks each update sees.
+
+    Attributes:
+        sizes: Blocks of each source; their ids follow each other.
+        weights: Of a mixture of several sources.
+        global_batch_size: Blocks per update.
+        seed: Of the permutations.
+        lengths: ``[N]``, tokens in each block, where they differ: batches are then
+            made of blocks of similar length, over 16 updates, to pad less.
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    global_batch_size: int
+    seed: int
+    lengths: np.ndarray | None = None
+
+    def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of an update, and in which pass over its source each is met: ``[G]`` passes, ``[G]`` ids.
+
+        The last update of an epoch of one source sees what is left, so that each block is seen exactly once.
+        """
+        epoch, step_in_epoch, end = 0, step, sys.maxsize
+        if len(self.sizes) == 1:
+            epoch, step_in_epoch = divmod(step, -(-self.sizes[0] // self.global_batch_size))
+            end = self.sizes[0]
+        num_steps = 1 if self.lengths is None else _STEPS_SORTED_TOGETHER
+        first = step_in_epoch // num_steps * num_steps
+        size = self.global_batch_size
+        slots = np.arange(first * size, min((first + num_steps) * size, end))
+        passes, ids = self._blocks(epoch, slots)
+        if self.lengths is not None:
+            num_batches = -(-len(slots) // size)
+            batch = permute(np.array([step_in_epoch - first]), num_batches, key64(self.seed, epoch, first))[0]
+            chosen = np.argsort(self.lengths[ids], kind="stable")[batch * size : (batch + 1) * size]
+            passes, ids = passes[chosen], ids[chosen]
+        return passes, ids
+
+    def draws_by_source(self, step: int) -> np.ndarray:
+        """``[S]``: blocks of each source in the updates before ``step``."""
+        thousands, rest = divmod(step * self.global_batch_size, MIXTURE_PERIOD)
+        sources, _ = mixture(np.arange(rest) + thousands * MIXTURE_PERIOD, self.weights, self.seed)
+        return thousands * mixture_counts(self.weights) + np.bincount(sources, minlength=len(self.sizes))
+
+    def _blocks(self, epoch: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Passes and ids of the blocks in consecutive slots, of an epoch or of the endless row of a mixture."""
+        if len(self.sizes) == 1:
+            key = key64(self.seed, epoch)
+            ids = permuted_range(int(slots[0]), int(slots[-1]) + 1, self.sizes[0], key)
+            return np.full_like(ids, epoch), ids
+        sources, indices = mixture(slots, self.weights, self.seed)
+        passes, places = np.divmod(indices, np.asarray(self.sizes)[sources])
+        first_ids = np.cumsum(self.sizes) - self.sizes
+        ids = np.empty_like(slots)
+        for source, number in {*zip(sources.tolist(), passes.tolist(), strict=True)}:
+            here = (sources == source) & (passes == number)
+            key = key64(self.seed, source, number)
+            ids[here] = first_ids[source] + permute(places[here], self.sizes[source], key)
+        return passes, ids
+
+
+def share(batch: Batch, rank: int, num_processes: int) -> Batch:
+    """The contiguous part of a batch that a process takes; parts differ by at most one block and may be empty."""
+    passes, ids = (np.array_split(part, num_processes)[rank] for part in batch)
+    return passes, ids
+
+
+def micro_batches(batch: Batch, size: int) -> list[Batch]:
+    """Cut a process's share into micro-batches of ``size``; an empty share is one empty micro-batch.
+
+    A process with nothing to do still takes part in the gradient all-reduce.
+    """
+    passes, ids = batch
+    return [(passes[i : i + size], ids[i : i + size]) for i in range(0, len(ids), size)] or [batch]

@@ -1,0 +1,193 @@
+"""Blocks while they are read: no pass over the text before the first step, and memory that does not grow with it.
+
+    logical stream s of S:  documents -> blocks -> chunks of 64 blocks   (in a DataLoader worker)
+                            chunks -> shuffle buffer -> slots s, s + S, s + 2S, ...  (in the training process)
+
+The text is divided over a fixed number S of logical streams, and update t of G
+blocks takes slots ``t G`` to ``t G + G - 1`` of their endless interleaving. A
+process owns the streams ``s % num_processes == rank`` and fills their slots, so
+the global batches are the same for any number of processes and workers, no
+document is tokenized twice, and nobody waits for another's stream: each begins
+its text anew when it has come to the end.
+
+All that a run needs to go on is in the training process: the buffers, what is
+left of the chunk that each stream is in, and where the stream was after it.
+Workers may be ahead; what they have sent and nobody has begun is made again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from data.batches.chunks import Arrays, Chunk, Chunks, StreamCorpus
+from data.batches.collator import Collator, MaskedBatch
+from data.batches.hashing import hash64, key64
+from data.batches.loader import items_of, worker_options
+from data.documents.ranges import DataError
+
+_DRAWS_AT_ONCE = 1024
+
+
+class _ShuffleBuffer:
+    """Blocks of one logical stream, drawn from at random; what is drawn when follows from the seed."""
+
+    def __init__(self, corpus: StreamCorpus, stream: int, state: Arrays) -> None:
+        config = corpus.config
+        self._capacity = max(1, config.shuffle_buffer_size // config.num_streams)
+        self._stream, self._num_streams = stream, config.num_streams
+        self._key = np.uint64(key64(corpus.seed, stream, 1))
+        shape, dtype = (self._capacity, config.block_size), corpus.form.dtype
+        self._blocks = np.empty(shape, dtype)
+        self._ids = np.empty(self._capacity, np.int64)
+        self._sources = np.empty(self._capacity, np.uint16)
+        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint16), {}, 0)
+        self._num_taken = 0  # of the chunk's blocks
+        self._size = self._num_drawn = self._num_put = 0
+        self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
+        self.bad_rows = 0
+        if state:
+            self._size = len(state["buffer/ids"])
+            self._num_drawn, self._num_put, self.bad_rows = state["buffer/counts"].tolist()
+            self.tokens_by_source = state["buffer/tokens_by_source"].copy()
+            for name in ("blocks", "ids", "sources"):
+                getattr(self, f"_{name}")[: self._size] = state[f"buffer/{name}"]
+            chunk_state = {key.removeprefix("stream/"): a for key, a in state.items() if key.startswith("stream/")}
+            self._chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
+        self._draws = self._hashes()
+
+    def state(self) -> Arrays:
+        """Copies of all that the next draws depend on."""
+        kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
+        arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
+        arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
+        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put, self.bad_rows])
+        arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
+        arrays["chunk/sources"] = self._chunk.sources[self._num_taken :].copy()
+        return arrays | {f"stream/{key}": array for key, array in self._chunk.state.items()}
+
+    @property
+    def stream_state(self) -> Arrays:
+        """Where the stream is behind the chunk that is being put in; nothing before the first."""
+        return self._chunk.state
+
+    def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
+        """A block and its id. Two come in for each that is drawn until the buffer is full."""
+        while self._size < min(self._capacity, self._num_drawn + 2):
+            if self._num_taken == len(self._chunk.blocks):
+                self._chunk, self._num_taken = receive(), 0
+                self.bad_rows += self._chunk.bad_rows
+            self._blocks[self._size] = self._chunk.blocks[self._num_taken]
+            self._sources[self._size] = self._chunk.sources[self._num_taken]
+            self._ids[self._size] = self._num_put * self._num_streams + self._stream
+            self._num_taken += 1
+            self._num_put += 1
+            self._size += 1
+        drawn = next(self._draws) % self._size
+        out = self._blocks[drawn].copy(), int(self._ids[drawn])
+        num_tokens = int((out[0] != np.iinfo(out[0].dtype).max).sum())
+        self.tokens_by_source[self._sources[drawn]] += num_tokens
+        self._size -= 1
+        self._num_drawn += 1
+        for array in (self._blocks, self._ids, self._sources):
+            array[drawn] = array[self._size]
+        return out
+
+    def _hashes(self) -> Iterator[int]:
+        while True:
+            counters = np.arange(self._num_drawn, self._num_drawn + _DRAWS_AT_ONCE, dtype=np.uint64)
+            yield from hash64(counters ^ self._key).tolist()
+
+
+class StreamLoader:
+    """The micro-batches of one process, from text that is read meanwhile."""
+
+    def __init__(
+        self,
+        corpus: StreamCorpus,
+        collator: Collator,
+        *,
+        mlm_probability: Callable[[int], float],
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int,
+        num_processes: int,
+        device: torch.device,
+        state: Arrays,
+    ) -> None:
+        """Begin at the start, or where ``state``, put together from all processes' `state`, was taken.
+
+        Raises:
+            ValueError: There are fewer logical streams than processes.
+        """
+        self._config = corpus.config
+        if self._config.num_streams < num_processes:
+            raise ValueError(
+                f"num_streams={self._config.num_streams} is less than one logical stream for each of "
+                f"{num_processes} processes: use --num_streams {num_processes} or more"
+            )
+        self._collator = collator
+        self._mlm_probability = mlm_probability
+        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._device = device
+        streams = list(range(rank, self._config.num_streams, num_processes))
+        states: dict[int, Arrays] = {stream: {} for stream in streams}
+        for key, array in state.items():
+            stream, _, name = key.partition("/")
+            if int(stream) in states:
+                states[int(stream)][name] = array
+        self._buffers = {stream: _ShuffleBuffer(corpus, stream, states[stream]) for stream in streams}
+        self._dataset = Chunks(corpus, streams, {s: buffer.stream_state for s, buffer in self._buffers.items()})
+        self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
+
+    def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
+        """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
+
+        Raises:
+            DataError: The text cannot be read; the message names file and row.
+        """
+        loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
+        with items_of(loader) as items:
+            for step in range(start, stop):
+                first = step * self._global_batch_size
+                streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
+                drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
+                cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
+                yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
+
+    def tokens_by_source(self, step: int) -> np.ndarray:
+        """``[S]`` tokens of each source that this process's streams have given."""
+        return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
+
+    @property
+    def bad_rows(self) -> int:
+        """Passed over by this process's streams so far."""
+        return sum(buffer.bad_rows for buffer in self._buffers.values())
+
+    def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:
+        blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
+        ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
+        batch = self._collator(blocks, ids, np.zeros_like(ids), self._mlm_probability(step))
+        return (batch.pin_memory() if self._device.type == "cuda" else batch).to(self._device)
+
+    def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
+        """The next chunk of a stream; others' that come before it are kept."""
+        while not self._received[stream]:
+            item = next(items)
+            if isinstance(item, DataError):
+                raise item
+            if item is not None:
+                self._received[item.stream].append(item)
+        return self._received[stream].popleft()
+
+    def state(self) -> Arrays:
+        """Where this process's streams are, after the last update that was taken: ``{"stream/name": array}``."""
+        return {f"{s}/{name}": array for s, buffer in self._buffers.items() for name, array in buffer.state().items()}
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

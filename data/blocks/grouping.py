@@ -1,0 +1,69 @@
+"""Documents to blocks of at most L tokens, what is left over carried into the next batch of documents.
+
+The Hugging Face guide groups 1,000 rows at a time and throws away what is left
+of each batch of rows. Here the rest is an explicit state that goes into the next
+batch. A grouping is a pure function ``(rest, tokens, L) -> (blocks, rest)`` of
+flagged tokens (see `data.blocks.tokens`), so that cached and streamed blocks come from
+the same code; no token is lost, invented or put elsewhere within its document.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable
+
+import numpy as np
+
+from data.blocks.tokens import DOCUMENT_START
+
+Blocks = list[np.ndarray]  # each a flat uint32 array of 1 to L tokens
+Grouping = Callable[[np.ndarray, np.ndarray, int], tuple[Blocks, np.ndarray]]
+
+
+def concatenate(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
+    """All documents end to end, cut every L tokens.
+
+    With L = 4, rest ``[1 2]`` and tokens ``[3 4 5 6 7 8 9]``: blocks ``[1 2 3 4] [5 6 7 8]``, rest ``[9]``.
+    """
+    tokens = np.concatenate([rest, tokens])
+    end = len(tokens) // block_size * block_size
+    return list(tokens[:end].reshape(-1, block_size)), tokens[end:]
+
+
+def line_by_line(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
+    """A block for each document, more where it is longer than L; nothing is left over."""
+    return _pieces(tokens, block_size), rest
+
+
+def pack(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
+    """Whole documents packed into blocks, the longest first, each into the fullest block that has room (best fit).
+
+    A document longer than L is cut, and its pieces are documents of their own.
+    The emptiest block is left over.
+    """
+    free: list[tuple[int, int]] = []  # (room, block), ascending
+    packed: list[Blocks] = []
+    for piece in sorted(_pieces(np.concatenate([rest, tokens]), block_size), key=len, reverse=True):
+        best = bisect_left(free, (len(piece), 0))
+        if best == len(free):
+            room, block = block_size, len(packed)
+            packed.append([])
+        else:
+            room, block = free.pop(best)
+        packed[block].append(piece)
+        if room > len(piece):
+            insort(free, (room - len(piece), block))
+    left = packed.pop(free[-1][1]) if free else [rest[:0]]
+    return [np.concatenate(pieces) for pieces in packed], np.concatenate(left)
+
+
+def _pieces(tokens: np.ndarray, block_size: int) -> Blocks:
+    """The documents, cut where they are longer than L; each piece begins with the flag."""
+    tokens = tokens.copy()
+    starts = np.flatnonzero(tokens & DOCUMENT_START)
+    documents = np.split(tokens, starts[1:]) if len(starts) else []
+    pieces = [document[i : i + block_size] for document in documents for i in range(0, len(document), block_size)]
+    for piece in pieces:
+        piece[0] |= DOCUMENT_START
+    return pieces
+
+
+GROUPINGS: dict[str, Grouping] = {"concatenate": concatenate, "line_by_line": line_by_line, "pack": pack}

@@ -1,0 +1,327 @@
+"""Blocks of tokens on disk: made once, memory-mapped, any of them by index.
+
+A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens
+without padding (see `data.blocks.tokens`); ``lengths.npy`` where blocks differ in length;
+``token_counts.npy``; and ``blocks.json``, the shape and the counts. It is made
+under a lock, by one process, and written beside and renamed: complete, or not there.
+What was damaged since is made again.
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from data.batches.masking import MASKINGS
+from data.blocks.grouping import GROUPINGS
+from data.blocks.tokenization import encoder, tokenizer_fingerprint, vocab_size
+from data.blocks.tokens import ID_MASK, TokenFormat
+from data.config import DataConfig
+from data.documents.documents import Documents
+
+logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_FORMAT_VERSION = 2
+# What `TokenBlocks` raises of a folder that is not there, or not whole.
+_NOT_WHOLE = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True)
+class BlockCounts:
+    """Where the tokens of the documents went: ``kept + dropped`` is all of them, ``padded`` came on top."""
+
+    documents: int
+    kept: int
+    dropped: int
+    padded: int
+    bad_rows: int
+
+
+class Blocks(Protocol):
+    """N blocks of at most L tokens, by index."""
+
+    block_size: int
+    lengths: np.ndarray | None
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
+        """``[B, L]``, a copy of tokens as they are stored; the largest integer where a block is shorter than L."""
+
+
+class TokenBlocks:
+    """Blocks of one source, memory-mapped.
+
+    Attributes:
+        block_size: L.
+        lengths: ``[N]`` tokens in each block, or None where all have L.
+        counts: See `BlockCounts`.
+        sha256: Of all blocks, in order: the same data, wherever it lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        facts = json.loads((folder / "blocks.json").read_text())
+        self.counts = BlockCounts(**facts["counts"])
+        self.sha256: str = facts["sha256"]
+        self.block_size: int = facts["block_size"]
+        self._num_blocks: int = facts["num_blocks"]
+        dtype, num_tokens = np.dtype(facts["dtype"]), (self.counts.kept,)
+        # As a plain array: indexing a memmap wraps every result in its class. An empty file cannot be mapped.
+        self._tokens = (
+            np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
+            if self._num_blocks
+            else np.zeros(0, dtype)
+        )
+        self._token_counts = np.load(folder / "token_counts.npy", allow_pickle=False)
+        self.lengths: np.ndarray | None = None
+        if self.counts.padded:
+            self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+            self._starts = np.cumsum(self.lengths) - self.lengths
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return type(self), (self.folder,)  # a worker maps the file again: pickling a memory map copies it
+
+    def __len__(self) -> int:
+        return self._num_blocks
+
+    def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
+        """See `Blocks`."""
+        if self.lengths is None:
+            return self._tokens.reshape(-1, self.block_size)[block_ids]
+        out = np.full((len(block_ids), self.block_size), np.iinfo(self._tokens.dtype).max, self._tokens.dtype)
+        for row, start, length in zip(out, self._starts[block_ids], self.lengths[block_ids], strict=True):
+            row[:length] = self._tokens[start : start + length]
+        return out
+
+    def token_counts(self) -> np.ndarray:
+        """``[V]`` int64, how often each token occurs in the documents, counted when the blocks were made."""
+        return self._token_counts
+
+
+class JoinedBlocks:
+    """The blocks of several sources, one after the other.
+
+    Attributes:
+        block_size: L.
+        lengths: ``[N]``, or None where all have L.
+        first_ids: ``[S + 1]``, the id of each source's first block, and N.
+    """
+
+    def __init__(self, sources: Sequence[TokenBlocks]) -> None:
+        self.sources = list(sources)
+        self.block_size = sources[0].block_size
+        self.first_ids = np.cumsum([0, *map(len, sources)])
+        self.lengths = None
+        if any(source.lengths is not None for source in sources):
+            full = [np.full(len(source), self.block_size) for source in sources]
+            self.lengths = np.concatenate(
+                [f if s.lengths is None else s.lengths for s, f in zip(sources, full, strict=True)]
+            )
+
+    def __len__(self) -> int:
+        return int(self.first_ids[-1])
+
+    def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
+        """See `Blocks`."""
+        owner = np.searchsorted(self.first_ids, block_ids, side="right") - 1
+        out = np.empty((len(block_ids), self.block_size), dtype=self.sources[0][block_ids[:0]].dtype)
+        for i in np.unique(owner):
+            mine = owner == i
+            out[mine] = self.sources[i][block_ids[mine] - self.first_ids[i]]
+        return out
+
+
+def token_format(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TokenFormat:
+    """How these settings' tokens are stored."""
+    return TokenFormat(
+        vocab_size(tokenizer), keeps_flags=config.document_attention or MASKINGS[config.masking].needs_words
+    )
+
+
+def build_blocks(
+    documents: Sequence[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    max_blocks: int | None = None,
+) -> TokenBlocks:
+    """The blocks of some documents, from the cache or made now; at most the first ``max_blocks`` of them.
+
+    Raises:
+        ValueError: The documents hold no text, or fewer tokens than one block.
+    """
+    folder = Path(config.cache_dir).expanduser() / "blocks" / _fingerprint(documents, tokenizer, config, max_blocks)
+    try:
+        blocks = TokenBlocks(folder)
+    except _NOT_WHOLE:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # other processes wait here, and then find the blocks
+            try:
+                blocks = TokenBlocks(folder)
+            except _NOT_WHOLE as error:
+                if folder.exists():
+                    logger.warning("%s is damaged and made again (%s: %s)", folder, type(error).__name__, error)
+                _make(folder, documents, tokenizer, config, max_blocks)
+                blocks = TokenBlocks(folder)
+    if len(blocks) == 0:
+        held_out = any(source.held_out for source in documents)
+        raise ValueError(
+            f"dataset={', '.join(source.name for source in documents)!r}: the {blocks.counts.dropped:,} tokens of its "
+            f"{blocks.counts.documents:,} documents{' held out for evaluation' if held_out else ''} do not fill one "
+            f"block: use a --block_size below {config.block_size}, "
+            f"{'a larger --eval_fraction, ' if held_out else ''}or --last_block pad"
+        )
+    return blocks
+
+
+def _make(
+    folder: Path,
+    documents: Sequence[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    max_blocks: int | None,
+) -> None:
+    """Write the folder whole, in place of what is there."""
+    temporary = folder.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was broken off
+    temporary.mkdir()
+    try:
+        _write(temporary, documents, tokenizer, config, max_blocks)
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _Writer:
+    """Appends blocks to a file, at most so many, and counts."""
+
+    def __init__(self, file: BinaryIO, form: TokenFormat, most: int | None) -> None:
+        self._file = file
+        self._form = form
+        self._most = most
+        self._digest = hashlib.sha256()
+        self.lengths: list[int] = []
+
+    @property
+    def is_full(self) -> bool:
+        return self._most is not None and len(self.lengths) == self._most
+
+    def append(self, blocks: Sequence[np.ndarray]) -> None:
+        blocks = blocks[: None if self._most is None else self._most - len(self.lengths)]
+        if blocks:
+            content = self._form.store(np.concatenate(blocks)).tobytes()
+            self._file.write(content)
+            self._digest.update(content)
+            self.lengths += map(len, blocks)
+
+    def close(self, lengths: Path, block_size: int) -> str:
+        """Keep the lengths if they differ, and return the hash of it all."""
+        if any(length < block_size for length in self.lengths):
+            array = np.array(self.lengths, dtype=np.int64)
+            self._digest.update(array.tobytes())
+            np.save(lengths, array, allow_pickle=False)
+        return self._digest.hexdigest()
+
+
+def _write(
+    folder: Path,
+    documents: Sequence[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    max_blocks: int | None,
+) -> None:
+    form = token_format(tokenizer, config)
+    encode = encoder(tokenizer, with_words=MASKINGS[config.masking].needs_words)
+    group = GROUPINGS[config.grouping]
+    num_documents = num_bad = num_tokens = 0
+    token_counts = np.zeros(form.vocab_size, dtype=np.int64)
+    rest = np.zeros(0, dtype=np.uint32)
+    name = ", ".join(source.name for source in documents)
+    bar = tqdm(desc=f"tokenizing {name}", unit=" tokens", unit_scale=True, disable=None, leave=False)
+    with bar, (folder / "blocks.bin").open("wb") as file:
+        writer = _Writer(file, form, max_blocks)
+        batches = itertools.chain.from_iterable(source.batches() for source in documents)
+        for batch, tokens in _ahead(lambda batch: (batch, encode(batch.texts)), batches):
+            num_documents += len(batch.texts)
+            num_bad += batch.num_bad
+            num_tokens += len(tokens)
+            bar.update(len(tokens))
+            token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
+            blocks, rest = group(rest, tokens, config.block_size)
+            writer.append(blocks)
+            if writer.is_full:
+                break
+        if len(rest) and (config.last_block == "pad" or config.grouping == "pack"):
+            writer.append([rest])
+        sha256 = writer.close(folder / "lengths.npy", config.block_size)
+    kept = sum(writer.lengths)
+    facts = {
+        "num_blocks": len(writer.lengths),
+        "block_size": config.block_size,
+        "dtype": form.dtype.name,
+        "sha256": sha256,
+        "counts": asdict(
+            BlockCounts(
+                documents=num_documents,
+                kept=kept,
+                dropped=num_tokens - kept,
+                padded=len(writer.lengths) * config.block_size - kept,
+                bad_rows=num_bad,
+            )
+        ),
+    }
+    np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
+    (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Map in order, in as many threads as there are cores: the tokenizer works outside Python's lock."""
+    num_threads = available_cores()
+    pending: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(num_threads) as threads:
+        for item in items:
+            pending.append(threads.submit(function, item))
+            if len(pending) > num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _fingerprint(
+    documents: Sequence[Documents], tokenizer: PreTrainedTokenizerBase, config: DataConfig, max_blocks: int | None
+) -> str:
+    parts = (
+        _FORMAT_VERSION,
+        [source.fingerprint for source in documents],
+        tokenizer_fingerprint(tokenizer),
+        (config.block_size, config.grouping, config.last_block, max_blocks),
+        (config.document_attention, MASKINGS[config.masking].needs_words),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

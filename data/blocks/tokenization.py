@@ -1,0 +1,212 @@
+"""Load or train a tokenizer, and turn texts into flat token arrays."""
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from data.batches.masking import Vocabulary
+from data.blocks.tokens import flagged
+from data.blocks.words import require_words, word_starts
+from data.config import DataConfig
+from data.documents.documents import Documents
+
+logger = logging.getLogger(__name__)
+
+# As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
+_MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
+_STREAMED_CHARACTERS = 20_000_000  # of each source, that a tokenizer is trained on when streaming
+_OF_LOADING = ("is_local", "local_files_only", "model_max_length")  # options that change no token
+_SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
+
+
+def open_tokenizer(
+    config: DataConfig, documents: Sequence[Documents], model_name_or_path: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the settings name, fit for masked language modeling.
+
+    Raises:
+        ValueError: There is none, or it has no mask token.
+    """
+    if config.train_tokenizer:
+        tokenizer = _trained(config, documents)
+    else:
+        name = config.tokenizer_name_or_path or model_name_or_path
+        if name is None:
+            raise ValueError(
+                "a model from scratch needs a tokenizer: give --tokenizer_name_or_path, or --train_tokenizer"
+            )
+        from transformers import AutoTokenizer  # imports torch
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"tokenizer {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    check_tokenizer(tokenizer, config)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
+    """Raise ValueError if the tokenizer lacks a token that the settings need."""
+    if tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path!r} has no mask token: use the tokenizer of a masked language model, "
+            "or --train_tokenizer"
+        )
+    for setting, value in (("last_block", "pad"), ("grouping", "line_by_line"), ("grouping", "pack")):
+        if getattr(config, setting) == value and tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"{setting}={value}: tokenizer {tokenizer.name_or_path!r} has no pad token: "
+                "use --grouping concatenate --last_block drop"
+            )
+
+
+def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTokenizerBase:
+    """The tokenizer trained on these documents, from the cache or trained now; on their beginning when streaming."""
+    most = _STREAMED_CHARACTERS if config.streaming else None
+    key = repr(([source.fingerprint for source in documents], config.vocab_size, most))
+    path = Path(config.cache_dir).expanduser() / "tokenizers" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers has no narrower one
+        if path.exists():
+            logger.warning("%s is damaged and made again (%s)", path, error)
+        texts = (_beginning(source.texts(), most) for source in documents)
+        backend = train_bpe(itertools.chain.from_iterable(texts), config.vocab_size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            backend.save(str(temporary))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.rename(path)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=_MASK_TOKEN,
+    )
+
+
+def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[str]]:
+    """The batches up to so many characters."""
+    num_characters = 0
+    for texts in batches:
+        yield texts
+        num_characters += sum(map(len, texts))
+        if most is not None and num_characters >= most:
+            return
+
+
+def train_bpe(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE (Radford et al. 2019), ``<s> text </s>``, with no unknown characters.
+
+    Raises:
+        ValueError: ``vocab_size`` does not hold the bytes and the special tokens.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(alphabet) + len(_SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size={vocab_size} must be at least {smallest}: 256 bytes and the special tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=_SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(batches, trainer)
+    start, end = (tokenizer.token_to_id(token) for token in ("<s>", "</s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    return tokenizer
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable[[list[str]], np.ndarray]:
+    """A function from texts to their flagged tokens end to end, ``[T]`` uint32 (see `data.blocks.tokens`).
+
+    Each text gets the tokenizer's special tokens. Nothing is truncated: what is
+    longer than the model is cut into blocks later. Several threads may call it.
+
+    Raises:
+        ValueError: Words are asked for, and the tokenizer cannot tell them.
+    """
+    if with_words:
+        require_words(tokenizer, "whole_word")
+    if not tokenizer.is_fast:
+
+        def encode_slowly(texts: list[str]) -> np.ndarray:
+            ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+            return flagged(_flat(ids), np.array([len(row) for row in ids], dtype=np.int64), None)
+
+        return encode_slowly
+
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # some tokenizer.json files carry a truncation and a padding of their own
+    backend.no_padding()
+
+    def encode(texts: list[str]) -> np.ndarray:
+        # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
+        encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        tokens = _flat(encoding.ids for encoding in encodings)
+        starts = None
+        if with_words:  # which encode_batch_fast does not know
+            word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
+            starts = word_starts(tokenizer, tokens, word_ids, lengths)
+        return flagged(tokens, lengths, starts)
+
+    return encode
+
+
+def _flat(ids: Iterable[list[int]]) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
+
+
+def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """V, one more than the largest token id: ``len(tokenizer)`` is less where ids have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """What masking needs to know of the tokenizer."""
+    is_special = np.zeros(vocab_size(tokenizer), dtype=bool)
+    is_special[tokenizer.all_special_ids] = True
+    return Vocabulary(mask_token_id=tokenizer.mask_token_id, is_special=is_special)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Changes when any text could be tokenized or masked differently; not with use, saving or another folder."""
+    if tokenizer.is_fast:
+        # Truncation and padding come and go with calls, and `encoder` takes them off.
+        content = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
+        content["split_special_tokens"] = tokenizer.split_special_tokens
+    else:
+        content = _saved(tokenizer)
+    special = (tokenizer.mask_token_id, sorted(tokenizer.all_special_ids))
+    return hashlib.sha256(json.dumps((content, special)).encode()).hexdigest()
+
+
+def _saved(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """All that a slow tokenizer is made of: its class and options, and a hash of each vocabulary file."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+    options = json.loads(files.pop("tokenizer_config.json"))
+    return {
+        "options": {name: value for name, value in options.items() if name not in _OF_LOADING},
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }

@@ -1,0 +1,170 @@
+"""Rows of Parquet and Arrow files. What such a file says of itself is checked before a value is read by it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.documents.compression import DAMAGED, compression, damage, open_file, open_raw
+from data.documents.ranges import DataError, Range, Row, first_key
+
+_ROWS_AT_ONCE = 1000
+_HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # sizes and names that cannot be
+
+
+def num_parquet_rows(path: str) -> int:
+    """As the file says.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    with _parquet(path) as table:
+        return int(table.metadata.num_rows)
+
+
+def parquet_columns(path: str) -> set[str]:
+    """See `schema_columns`.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    with _parquet(path) as table:
+        return schema_columns(table.schema_arrow)
+
+
+def schema_columns(schema: pa.Schema) -> set[str]:
+    """Dotted paths of a schema's columns."""
+
+    def names(field: pa.Field, prefix: str) -> Iterator[str]:
+        kind = field.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        yield prefix + field.name
+        if pa.types.is_struct(kind):
+            for child in kind.fields:
+                yield from names(child, f"{prefix}{field.name}.")
+
+    return {name for field in schema for name in names(field, "")}
+
+
+def read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
+    """See `data.documents.readers.read`."""
+    position = start
+    try:
+        with _parquet(part.path) as table:
+            names = table.schema_arrow.names
+            key = first_key(column, names)
+            if key is None:
+                yield _without(column, names, start, part)
+                return
+            first = 0
+            for group in range(table.num_row_groups):
+                size = table.metadata.row_group(group).num_rows
+                if first >= part.end:
+                    return
+                if first + size > start:
+                    batches = table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[key])
+                    for row in _rows_of(batches, column, first, part, start):
+                        yield row
+                        position = row.position
+                first += size
+    except DataError as error:
+        yield Row(position, part.end, None, str(error))
+
+
+def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
+    """Of the streaming format, which `datasets` writes, or the file format; see `data.documents.readers.read`."""
+    position = start
+    try:
+        with open_file(part.path) as file:
+            is_stream = file.read(6) != b"ARROW1"
+        if not is_stream and compression(part.path):
+            yield Row(start, part.end, None, "an Arrow file that is compressed is read as a stream only: unpack it")
+            return
+        with open_file(part.path) as file:
+            batches = iter(pa.ipc.open_stream(file)) if is_stream else _batches_of_file(file)
+            for row in _rows_of(batches, column, 0, part, start):
+                yield row
+                position = row.position
+    except _HOSTILE as error:
+        yield Row(
+            position, part.end, None, f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}"
+        )
+
+
+def _batches_of_file(file: Any) -> Iterator[pa.RecordBatch]:
+    reader = pa.ipc.open_file(file)
+    for i in range(reader.num_record_batches):
+        yield reader.get_batch(i)
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """An open file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        with open_raw(path) as file, pq.ParquetFile(file) as table:
+            yield table
+    except _HOSTILE as error:
+        raise DataError(f"{PurePosixPath(path).name} cannot be read as Parquet: {damage(error)}") from error
+
+
+def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
+    """The rows of batches, the first of which has index ``first``, from ``start`` on, as far as they are in the range.
+
+    Args:
+        column: '' for all.
+    """
+    for batch in batches:
+        names = batch.schema.names
+        key = first_key(column, names)
+        if column and key is None:
+            yield _without(column, names, first, part)
+            return
+        wanted = {name: batch.column(name) for name in (names if key is None else [key])}
+        problem = _damage_of(wanted.values())
+        for index in range(max(start, first), min(part.end, first + len(batch))):
+            if part.has(index):
+                try:
+                    value = None if problem else {name: array[index - first].as_py() for name, array in wanted.items()}
+                    yield Row(index, index + 1, value, problem)
+                except UnicodeDecodeError as error:
+                    yield Row(index, index + 1, None, f"not UTF-8: {error}")
+        first += len(batch)
+        if first >= part.end:
+            return
+
+
+def _without(column: str, names: list[str], first: int, part: Range) -> Row:
+    return Row(first, part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
+
+
+def _damage_of(arrays: Iterable[pa.Array]) -> str | None:
+    """Whether an offset or an index leads out of an array, by which reading a value would end the process."""
+    try:
+        for array in arrays:
+            array.view(_as_bytes(array.type)).validate(full=True)
+    except pa.ArrowException as error:
+        return f"damaged: {damage(error)}"
+    return None
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes for text, which is checked row by row when it is decoded."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind.fields])
+    return kind

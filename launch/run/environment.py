@@ -1,0 +1,79 @@
+"""What a run is made with: machine, versions, commit. No name of a host or a user, nothing secret."""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from data.blocks.store import available_cores
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
+    """Write ``environment.json``: one entry for each start of the run, without those that came to nothing.
+
+    Args:
+        step: Updates made before this start.
+    """
+    path = folder / "environment.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if step and path.exists() else []
+    starts = [start for start in earlier if start["step"] < step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([*starts, environment(accelerator, step)], indent=2), encoding="utf-8")
+    temporary.replace(path)
+
+
+def environment(accelerator: Accelerator, step: int) -> dict[str, Any]:
+    """This start: when, on what, with what."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "step": step,
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        **git_state(_ROOT),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu(),
+        "cpu_cores": available_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": accelerator.device.type,
+        "gpus": devices,
+        "num_processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit of the checkout that ``root`` is, and whether files differ from it; nothing if it is none."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():  # installed, perhaps inside another project
+        return {}
+    commit = _git(root, "rev-parse", "HEAD")
+    return {"git_commit": commit, "git_changes": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    """The processor's model; where the system does not tell, its architecture."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

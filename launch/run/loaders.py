@@ -1,0 +1,76 @@
+"""What hands a process its batches, as the settings name it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from data.batches.chunks import StreamCorpus
+from data.batches.collator import Collator
+from data.batches.loader import MicroBatches, TrainLoader
+from data.batches.masking import MASK_RATES
+from data.batches.order import Order
+from data.batches.streaming import StreamLoader
+from data.blocks.store import JoinedBlocks
+from data.config import DataConfig
+from launch.run.corpus import Corpus
+from launch.run.settings import Settings
+from train_loop.config import BatchPlan
+
+
+def train_loader(
+    settings: Settings,
+    corpus: Corpus,
+    plan: BatchPlan,
+    *,
+    rank: int,
+    num_processes: int,
+    device: torch.device,
+    state: dict[str, Any],
+) -> TrainLoader | StreamLoader:
+    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
+    seed = settings.train.seed
+    shared: dict[str, Any] = {
+        "mlm_probability": mask_rate(corpus.config, plan.total_steps),
+        "micro_batch_size": plan.micro_batch_size,
+        "rank": rank,
+        "num_processes": num_processes,
+        "device": device,
+    }
+    masks = collator(corpus, corpus.config.masking, seed)
+    if not corpus.train:
+        sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
+        return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state=state, **shared)
+    blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
+    order = Order(tuple(map(len, corpus.train)), corpus.weights, plan.global_batch_size, seed, blocks.lengths)
+    if corpus.config.grouping != "line_by_line":
+        order = replace(order, lengths=None)  # padded to one length all the same
+    return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)
+
+
+def eval_dataset(corpus: Corpus, seed: int) -> MicroBatches:
+    """The evaluation's blocks; tokens are chosen one by one whatever the training does, so that runs compare."""
+    return MicroBatches(corpus.eval, collator(corpus, "token", seed))
+
+
+def collator(corpus: Corpus, masking: str, seed: int) -> Collator:
+    """What masks blocks, by the settings."""
+    config = corpus.config
+    return Collator(
+        corpus.vocabulary,
+        seed,
+        pad_token_id=corpus.tokenizer.pad_token_id or 0,
+        masking=masking,
+        mask_replace_prob=config.mask_replace_prob,
+        random_replace_prob=config.random_replace_prob,
+        document_attention=config.document_attention,
+        trims=config.grouping == "line_by_line",
+    )
+
+
+def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
+    """Step -> the rate at which tokens are chosen."""
+    rate, start = MASK_RATES[config.mlm_probability_schedule], config.mlm_probability
+    end = start if config.mlm_probability_end is None else config.mlm_probability_end
+    return lambda step: rate(step / max(1, total_steps - 1), start, end)

@@ -1,0 +1,157 @@
+"""The processes and devices of a run: check that they are those that were asked for.
+
+``accelerate launch`` can start fewer processes than it was told to, without a
+word: ``--cpu --num_processes 2`` starts one, and so does a config file with
+``num_processes: 8`` but without ``distributed_type: MULTI_GPU``. A run on the
+wrong world is refused.
+"""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DDPCommunicationHookType, ProjectConfiguration
+
+from data.blocks.store import available_cores
+from train_loop.config import TrainConfig
+from train_loop.watching.trackers import check_trackers
+
+_NOT_DRIVEN = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # on a CPU Accelerate ignores them without a word
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Join the world that the launcher made, with the threads and precision that belong to it.
+
+    Raises:
+        ValueError: The world is not the one that was asked for, or is of a kind that this loop does not drive.
+    """
+    _check_environment()
+    hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
+    check_trackers(config)
+    accelerator = Accelerator(
+        log_with=config.trackers or None,
+        project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / "tensorboard")),
+        kwargs_handlers=[
+            # The buffers of masked language models are constants: positions, frequencies.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout)),
+        ],
+    )
+    asked = requested_processes()
+    if asked is not None and asked != accelerator.num_processes:
+        raise ValueError(
+            f"{asked} processes were asked for and {accelerator.num_processes} started; for {asked} processes: "
+            f"{_how_to_launch(asked)}"
+        )
+    if accelerator.device.type == "cuda":  # on some CPUs this would mean bf16
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(config.cpu_threads or _threads_per_process())
+    return accelerator
+
+
+def _check_environment() -> None:
+    """Raise ValueError for what the launcher was told and this loop does not do."""
+    # The loop itself accumulates and scales: Accelerate must not divide the loss a second time.
+    if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
+        raise ValueError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} is set in the environment: unset it, "
+            "and use --gradient_accumulation_steps"
+        )
+    for kind in _NOT_DRIVEN:
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
+            )
+    if os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() == "fp8":
+        raise ValueError("Accelerate's mixed_precision fp8 is not supported: use bf16, or fp16 on an older GPU")
+    if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() != "no":
+        raise ValueError(
+            f"Accelerate's dynamo_backend {backend} is not supported: it would compile for every number of masked "
+            "tokens; set it to no, and use --torch_compile true"
+        )
+
+
+def check_compiler() -> None:
+    """Raise ValueError if there is no compiler for what ``torch_compile`` generates."""
+    wanted = os.environ.get("CXX", "g++")
+    if shutil.which(wanted) is None:
+        raise ValueError(
+            f"torch_compile=true needs a C++ compiler, and {wanted} is not there: install it, "
+            "name another one in the variable CXX, or leave torch_compile out"
+        )
+
+
+def requested_processes() -> int | None:
+    """What the ``accelerate launch`` that started this process was told, by flag or config file; None if none did.
+
+    The launcher does not pass the number on, so its own command line is read, with its own parser.
+    """
+    if (told := _told_to_accelerate()) is None:
+        return None
+    options, _ = launch_command_parser().parse_known_args(told)
+    if options.num_processes is not None:
+        return int(options.num_processes)
+    has_default = Path(default_config_file).is_file() and not options.cpu
+    file = options.config_file or (default_config_file if has_default else None)
+    return None if file is None else int(load_config_from_file(file).num_processes)
+
+
+def has_launcher() -> bool:
+    """Whether this process's parent is `accelerate launch` or `torchrun`."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or _told_to_accelerate() is not None
+
+
+def _told_to_accelerate() -> list[str] | None:
+    """The words after ``accelerate launch`` on the parent's command line; None if the parent is something else."""
+    parent = psutil.Process().parent()
+    words = parent.cmdline() if parent is not None else []
+    names = [Path(word).name for word in words]
+    if "accelerate-launch" in names:
+        return words[names.index("accelerate-launch") + 1 :]
+    if "accelerate" in names and words[names.index("accelerate") + 1 :][:1] == ["launch"]:
+        return words[names.index("accelerate") + 2 :]
+    return None
+
+
+def idle_gpus(available: int, used: int) -> str | None:
+    """A line that tells of GPUs that the run leaves idle, and how to use them; None if there are none."""
+    if available <= used:
+        return None
+    return f"{available - used} of {available} GPUs are idle; to use all: {_how_to_launch(available)}"
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def what_was_lost(error: Exception) -> str | None:
+    """A line for an error that says that a process or a loader worker died or hung; None for any other error."""
+    text = " ".join(str(error).split())
+    # A DataLoader that reads from a worker in the moment of its death hands on what the pipe says.
+    if "DataLoader" in text or isinstance(error, ConnectionError | EOFError):
+        who = "a loader worker died, or gave no batch within dataloader_timeout"
+    elif isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+        who = "another process died, or did not answer within process_timeout"
+    else:
+        return None
+    return f"{who}; go on with --resume_from_checkpoint latest ({text:.200})"
+
+
+def _how_to_launch(num_processes: int) -> str:
+    if num_processes == 1:
+        return "accelerate launch --num_processes 1 -m launch.train ..."
+    on_cpu = "" if torch.cuda.is_available() else "ACCELERATE_USE_CPU=true "
+    return f"{on_cpu}accelerate launch --multi_gpu --num_processes {num_processes} -m launch.train ..."
+
+
+def _threads_per_process() -> int:
+    """The cores this process may use, shared out; Accelerate's launcher sets one thread, which wastes the others."""
+    return max(1, available_cores() // local_processes())

@@ -1,0 +1,60 @@
+"""What a run prints of itself: what it is about to do, and what has come of it."""
+
+import logging
+
+import torch
+from accelerate import Accelerator
+
+from launch.run.corpus import Corpus, print_corpus
+from launch.run.processes import idle_gpus, local_processes
+from launch.run.settings import is_local_main
+from train_loop.config import BatchPlan
+from train_loop.evaluate import EvalMetrics
+from train_loop.loop import Run
+from train_loop.watching.metrics import largest_peak_memory
+from train_loop.watching.run_record import shown_perplexity
+
+
+def show_log() -> None:
+    """Print what `data` and `train_loop` have to say, once a machine; the libraries have handlers of their own."""
+    for name in ("data", "train_loop"):
+        logger = logging.getLogger(name)
+        logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
+
+
+def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
+    """Where the tokens went, and how a batch is spread."""
+    print_corpus(corpus)
+    in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
+    print(
+        f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
+        f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
+        f"{in_epoch}{plan.total_steps:,} in all"
+    )
+    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
+    print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")
+    if accelerator.device.type == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
+        print(f"         {idle}")
+
+
+def print_end(run: Run, final: EvalMetrics, unigram: float | None) -> None:
+    """How good the model is, what it took, and where everything is; to be called by all processes."""
+    memory = largest_peak_memory(run.accelerator)
+    if not run.accelerator.is_main_process:
+        return
+    if unigram is None:
+        compared = ""
+    elif final.eval_perplexity <= unigram:
+        compared = f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
+    else:
+        times = shown_perplexity(final.eval_perplexity / unigram)
+        compared = f", {times} times the unigram model's: worse than guessing by frequency alone"
+    in_one = " in one process" if run.accelerator.num_processes > 1 else ""
+    model, report = run.output_dir / "model", run.output_dir / "report.html"
+    print(f"\nperplexity {shown_perplexity(final.eval_perplexity)} on held-out text{compared}")
+    print(f"memory     {memory / 1e9:.2f} GB at the most{in_one}")
+    print(f"metrics    {run.output_dir / 'metrics.jsonl'}")
+    if report.exists():
+        print(f"report     {report}")
+    print(f"model      {model}")
+    print(f'try it     python -m launch.fill_mask --model {model} "The default {run.tokenizer.mask_token} is None."')

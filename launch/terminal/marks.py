@@ -1,0 +1,118 @@
+"""A row of a batch as text, with a mark at each token that is to be predicted.
+
+Without colours a masked token is written ``⟦the⟧``, a replaced one ``⟦cat→blue⟧``
+and a kept one ``⟦sat≡⟧``; in a terminal each kind has its own colour instead of
+the brackets. The marks' own characters are escaped where they are text, so
+nothing else can look like a mark.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from itertools import groupby
+from unicodedata import east_asian_width
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from launch.terminal.token_text import pieces, token_text, visible
+
+_OPEN, _BECOMES, _STAYS, _CLOSE = "⟦→≡⟧"
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_NEIGHBOURS = re.compile(r"(?<=\x1b\[0m)(?=\x1b\[[39])")  # two coloured marks with nothing between them
+_LONGEST_RUN = 3  # of one special token; a longer one is counted
+
+
+class Kind(Enum):
+    """What the model sees at a token that it is to predict; the value is its colour."""
+
+    MASKED = "\x1b[30;43m"  # black on yellow
+    REPLACED = "\x1b[97;41m"  # white on red
+    KEPT = "\x1b[30;42m"  # black on green
+
+
+def kind_of(label: int, seen: int, mask_token_id: int) -> Kind:
+    """A random token that happens to be the label counts as kept: nobody can tell."""
+    if seen == mask_token_id:
+        return Kind.MASKED
+    return Kind.KEPT if seen == label else Kind.REPLACED
+
+
+def mark(kind: Kind, label: str, seen: str, *, colours: bool) -> str:
+    """One mark; the space before a word is left outside of it, unless only one of the two texts has it."""
+    texts = [label, seen] if kind is Kind.REPLACED else [label]
+    lead = " " if all(text.startswith(" ") and text.strip() for text in texts) else ""
+    # Without a space in it, so that no line is broken there.
+    shown = _BECOMES.join(_inside(text.removeprefix(lead)) for text in texts)
+    if colours:
+        return f"{lead}{kind.value}{shown}{_RESET}"
+    return f"{lead}{_OPEN}{shown}{_STAYS if kind is Kind.KEPT else ''}{_CLOSE}"
+
+
+def _inside(text: str) -> str:
+    return visible(text, _OPEN + _BECOMES + _STAYS + _CLOSE).replace(" ", "␣")
+
+
+@dataclass(frozen=True)
+class RowWriter:
+    """Writes rows as text.
+
+    Attributes:
+        tokenizer: Of the corpus.
+        is_special: ``[V]`` bool.
+        colours: Whether to mark by colour.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    is_special: np.ndarray
+    colours: bool
+
+    def write(self, labels: list[int], seen: list[int], predicted: list[bool]) -> str:
+        """The text of a row, on one line.
+
+        Args:
+            labels: ``[L]``, the tokens of the text.
+            seen: ``[L]``, what the model gets in their place.
+            predicted: ``[L]``, which of them are to be predicted.
+        """
+        parts: list[tuple[str, bool]] = []  # (text, whether it is that of a special token)
+        start = 0
+        for piece in pieces(self.tokenizer, labels):
+            positions = range(start, start + piece.num_tokens)
+            start = positions.stop
+            marks = [self._mark(piece.text, positions, i, labels[i], seen[i]) for i in positions if predicted[i]]
+            if marks:
+                parts.append(("".join(marks), False))
+            else:
+                parts.append((visible(piece.text, _OPEN + _CLOSE), bool(self.is_special[labels[positions.start]])))
+        runs = ((text, is_special, len(list(run))) for (text, is_special), run in groupby(parts))
+        text = "".join(self._special(text, n) if is_special else text * n for text, is_special, n in runs)
+        return _NEIGHBOURS.sub("│", text).strip()
+
+    def _mark(self, text: str, positions: range, i: int, label: int, seen: int) -> str:
+        """The mark of a token; one that is a part of a character says which."""
+        part = f"({i - positions.start + 1}/{len(positions)})" if len(positions) > 1 else ""
+        kind = kind_of(label, seen, self.tokenizer.mask_token_id)
+        return mark(kind, text + part, token_text(self.tokenizer, seen), colours=self.colours)
+
+    def _special(self, text: str, count: int) -> str:
+        text = text * count if count <= _LONGEST_RUN else f"{text}x{count}"
+        return f"{_DIM}{text}{_RESET}" if self.colours else text
+
+
+def wrap(text: str, width: int, indent: str) -> str:
+    """Break a row at its spaces into lines of at most ``width`` columns."""
+    lines = [""]
+    for word in text.split(" "):
+        line = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and len(indent) + _width(line) > width:
+            lines.append(word)
+        else:
+            lines[-1] = line
+    return "\n".join(indent + line for line in lines)
+
+
+def _width(text: str) -> int:
+    """Columns in a terminal: two for East Asian characters and emoji, none for colours."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in _ESCAPES.sub("", text))

@@ -1,0 +1,95 @@
+"""Texts for a command: from its words, a file or standard input; and its results, to people or programs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from launch.run.settings import fail
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """What `open_texts`, `as_json` and `open_model` read."""
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: one a line of --file or standard input")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR_OR_ID", help="folder or Hub id of a masked language model"
+    )
+    parser.add_argument("--file", metavar="PATH", help=".txt, .jsonl, .csv, .parquet ..., also .gz and .zst")
+    parser.add_argument(
+        "--text_column", default="text", metavar="NAME", help="of a file with columns, dotted if nested (default: text)"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts in one forward (default: 32)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU if there is one)")
+    parser.add_argument("--dtype", help="such as bfloat16 (default: float32)")
+    parser.add_argument(
+        "--json",
+        action=argparse.BooleanOptionalAction,
+        help="one JSON line a text (default: where a file or a pipe is both read and written)",
+    )
+
+
+def as_json(options: argparse.Namespace) -> bool:
+    """Whether the results are for a program."""
+    return options.json if options.json is not None else not (options.texts or sys.stdout.isatty())
+
+
+def open_texts(options: argparse.Namespace) -> Iterator[str]:
+    """The texts of a command, from wherever they are, without blank lines.
+
+    A progress bar stands in the terminal while results go elsewhere.
+
+    Raises:
+        ValueError: There are texts and a file, or the file cannot be read.
+    """
+    if options.file is None:
+        return iter(options.texts) if options.texts else _lines(sys.stdin)
+    if options.texts:
+        raise ValueError("give texts or --file, not both")
+    path = Path(options.file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"--file {options.file}: no such file")
+    from data.documents import files  # reads Parquet too, whose library takes a while
+
+    if files.file_format(str(path)) is None:
+        raise ValueError(f"--file {options.file} must be one of {files.known_formats()}")
+    shows_bar = sys.stderr.isatty() and not sys.stdout.isatty()
+    total = sum(1 for _ in _rows(path, options.text_column)) if shows_bar else None
+    return iter(tqdm(_rows(path, options.text_column), total=total, unit=" texts", disable=not shows_bar))
+
+
+def _lines(file: Iterable[str]) -> Iterator[str]:
+    return (line.rstrip("\r\n") for line in file if line.strip())
+
+
+def _rows(path: Path, text_column: str) -> Iterator[str]:
+    from data.documents import readers
+    from data.documents.documents import text_of
+    from data.documents.ranges import Range
+
+    for row in readers.read(Range(str(path), 0, sys.maxsize), 0, text_column):
+        text = None if row.value is None else text_of(row.value, text_column)
+        if row.problem is not None or text is None:
+            columns = "" if row.value is None else f"; the columns are: {', '.join(row.value)}"
+            problem = row.problem or f"--text_column {text_column} holds no text{columns}"
+            raise ValueError(f"--file {readers.place(str(path), row.begin)}: {problem}")
+        yield text
+
+
+def own_mask(text: str, mask_token: str) -> str:
+    """Whichever of the two usual mask tokens was typed becomes the tokenizer's own."""
+    return text.replace("<mask>", mask_token).replace("[MASK]", mask_token)
+
+
+def run_or_fail(action: Callable[[], None]) -> None:
+    """Run what prints results; what the user can mend is one line and exit code 2, a reader that has left is none."""
+    try:
+        action()
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError) as error:
+        fail(error)

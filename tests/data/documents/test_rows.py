@@ -1,0 +1,84 @@
+"""What tells a source from another: the content on any machine, and on this one whatever has changed a file."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+
+from data.documents import files
+from data.documents.ranges import Range
+from data.documents.rows import FileRows, TableRows
+
+
+def test_the_identity_is_that_of_the_content(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            (tmp_path / name / f"{i}.txt").write_text(f"some text {i}\n" * (i * 10_000))
+
+    def identity(name: str) -> str:
+        return FileRows(tuple(str(tmp_path / name / f"{i}.txt") for i in range(3))).identity
+
+    assert identity("here") == identity("there")
+    times = (tmp_path / "there" / "2.txt").stat()
+    with (tmp_path / "there" / "2.txt").open("r+") as file:  # in place: the size and the time stay
+        file.write("other")
+    os.utime(tmp_path / "there" / "2.txt", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert identity("here") != identity("there")
+
+
+def test_the_identity_of_much_text_is_that_of_pieces_and_of_all_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 MB in files of many sizes, hashed by 64 pieces of 256 bytes."""
+    monkeypatch.setattr(files, "_HASHED_WHOLE", 1000)
+    monkeypatch.setattr(files, "_PIECE", 256)
+    monkeypatch.setattr(files, "_NUM_PIECES", 64)
+    sizes = [1, 400_000, 0, 100, 100, 16_384, 600_000, 32_000, 7]
+    paths = tuple(str(tmp_path / f"{i}.txt") for i in range(len(sizes)))
+    for path, size in zip(paths, sizes, strict=True):
+        Path(path).write_bytes(os.urandom(size))
+    read: list[int] = []
+    first = files.identity(paths)
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            read.append(size or 0)
+            return super().read(size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open_raw", Counted)
+        assert files.identity(paths) == first
+    assert 60 <= len(read) <= 66
+    for path in (paths[1], paths[6]):
+        content = Path(path).read_bytes()
+        Path(path).write_bytes(bytes(18_000) + content[18_000:])  # longer than from one piece to the end of the next
+        assert files.identity(paths) != first
+        Path(path).write_bytes(content)
+        assert files.identity(paths) == first
+    Path(paths[8]).write_bytes(bytes(8))
+    assert files.identity(paths) != first  # the size of each counts
+
+
+def test_a_copy_with_the_same_time_and_size_is_another_version(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.txt", tmp_path / "b.txt"
+    path.write_text("one")
+    other.write_text("two")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    rows = FileRows((str(path),))
+    first = rows.version
+    assert rows.version == first
+    shutil.copy2(other, path)  # as cp -p
+    assert path.stat().st_mtime_ns == other.stat().st_mtime_ns
+    assert rows.version != first
+
+
+def test_a_column_of_the_very_name_of_a_table(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list([{"answers": {"text": ["a", "b"]}, "n": 1}])
+    (row,) = TableRows(table).read(Range("", 0, 1), 0, "answers.text")
+    assert row.value == {"answers": {"text": ["a", "b"]}}
+    (row,) = TableRows(table.flatten()).read(Range("", 0, 1), 0, "answers.text")
+    assert row.value == {"answers.text": ["a", "b"]}

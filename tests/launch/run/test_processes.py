@@ -1,0 +1,59 @@
+"""What is said of a world; tests/distributed starts real ones."""
+
+import pytest
+import torch
+
+from launch.run.processes import idle_gpus, requested_processes, start_accelerator
+from train_loop.config import TrainConfig
+
+
+def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
+    line = idle_gpus(available=8, used=1)
+    assert line is not None
+    assert line.startswith("7 of 8 GPUs are idle")
+    assert "--multi_gpu --num_processes 8" in line
+    assert idle_gpus(available=8, used=8) is None
+    assert idle_gpus(available=0, used=2) is None
+
+
+def test_nothing_was_requested_where_no_launcher_did() -> None:
+    assert requested_processes() is None
+
+
+@pytest.mark.parametrize("local_processes", [1, 2])
+def test_the_cores_are_shared_out(local_processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_processes))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    before = torch.get_num_threads()
+    try:
+        start_accelerator(TrainConfig())
+        assert torch.get_num_threads() == 6 // local_processes
+        start_accelerator(TrainConfig(cpu_threads=1))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("USE_FSDP", "true", "FSDP is not supported: use distributed_type MULTI_GPU"),
+        ("USE_DEEPSPEED", "true", "DEEPSPEED is not supported: use distributed_type MULTI_GPU"),
+        ("USE_MEGATRON_LM", "true", "MEGATRON_LM is not supported: use distributed_type MULTI_GPU"),
+        ("MIXED_PRECISION", "fp8", "mixed_precision fp8 is not supported: use bf16"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend INDUCTOR is not supported: .* and use --torch_compile true"),
+    ],
+)
+def test_a_world_or_mode_that_the_loop_does_not_drive_is_refused(
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_{variable}", value)
+    with pytest.raises(ValueError, match=message) as caught:
+        start_accelerator(TrainConfig())
+    assert "\n" not in str(caught.value)
+
+
+def test_what_accelerate_launch_sets_where_nothing_is_compiled_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And buffers, which are constants, are not sent to all processes at each forward."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    assert not start_accelerator(TrainConfig(cpu_threads=1)).ddp_handler.broadcast_buffers

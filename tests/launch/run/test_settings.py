@@ -1,0 +1,218 @@
+"""Settings: a recipe gives, the command line overrides, everything else is one clear line and exit code 2."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.run.settings import GROUPS, RECIPES, Command, documentation, parse_settings
+from launch.train import COMMAND
+from train_loop import TrainConfig, plan_batches
+
+OTHER = Command(
+    "python -m launch.other", "Something else.", {"pages": {"type": int, "metavar": "N", "help": "How many."}}
+)
+
+
+def _error(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Command = COMMAND) -> str:
+    with pytest.raises(SystemExit) as caught:
+        parse_settings(arguments, command)
+    assert caught.value.code == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_every_setting_has_one_name_and_a_documentation() -> None:
+    fields = [field for config in GROUPS.values() for field in dataclasses.fields(config)]
+    assert [name for name, count in Counter(f.name for f in fields).items() if count > 1] == []
+    texts = {name: text for config in GROUPS.values() for name, text in documentation(config).items()}
+    assert set(texts) == {f.name for f in fields}
+    assert [name for name, text in texts.items() if len(text) < 15 or not text.endswith(".")] == []
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_what_it_needs(path: Path) -> None:
+    settings, _ = parse_settings(["--recipe", path.stem], COMMAND)
+    assert settings.train.output_dir == f"runs/{path.stem}"
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("Needs:" in line for line in header)
+    assert any("Takes:" in line for line in header)
+
+
+def test_the_guides_recipe_is_the_guides() -> None:
+    settings, _ = parse_settings(["--recipe", "eli5"], COMMAND)
+    values = settings.as_dict()
+    guide = {
+        "dataset_split": "train[:5000]",
+        "text_column": "answers.text",
+        "eval_fraction": 0.2,
+        "block_size": 128,
+        "mlm_probability": 0.15,
+        "learning_rate": 2e-5,
+        "weight_decay": 0.01,
+        "num_train_epochs": 3.0,
+        "global_batch_size": 8,
+        "lr_scheduler_type": "linear",
+        "model_name_or_path": "distilbert/distilroberta-base",
+    }
+    assert {name: values[name] for name in guide} == guide
+
+
+def test_the_command_line_overrides_the_recipe() -> None:
+    settings, _ = parse_settings(
+        ["--recipe", "quickstart", "--max_steps", "7", "--learning_rate=1e-4", "--probe"], COMMAND
+    )
+    assert (settings.train.max_steps, settings.train.learning_rate, settings.train.probe) == (7, 1e-4, ())
+    assert settings.train.optimizer == "muon"
+
+
+def test_values_of_every_kind() -> None:
+    words = (
+        "--model_type bert --model_config hidden_size=32 hidden_act=relu layer_norm_eps=1e-6 --train_tokenizer "
+        "--max_steps none --overwrite_output_dir true --eval_on_start false --probe a<mask> b<mask> --block_size 1e2"
+    )
+    settings, _ = parse_settings(words.split(), COMMAND)
+    assert settings.model.model_config == {"hidden_size": 32, "hidden_act": "relu", "layer_norm_eps": 1e-6}
+    assert settings.train.probe == ("a<mask>", "b<mask>")
+    assert (settings.data.train_tokenizer, settings.train.overwrite_output_dir) == (True, True)
+    assert (settings.train.eval_on_start, settings.train.max_steps, settings.data.block_size) == (False, None, 100)
+
+
+def test_resolved_settings_are_a_recipe_again(tmp_path: Path) -> None:
+    settings, _ = parse_settings(["--recipe", "quickstart"], COMMAND)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings.as_dict()))
+    assert parse_settings(["--recipe", str(path)], COMMAND)[0] == settings
+
+
+def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("model_type: bert\nlearning_rate: 2e-5\nlr_scheduler_kwargs: {power: 1e-1}\n")
+    settings, _ = parse_settings(["--recipe", str(path)], COMMAND)
+    assert settings.train.learning_rate == 2e-5
+    assert settings.train.lr_scheduler_kwargs == {"power": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--recipe quikstart", "did you mean 'quickstart'?"),
+        ("--recipe missing.yaml", "there is no such recipe or file"),
+        ("--recipe quickstart --lerning_rate 1", "unknown setting --lerning_rate; did you mean --learning_rate?"),
+        ("--recipe quickstart --block-size 1", "did you mean --block_size?"),
+        ("--recipe quickstart --learning_rat 1", "did you mean --learning_rate?"),
+        ("--recipe quickstart extra", "'extra' is not expected here"),
+        ("--recipe quickstart --learning_rate", "--learning_rate: expected one argument"),
+        ("--recipe quickstart --learning_rate fast", "learning_rate='fast' is not a number"),
+        ("--recipe quickstart --max_steps 1.5", "max_steps='1.5' is not a whole number"),
+        ("--recipe quickstart --eval_on_start maybe", "eval_on_start='maybe' is not true or false"),
+        (
+            "--recipe quickstart --per_device_train_batch_size car",
+            "per_device_train_batch_size='car' is not a whole number",
+        ),
+        (
+            "--model_type bert --gradient_accumulation_steps 2 --per_device_train_batch_size auto",
+            "give global_batch_size instead",
+        ),
+        ("--recipe quickstart --optimizer adam", "optimizer='adam' must be one of: adamw, muon; did you mean 'adamw'?"),
+        ("--recipe quickstart --model_config hidden_size", "is not a map, written name=value"),
+        ("--recipe quickstart --seed none", "seed='none' is not a whole number"),
+        ("--recipe quickstart --mlm_probability 0", "mlm_probability=0.0 must be between 0 and 1"),
+        ("--recipe quickstart --mlm_probability 1.5", "mlm_probability=1.5 must be between 0 and 1"),
+        ("--recipe quickstart --random_replace_prob 0.3", "add up to more than 1"),
+        ("--recipe quickstart --block_size 1", "block_size=1 must be at least 2"),
+        ("--recipe quickstart --gradient_accumulation_steps 2", "say the same thing twice"),
+        ("--recipe quickstart --learning_rate nan", "learning_rate=nan must be a positive number"),
+        ("--recipe quickstart --probe hello", "probe 'hello' must have one <mask>"),
+        ("--recipe quickstart --model_name_or_path x", "give one of model_name_or_path"),
+        ("--recipe quickstart --tokenizer_name_or_path x", "give one of them"),
+        ("--recipe eli5 --eval_split test", "give one of them"),
+        ("", "give one of model_name_or_path"),
+    ],
+)
+def test_a_wrong_word_is_one_clear_line(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in _error(words.split(), capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rte: 1", "unknown setting learning_rte; did you mean learning_rate?"),
+        ("just words", "must hold lines of the form 'name: value'"),
+        ("a: [", "is not YAML"),
+        ("train_tokenizer: 3", "train_tokenizer=3 is not true or false"),
+        ("probe: one", "probe='one' is not a list"),
+        ("model_config: 3", "model_config=3 is not a map"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_line(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(content)
+    assert message in _error(["--recipe", str(path)], capsys)
+
+
+def test_help_names_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_settings(["--help"], COMMAND)
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for config in GROUPS.values():
+        for field in dataclasses.fields(config):
+            assert f"--{field.name}" in text
+    assert "Default: 5e-05." in text
+
+
+def test_a_command_has_its_own_options_and_the_settings_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    settings, options = parse_settings(["--recipe", "quickstart", "--pages", "3", "--block_size", "64"], OTHER)
+    assert (settings.data.block_size, options.pages) == (64, 3)
+    assert "did you mean --pages?" in _error(["--page", "3"], capsys, OTHER)
+    assert "--dry_run" not in _error(["--dry_rum"], capsys, OTHER).partition(";")[2]
+    assert "--pages" not in _error(["--page", "3"], capsys)
+    assert "--pages: invalid int value: 'x'" in _error(["--pages", "x"], capsys, OTHER)
+    with pytest.raises(SystemExit):
+        parse_settings(["--help"], OTHER)
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m launch.other [--recipe NAME] [--SETTING VALUE ...] [--pages N]\n")
+    assert "--block_size" not in text
+    assert "python -m launch.train --help" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "expected"),
+    [
+        ({}, 1, (32, 32, 1)),
+        ({}, 8, (32, 4, 1)),
+        ({"global_batch_size": 10}, 3, (10, 4, 1)),
+        ({"global_batch_size": 64, "per_device_train_batch_size": 8}, 2, (64, 8, 4)),
+        ({"gradient_accumulation_steps": 4, "per_device_train_batch_size": 16}, 2, (128, 16, 4)),
+        ({"gradient_accumulation_steps": 4}, 1, (32, 8, 4)),
+    ],
+)
+def test_the_batch_arithmetic(settings: dict[str, int], processes: int, expected: tuple[int, int, int]) -> None:
+    plan = plan_batches(TrainConfig(**settings), blocks_per_epoch=1000, num_processes=processes)  # type: ignore[arg-type]
+    assert (plan.global_batch_size, plan.micro_batch_size, plan.micro_batches_per_step) == expected
+    assert plan.steps_per_epoch == -(-1000 // plan.global_batch_size)
+    assert plan.total_steps == 3 * plan.steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "message"),
+    [
+        ({"global_batch_size": 4}, 8, "global_batch_size=4 is less than one block for each of 8 processes"),
+        (
+            {"global_batch_size": 16, "per_device_train_batch_size": 16},
+            2,
+            "use --per_device_train_batch_size 8, or --global_batch_size 32",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out(settings: dict[str, int], processes: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_batches(TrainConfig(**settings), blocks_per_epoch=1000, num_processes=processes)  # type: ignore[arg-type]

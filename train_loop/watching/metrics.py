@@ -1,0 +1,130 @@
+"""Numbers of a run: summed on the device, read when they are logged, always in ``metrics.jsonl``."""
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from train_loop.evaluate import sum_over_processes
+from train_loop.speed.flops import Arithmetic
+from train_loop.step import StepMetrics
+
+
+class TrainWindow:
+    """The updates since the last training row.
+
+    Adding an update waits for nothing; reading does, and lets all processes' sums meet.
+    """
+
+    def __init__(self, accelerator: Accelerator, learning_rate: float, arithmetic: Arithmetic) -> None:
+        self._accelerator = accelerator
+        self._arithmetic = arithmetic
+        self._learning_rate = learning_rate
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new window now; evaluations and saving are so kept out of the throughput."""
+        self._start = time.perf_counter()
+        self._updates: list[StepMetrics] = []
+
+    @property
+    def num_steps(self) -> int:
+        """Updates in the window."""
+        return len(self._updates)
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Count one update in."""
+        self._updates.append(metrics)
+
+    def take_left_out(self) -> list[StepMetrics]:
+        """Take the updates that were left out, because they were not finite, out of the window."""
+        flags = torch.stack([update.is_left_out for update in self._updates]).tolist()
+        taken = [update for update, is_left_out in zip(self._updates, flags, strict=True) if is_left_out]
+        self._updates = [update for update, is_left_out in zip(self._updates, flags, strict=True) if not is_left_out]
+        return taken
+
+    def read(self) -> dict[str, float]:
+        """A training row, over all processes; then begin anew.
+
+        ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
+        ``grad_norm`` are of its last update, ``num_tokens`` and ``tokens_per_second`` count all tokens,
+        ``flop_utilization`` is the share of the devices' matrix-product rate that
+        went into arithmetic which the loss needs, and ``peak_memory_bytes`` is of
+        the process that took most, since the run began.
+        """
+        last = self._updates[-1]
+        local_loss = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum()
+        local_tokens = torch.tensor(sum(update.num_tokens for update in self._updates)).double()
+        loss_sum, num_tokens = sum_over_processes(self._accelerator, [torch.stack([local_loss, local_tokens])])
+        num_masked = int(torch.stack([update.num_masked for update in self._updates]).sum())
+        seconds = time.perf_counter() - self._start
+        flops = self._arithmetic.flops.of(num_tokens, num_masked)
+        row = {
+            "loss": loss_sum / num_masked,
+            "learning_rate": self._learning_rate * last.lr_factor,
+            "grad_norm": float(last.grad_norm),
+            "num_masked_tokens": num_masked,
+            "num_tokens": int(num_tokens),
+            "tokens_per_second": num_tokens / seconds,
+            "flop_utilization": flops / seconds / self._arithmetic.rate,
+            "peak_memory_bytes": largest_peak_memory(self._accelerator),
+        }
+        self.reset()
+        return row
+
+
+def largest_peak_memory(accelerator: Accelerator) -> int:
+    """Bytes of the process that took most; to be called by all of them."""
+    local = torch.tensor([peak_memory()], device=accelerator.device)
+    return int(accelerator.gather(local).max())
+
+
+def peak_memory() -> int:
+    """Bytes of the GPU's tensors at their most; without a GPU, of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        # Not getrusage: its peak is inherited from the process that started this one.
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class MetricsFile:
+    """``metrics.jsonl``, one row a line; written by the main process only."""
+
+    def __init__(self, path: Path, *, keep: Callable[[dict[str, Any]], bool], writes: bool) -> None:
+        """Begin with the earlier rows that are kept: the run that goes on from there writes the later ones."""
+        self._path = path
+        self._writes = writes
+        self._start = time.perf_counter()
+        if writes:
+            kept: list[str] = []
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and keep(json.loads(line))]
+            if kept:
+                self._start -= json.loads(kept[-1]).get("seconds", 0.0)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(path)
+
+    @property
+    def seconds(self) -> float:
+        """The run's time so far, over all its starts, without the time between them."""
+        return time.perf_counter() - self._start
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row; it is in the file when this returns. What is not finite is null: JSON has no infinity."""
+        if self._writes:
+            row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
