@@ -86,6 +86,11 @@ class DataConfig:
     cache_dir: str = "~/.cache/mlm-train-loop"
     """Where tokenized blocks and the embedded corpus are kept."""
 
+    @property
+    def needs_words(self) -> bool:
+        """Whether the masking has to know where words begin."""
+        return MASKINGS[self.masking].needs_words
+
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_combinations()

@@ -75,7 +75,7 @@ def _versions() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    from data.blocks.store import available_cores
+    from data.cores import available_cores
     from train_loop.speed.flops import matmul_rate
 
     cpu = torch.device("cpu")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from data.batches.collator import MaskedBatch
+from data.batch import MaskedBatch
 from launch.run.corpus import Corpus, open_corpus, print_corpus
 from launch.run.loaders import train_loader
 from launch.run.settings import Command, Settings, fail, parse_settings

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from data.batches.collator import MaskedBatch
+from data.batch import MaskedBatch
 from train_loop.objective import MaskedLMObjective
 
 

@@ -14,7 +14,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.batches.collator import MaskedBatch
+from data.batch import MaskedBatch
 from train_loop.checkpoint import TrainState, save_model
 from train_loop.config import BatchPlan, TrainConfig
 from train_loop.evaluate import EvalMetrics, evaluate

@@ -24,7 +24,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from data.batches.collator import MaskedBatch
+from data.batch import MaskedBatch
 from train_loop.optim import set_learning_rates
 
 

@@ -15,7 +15,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS
 from data.batches.order import mixture
 from data.blocks.grouping import GROUPINGS
 from data.blocks.store import token_format
@@ -77,7 +76,7 @@ class _Source:
         self._documents = corpus.documents[number]
         self._config = corpus.config
         self._stream = stream
-        self._encode = encoder(corpus.tokenizer, with_words=MASKINGS[corpus.config.masking].needs_words)
+        self._encode = encoder(corpus.tokenizer, with_words=corpus.config.needs_words)
         self._cursor = START
         self._rest = np.zeros(0, dtype=np.uint32)
         self._num_given = 0  # of the blocks of the texts at the cursor

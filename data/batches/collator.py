@@ -1,66 +1,14 @@
-"""Blocks to `MaskedBatch`: the one thing that the training half knows of the data half."""
+"""Blocks to `MaskedBatch`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from data.batches.masking import MASKINGS, Vocabulary, replacements, uniform
+from data.batch import MaskedBatch
+from data.batches.masking import MASKINGS, replacements, uniform
 from data.blocks.tokens import DOCUMENT_START, ID_MASK, WORD_START
-
-
-@dataclass(frozen=True)
-class MaskedBatch:
-    """A micro-batch of B blocks of L tokens, M of which are to be predicted.
-
-    Attributes:
-        input_ids: ``[B, L]`` int64, after masking.
-        masked_positions: ``[M]`` int64, positions in the flattened ``[B * L]``,
-            so that no forward has to search for them.
-        labels: ``[M]`` int64, the tokens that were there.
-        attention_mask: ``[B, L]`` int64, or None where no block is padded: a mask
-            of ones costs a wait for the GPU and the fast attention path.
-        block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout. -1: no
-            block, but mask tokens for a process without a share.
-        position_ids: ``[B, L]`` int64, from 0 in each document, where attention
-            stays inside documents; else None.
-    """
-
-    input_ids: torch.Tensor
-    masked_positions: torch.Tensor
-    labels: torch.Tensor
-    attention_mask: torch.Tensor | None
-    block_ids: torch.Tensor
-    position_ids: torch.Tensor | None = None
-
-    @property
-    def num_masked(self) -> int:
-        """M."""
-        return self.labels.numel()
-
-    @property
-    def num_tokens(self) -> int:
-        """B * L; 0 where there is no block."""
-        return int((self.block_ids >= 0).sum()) * self.input_ids.shape[1]
-
-    def pin_memory(self) -> "MaskedBatch":
-        """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""
-        return self._map(torch.Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> "MaskedBatch":
-        """On the device, without waiting for the copy; ``block_ids`` stay on the CPU."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MaskedBatch":
-        return MaskedBatch(
-            input_ids=function(self.input_ids),
-            masked_positions=function(self.masked_positions),
-            labels=function(self.labels),
-            attention_mask=None if self.attention_mask is None else function(self.attention_mask),
-            block_ids=self.block_ids,
-            position_ids=None if self.position_ids is None else function(self.position_ids),
-        )
+from data.blocks.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

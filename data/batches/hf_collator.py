@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS, Vocabulary, replacements, uniform
-from data.blocks.tokenization import vocabulary
+from data.batches.masking import MASKINGS, replacements, uniform
+from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.blocks.words import require_words, word_starts
 
 _IGNORED = -100  # the label that cross entropy leaves out

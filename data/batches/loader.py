@@ -7,7 +7,7 @@ pinning; each of its items is a whole micro-batch.
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.batches.collator import Collator, MaskedBatch
+from data.batch import MaskedBatch
+from data.batches.collator import Collator
 from data.batches.order import Batch, Order, micro_batches, share
 from data.blocks.store import Blocks
 from data.config import DataConfig
@@ -52,6 +53,7 @@ class TrainLoader:
         micro_batch_size: At most this many blocks in one micro-batch.
         rank, num_processes: Which contiguous share of each global batch is this process's.
         config: How many workers.
+        source_names: Of the sources of the blocks.
     """
 
     dataset: MicroBatches
@@ -62,6 +64,7 @@ class TrainLoader:
     num_processes: int
     device: torch.device
     config: DataConfig
+    source_names: Sequence[str] = ()
 
     def plan(self, step: int) -> list[Plan]:
         """Each of this process's micro-batches of an update."""

@@ -18,11 +18,12 @@ function, registered in `MASKINGS`; how the rate moves during a run is one in
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from data.batches.hashing import hash64, key64
+from data.blocks.vocabulary import Vocabulary
 
 # Span lengths in words (Joshi et al. 2020, section 3.1): geometric with p = 0.2, at most 10, renormalised.
 _SPAN_LENGTHS = np.arange(1, 11)
@@ -33,24 +34,6 @@ _REST_PROBABILITIES = _SPAN_PROBABILITIES[::-1].cumsum()[::-1] / _SPAN_MEAN
 
 # One salt for each use of `fresh`, so that no two uses share a number.
 _FIXED_KIND, _SPAN_GAP, _SPAN_LENGTH, _SPAN_REST, _SPAN_KIND = range(1, 6)
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What masking needs to know of a tokenizer.
-
-    Attributes:
-        mask_token_id: What a masked token becomes.
-        is_special: ``[V]`` bool; special tokens are never chosen and never drawn.
-        regular_ids: ``[V - specials]``, what random replacements are drawn from.
-    """
-
-    mask_token_id: int
-    is_special: np.ndarray
-    regular_ids: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "regular_ids", np.flatnonzero(~self.is_special))
 
 
 def uniform(block_ids: np.ndarray, length: int, seed: int, passes: np.ndarray | int) -> np.ndarray:

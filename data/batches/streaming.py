@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from data.batch import MaskedBatch
 from data.batches.chunks import Arrays, Chunk, Chunks, StreamCorpus
-from data.batches.collator import Collator, MaskedBatch
+from data.batches.collator import Collator
 from data.batches.hashing import hash64, key64
 from data.batches.loader import items_of, worker_options
 from data.documents.ranges import DataError
@@ -125,6 +126,7 @@ class StreamLoader:
             ValueError: There are fewer logical streams than processes.
         """
         self._config = corpus.config
+        self.source_names = [source.name for source in corpus.documents]
         if self._config.num_streams < num_processes:
             raise ValueError(
                 f"num_streams={self._config.num_streams} is less than one logical stream for each of "

@@ -25,11 +25,12 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from data.batches.masking import MASKINGS
 from data.blocks.grouping import GROUPINGS
-from data.blocks.tokenization import encoder, tokenizer_fingerprint, vocab_size
+from data.blocks.tokenization import encoder, tokenizer_fingerprint
 from data.blocks.tokens import ID_MASK, TokenFormat
+from data.blocks.vocabulary import vocab_size
 from data.config import DataConfig
+from data.cores import available_cores
 from data.documents.documents import Documents
 
 logger = logging.getLogger(__name__)
@@ -151,9 +152,7 @@ class JoinedBlocks:
 
 def token_format(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TokenFormat:
     """How these settings' tokens are stored."""
-    return TokenFormat(
-        vocab_size(tokenizer), keeps_flags=config.document_attention or MASKINGS[config.masking].needs_words
-    )
+    return TokenFormat(vocab_size(tokenizer), keeps_flags=config.document_attention or config.needs_words)
 
 
 def build_blocks(
@@ -253,7 +252,7 @@ def _write(
     max_blocks: int | None,
 ) -> None:
     form = token_format(tokenizer, config)
-    encode = encoder(tokenizer, with_words=MASKINGS[config.masking].needs_words)
+    encode = encoder(tokenizer, with_words=config.needs_words)
     group = GROUPINGS[config.grouping]
     num_documents = num_bad = num_tokens = 0
     token_counts = np.zeros(form.vocab_size, dtype=np.int64)
@@ -296,11 +295,6 @@ def _write(
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
 
 
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Map in order, in as many threads as there are cores: the tokenizer works outside Python's lock."""
     num_threads = available_cores()
@@ -322,6 +316,6 @@ def _fingerprint(
         [source.fingerprint for source in documents],
         tokenizer_fingerprint(tokenizer),
         (config.block_size, config.grouping, config.last_block, max_blocks),
-        (config.document_attention, MASKINGS[config.masking].needs_words),
+        (config.document_attention, config.needs_words),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -14,7 +14,6 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from data.batches.masking import Vocabulary
 from data.blocks.tokens import flagged
 from data.blocks.words import require_words, word_starts
 from data.config import DataConfig
@@ -174,18 +173,6 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
 
 def _flat(ids: Iterable[list[int]]) -> np.ndarray:
     return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
-
-
-def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """V, one more than the largest token id: ``len(tokenizer)`` is less where ids have gaps."""
-    return max(tokenizer.get_vocab().values()) + 1
-
-
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """What masking needs to know of the tokenizer."""
-    is_special = np.zeros(vocab_size(tokenizer), dtype=bool)
-    is_special[tokenizer.all_special_ids] = True
-    return Vocabulary(mask_token_id=tokenizer.mask_token_id, is_special=is_special)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -29,7 +29,7 @@ from data.batches.collator import Collator
 from data.batches.loader import MicroBatches, TrainLoader
 from data.batches.order import Order
 from data.blocks.store import TokenBlocks
-from data.blocks.tokenization import vocab_size, vocabulary
+from data.blocks.vocabulary import vocab_size, vocabulary
 from data.config import DataConfig
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.model import open_model

@@ -24,9 +24,11 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 from data.batches.collator import Collator
 from data.batches.loader import MicroBatches, TrainLoader
 from data.batches.order import Order
-from data.blocks.store import available_cores, build_blocks
-from data.blocks.tokenization import open_tokenizer, vocabulary
+from data.blocks.store import build_blocks
+from data.blocks.tokenization import open_tokenizer
+from data.blocks.vocabulary import vocabulary
 from data.config import DataConfig
+from data.cores import available_cores
 from launch.benchmarks import guide, measuring
 from launch.benchmarks.measuring import in_child
 from launch.benchmarks.text import Text, add_text_options, write_text

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, pipeline
 
-from data.blocks.tokenization import vocab_size
+from data.blocks.vocabulary import vocab_size
 from launch.benchmarks import measuring
 from launch.benchmarks.contenders import add_model_options, model_config
 from launch.benchmarks.text import Text, add_text_options, write_text

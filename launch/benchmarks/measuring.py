@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
-from data.blocks.store import available_cores
+from data.cores import available_cores
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from data.blocks.store import available_cores, build_blocks
+from data.blocks.store import build_blocks
 from data.blocks.tokenization import open_tokenizer
+from data.cores import available_cores
 from launch.benchmarks import measuring
 from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
 from launch.benchmarks.measuring import Spread, in_child, ratios

@@ -12,9 +12,10 @@ import yaml
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from data.batches.collator import MaskedBatch
+from data.batch import MaskedBatch
 from data.batches.loader import eval_batches
-from data.blocks.tokenization import tokenizer_fingerprint, vocab_size
+from data.blocks.tokenization import tokenizer_fingerprint
+from data.blocks.vocabulary import vocab_size
 from data.documents.ranges import DataError
 from launch.run.corpus import Corpus, open_corpus
 from launch.run.environment import record_start

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from data.batches.masking import Vocabulary
 from data.batches.order import blocks_per_epoch
 from data.blocks.store import TokenBlocks, build_blocks
-from data.blocks.tokenization import open_tokenizer, vocabulary
+from data.blocks.tokenization import open_tokenizer
+from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.config import DataConfig
 from data.documents.documents import Documents, open_documents
 from launch.run.settings import Settings

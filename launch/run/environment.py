@@ -13,7 +13,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from data.blocks.store import available_cores
+from data.cores import available_cores
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")

@@ -18,7 +18,7 @@ from accelerate.commands.config.config_args import default_config_file, load_con
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DDPCommunicationHookType, ProjectConfiguration
 
-from data.blocks.store import available_cores
+from data.cores import available_cores
 from train_loop.config import TrainConfig
 from train_loop.watching.trackers import check_trackers
 

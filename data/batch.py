@@ -1,0 +1,82 @@
+"""What the training half knows of the data half: a batch, and who hands out batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """A micro-batch of B blocks of L tokens, M of which are to be predicted.
+
+    Attributes:
+        input_ids: ``[B, L]`` int64, after masking.
+        masked_positions: ``[M]`` int64, positions in the flattened ``[B * L]``,
+            so that no forward has to search for them.
+        labels: ``[M]`` int64, the tokens that were there.
+        attention_mask: ``[B, L]`` int64, or None where no block is padded: a mask
+            of ones costs a wait for the GPU and the fast attention path.
+        block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout. -1: no
+            block, but mask tokens for a process without a share.
+        position_ids: ``[B, L]`` int64, from 0 in each document, where attention
+            stays inside documents; else None.
+    """
+
+    input_ids: torch.Tensor
+    masked_positions: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor | None
+    block_ids: torch.Tensor
+    position_ids: torch.Tensor | None = None
+
+    @property
+    def num_masked(self) -> int:
+        """M."""
+        return self.labels.numel()
+
+    @property
+    def num_tokens(self) -> int:
+        """B * L; 0 where there is no block."""
+        return int((self.block_ids >= 0).sum()) * self.input_ids.shape[1]
+
+    def pin_memory(self) -> "MaskedBatch":
+        """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> "MaskedBatch":
+        """On the device, without waiting for the copy; ``block_ids`` stay on the CPU."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MaskedBatch":
+        return MaskedBatch(
+            input_ids=function(self.input_ids),
+            masked_positions=function(self.masked_positions),
+            labels=function(self.labels),
+            attention_mask=None if self.attention_mask is None else function(self.attention_mask),
+            block_ids=self.block_ids,
+            position_ids=None if self.position_ids is None else function(self.position_ids),
+        )
+
+
+class Loader(Protocol):
+    """Hands a process its micro-batches, from any update on."""
+
+    @property
+    def source_names(self) -> Sequence[str]:
+        """Of the sources of the text."""
+
+    def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
+        """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a loader needs to go on after the last update that was taken; empty where the step says it all."""
+
+    def tokens_by_source(self, step: int) -> np.ndarray:
+        """``[S]``: tokens of each source in the updates before ``step`` that this process counts."""
+
+    @property
+    def bad_rows(self) -> int | None:
+        """Rows that this process passed over so far; None where they are not counted on the way."""

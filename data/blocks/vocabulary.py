@@ -1,0 +1,36 @@
+"""What masking needs to know of a tokenizer: which ids there are, and which of them are special."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking needs to know of a tokenizer.
+
+    Attributes:
+        mask_token_id: What a masked token becomes.
+        is_special: ``[V]`` bool; special tokens are never chosen and never drawn.
+        regular_ids: ``[V - specials]``, what random replacements are drawn from.
+    """
+
+    mask_token_id: int
+    is_special: np.ndarray
+    regular_ids: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "regular_ids", np.flatnonzero(~self.is_special))
+
+
+def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """V, one more than the largest token id: ``len(tokenizer)`` is less where ids have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """What masking needs to know of the tokenizer."""
+    is_special = np.zeros(vocab_size(tokenizer), dtype=bool)
+    is_special[tokenizer.all_special_ids] = True
+    return Vocabulary(mask_token_id=tokenizer.mask_token_id, is_special=is_special)
