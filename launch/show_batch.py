@@ -18,7 +18,7 @@ from launch.run.loaders import train_loader
 from launch.run.settings import Command, Settings, fail, parse_settings
 from launch.terminal.marks import Kind, RowWriter, kind_of, mark, wrap
 from launch.terminal.token_text import token_text, visible
-from train_loop.config import BatchPlan, plan_batches
+from train_loop.plan import BatchPlan, plan_batches
 
 COMMAND = Command(
     prog="python -m launch.show_batch",

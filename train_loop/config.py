@@ -1,7 +1,7 @@
 """Settings of the training half: which model, how it is trained, what is written."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -218,79 +218,4 @@ class TrainConfig:
         return self.load_best_model_at_end or self.early_stopping_patience is not None
 
 
-_DEFAULT_GLOBAL_BATCH_SIZE = 32
 _TRACKERS = ("tensorboard", "wandb", "trackio")
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How a global batch is spread: the numbers that ``--dry_run`` prints.
-
-    Attributes:
-        global_batch_size: Blocks per update.
-        micro_batch_size: Blocks that a process takes at once.
-        micro_batches_per_step: Forwards and backwards of a process in an update (gradient accumulation).
-        steps_per_epoch: Updates in an epoch; the last may be smaller. None when streaming.
-        total_steps: Updates in the run.
-        eval_steps: Updates between evaluations.
-    """
-
-    global_batch_size: int
-    micro_batch_size: int
-    micro_batches_per_step: int
-    steps_per_epoch: int | None
-    total_steps: int
-    eval_steps: int
-
-    def cut(self, micro_batches_per_step: int) -> "BatchPlan":
-        """The same updates in so many micro-batches; the plan must have one."""
-        size = -(-self.micro_batch_size // micro_batches_per_step)
-        number = -(-self.micro_batch_size // size)
-        return replace(self, micro_batch_size=size, micro_batches_per_step=number)
-
-
-def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processes: int) -> BatchPlan:
-    """Work out the batch arithmetic.
-
-    Args:
-        blocks_per_epoch: None when streaming.
-
-    Raises:
-        ValueError: The global batch cannot be shared out as the settings say.
-    """
-    per_device = None if config.per_device_train_batch_size == "auto" else config.per_device_train_batch_size
-    if config.gradient_accumulation_steps is not None:
-        global_batch_size = (per_device or 8) * config.gradient_accumulation_steps * num_processes
-    else:
-        global_batch_size = config.global_batch_size or _DEFAULT_GLOBAL_BATCH_SIZE
-    if global_batch_size < num_processes:
-        raise ValueError(
-            f"global_batch_size={global_batch_size} is less than one block for each of {num_processes} processes: "
-            f"use --global_batch_size {num_processes} or more, or fewer processes"
-        )
-    largest_share = -(-global_batch_size // num_processes)
-    if config.gradient_accumulation_steps is not None:
-        per_device = per_device or 8
-    micro_batch_size = per_device or largest_share
-    if micro_batch_size > largest_share:
-        raise ValueError(
-            f"per_device_train_batch_size={micro_batch_size} is larger than a process's share of the global batch, "
-            f"{largest_share} of {global_batch_size} blocks on {num_processes} processes: "
-            f"use --per_device_train_batch_size {largest_share}, "
-            f"or --global_batch_size {micro_batch_size * num_processes}"
-        )
-    if blocks_per_epoch is not None:
-        steps_per_epoch = -(-blocks_per_epoch // global_batch_size)
-        total_steps = config.max_steps or math.ceil(config.num_train_epochs * steps_per_epoch)
-    elif config.max_steps is not None:
-        steps_per_epoch, total_steps = None, config.max_steps
-    else:
-        raise ValueError("streaming: nobody knows how much text there is: say how many updates to make by --max_steps")
-    return BatchPlan(
-        global_batch_size=global_batch_size,
-        micro_batch_size=micro_batch_size,
-        micro_batches_per_step=-(-largest_share // micro_batch_size),
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        eval_steps=config.eval_steps or steps_per_epoch or max(1, total_steps // 10),
-    )

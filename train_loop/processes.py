@@ -31,12 +31,14 @@ class Processes:
     Every method is to be called by all processes, in the same order.
     """
 
-    def __init__(self, accelerator: Accelerator, timeout: float) -> None:
+    def __init__(self, accelerator: Accelerator, timeout: float, stop_requested: Callable[[], bool]) -> None:
         """Make the groups.
 
         Args:
             timeout: Seconds that `any` waits for another process.
+            stop_requested: Whether this process was told to stop.
         """
+        self._stop_requested = stop_requested
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.is_main = accelerator.is_main_process
         self._is_first_of_machine = accelerator.is_local_main_process
@@ -44,13 +46,17 @@ class Processes:
             self._votes = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
             self._patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether each flag is up on any process."""
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any process."""
         if self.number == 1:
-            return flags
-        num_up = torch.tensor(flags, dtype=torch.int32)
+            return flag
+        num_up = torch.tensor(int(flag))
         distributed.all_reduce(num_up, group=self._votes)
-        return tuple(num_up.bool().tolist())
+        return bool(num_up)
+
+    def stop(self) -> bool:
+        """Whether any process was told to stop."""
+        return self.any(self._stop_requested())
 
     def wait(self) -> None:
         """Return when all processes have come here, however long that takes."""

@@ -71,6 +71,7 @@ class RunCheckpoints:
     def __init__(
         self,
         config: TrainConfig,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         identity: dict[str, Any],
         settings: dict[str, Any],
@@ -79,11 +80,13 @@ class RunCheckpoints:
         """Touch nothing yet.
 
         Args:
+            tokenizer: Saved with each model.
             identity: What a checkpoint and the run that goes on from it must share.
             settings: All settings of the run, to say which have changed.
             on_saved: Told of each checkpoint that is on the disk, by the thread that wrote it.
         """
         self._config = config
+        self.tokenizer = tokenizer
         self._output_dir = Path(config.output_dir)
         self._identity = identity
         self._settings = settings
@@ -144,7 +147,6 @@ class RunCheckpoints:
     def save(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
         optimizers: Sequence[Optimizer],
         *,
         state: TrainState,
@@ -169,7 +171,7 @@ class RunCheckpoints:
             save_checkpoint(
                 folder,
                 host_model,
-                tokenizer,
+                self.tokenizer,
                 tensors,
                 state=state,
                 identity=self._identity,

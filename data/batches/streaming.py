@@ -166,8 +166,10 @@ class StreamLoader:
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
 
     @property
-    def bad_rows(self) -> int:
-        """Passed over by this process's streams so far."""
+    def bad_rows(self) -> int | None:
+        """Passed over by this process's streams so far; None where the first one ends the run."""
+        if self._config.on_bad_row == "stop":
+            return None
         return sum(buffer.bad_rows for buffer in self._buffers.values())
 
     def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:

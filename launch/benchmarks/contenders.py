@@ -33,7 +33,8 @@ from data.blocks.vocabulary import vocab_size, vocabulary
 from data.config import DataConfig
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.model import open_model
-from train_loop.objective import MaskedLMObjective, gather_in_last_layer
+from train_loop.model_checks import gather_in_last_layer
+from train_loop.objective import MaskedLMObjective
 from train_loop.optim import build_optimizers
 from train_loop.speed.compile import compile_layers
 from train_loop.step import train_step

@@ -19,7 +19,8 @@ from launch.benchmarks import measuring
 from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
 from launch.benchmarks.measuring import Spread, in_child, ratios
 from launch.benchmarks.text import add_text_options, write_text
-from train_loop.objective import MaskedLMObjective, gather_in_last_layer
+from train_loop.model_checks import gather_in_last_layer
+from train_loop.objective import MaskedLMObjective
 from train_loop.speed.flops import count_flops, matmul_rate
 
 

@@ -16,7 +16,7 @@ from data.blocks.store import JoinedBlocks
 from data.config import DataConfig
 from launch.run.corpus import Corpus
 from launch.run.settings import Settings
-from train_loop.config import BatchPlan
+from train_loop.plan import BatchPlan
 
 
 def train_loader(

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from launch.run.corpus import Corpus, print_corpus
 from launch.run.processes import idle_gpus, local_processes
 from launch.run.settings import is_local_main
-from train_loop.config import BatchPlan
 from train_loop.evaluate import EvalMetrics
-from train_loop.loop import Run
+from train_loop.plan import BatchPlan
+from train_loop.run import Run
 from train_loop.watching.metrics import largest_peak_memory
 from train_loop.watching.run_record import shown_perplexity
 
@@ -37,7 +37,7 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> Non
         print(f"         {idle}")
 
 
-def print_end(run: Run, final: EvalMetrics, unigram: float | None) -> None:
+def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:
     """How good the model is, what it took, and where everything is; to be called by all processes."""
     memory = largest_peak_memory(run.accelerator)
     if not run.accelerator.is_main_process:
@@ -57,4 +57,4 @@ def print_end(run: Run, final: EvalMetrics, unigram: float | None) -> None:
     if report.exists():
         print(f"report     {report}")
     print(f"model      {model}")
-    print(f'try it     python -m launch.fill_mask --model {model} "The default {run.tokenizer.mask_token} is None."')
+    print(f'try it     python -m launch.fill_mask --model {model} "The default {mask_token} is None."')

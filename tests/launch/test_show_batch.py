@@ -10,10 +10,8 @@ from data import MaskedBatch
 from launch.run.assemble import assemble
 from launch.run.corpus import Corpus, open_corpus
 from launch.run.folder import RunFolder
-from launch.run.hub import Sharing
 from launch.run.processes import start_accelerator
 from launch.run.settings import Settings, parse_settings
-from launch.run.signals import StopSignals
 from launch.show_batch import COMMAND, batches_of_step, main
 from train_loop import plan_batches
 from train_loop.processes import Processes
@@ -55,11 +53,10 @@ def test_it_is_the_batch_of_training(more: tuple[str, ...], words: list[str], tm
     settings, _ = parse_settings([*words, *micro_batch, *more], COMMAND)
     corpus = open_corpus(settings)
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
-    sharing = Sharing(settings.train, is_main=False)
     accelerator = start_accelerator(settings.train)
-    processes = Processes(accelerator, timeout=60)
-    run = assemble(settings, accelerator, processes, corpus, plan, StopSignals(), sharing, RunFolder(settings))
-    for step, trained in enumerate(run.train_steps(0, plan.total_steps), start=1):
+    processes = Processes(accelerator, timeout=60, stop_requested=lambda: False)
+    run = assemble(settings, accelerator, processes, corpus, plan, RunFolder(settings), lambda folder: None)
+    for step, trained in enumerate(run.loader.steps(0, plan.total_steps), start=1):
         shown = batches_of_step(settings, corpus, plan, step)
         assert len(shown) == len(trained)
         for one, two in zip(shown, trained, strict=True):

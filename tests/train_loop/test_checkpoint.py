@@ -197,12 +197,13 @@ def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
     called: list[bool] = []
     writer = RunCheckpoints(
         TrainConfig(output_dir=str(tmp_path)),
+        tokenizer,
         identity=IDENTITY,
         settings={},
         on_saved=lambda folder: called.append(folder.exists()),
     )
     folder = checkpoint_folder(tmp_path, 3)
-    writer.save(model, tokenizer, optimizers, state=state, data_state={})
+    writer.save(model, optimizers, state=state, data_state={})
     state.step = 4
     for optimizer in optimizers:
         optimizer.step()

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
-from train_loop.objective import MaskedLMObjective, gather_in_last_layer
+from train_loop.model_checks import gather_in_last_layer
+from train_loop.objective import MaskedLMObjective
 
 _MOST_POSITIONS = 512  # in one batch: of a vocabulary of 50,000 their logits are 100 MB
 

@@ -1,0 +1,136 @@
+"""A training run from its settings to its end, and what is said of it."""
+
+import signal
+import sys
+from typing import Any, NoReturn
+
+import torch
+import transformers
+import yaml
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from data.documents.ranges import DataError
+from launch.run.assemble import assemble
+from launch.run.corpus import Corpus, open_corpus
+from launch.run.folder import RunFolder
+from launch.run.hub import Sharing
+from launch.run.processes import has_launcher, start_accelerator, what_was_lost
+from launch.run.settings import Settings, fail
+from launch.run.signals import StopSignals, stop_with_launcher
+from launch.run.summary import print_end, print_plan, show_log
+from train_loop.checkpoint import CheckpointError
+from train_loop.evaluate import EvalMetrics, unigram_perplexity
+from train_loop.inference.probes import fill_probes
+from train_loop.loop import train
+from train_loop.plan import plan_batches
+from train_loop.processes import AgreedError, Processes
+from train_loop.run import Run, Stopped
+from train_loop.speed.flops import measure_arithmetic
+from train_loop.step import NonFiniteError
+from train_loop.watching.watch import Watch
+
+# What may differ from machine to machine: places, how fast it goes, and names of what is compared by its content.
+_OF_THE_MACHINE = {
+    "output_dir",
+    "cache_dir",
+    "resume_from_checkpoint",
+    "overwrite_output_dir",
+    "cpu_threads",
+    "dataloader_num_workers",
+    "dataloader_timeout",
+    "dataset",
+    "mixture",
+    "eval_dataset",
+    "tokenizer_name_or_path",
+    "model_name_or_path",
+}
+
+
+def run_training(settings: Settings, *, dry_run: bool) -> None:
+    """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
+    if has_launcher():
+        stop_with_launcher()
+    show_log()
+    transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
+    try:
+        accelerator = start_accelerator(settings.train)
+    except ValueError as error:
+        fail(error)
+    signals = StopSignals()
+    try:
+        processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
+        processes.require_same({k: v for k, v in settings.as_dict().items() if k not in _OF_THE_MACHINE})
+        folder = RunFolder(settings)
+        processes.from_main(folder.hold)
+        is_sharing = accelerator.is_main_process and not dry_run
+        sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
+        corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
+        plan = processes.together(
+            lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
+        )
+        if dry_run:
+            if accelerator.is_main_process:
+                print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
+                print_plan(corpus, plan, accelerator)
+            return
+        run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
+    except AgreedError as error:
+        fail(error)
+    except (ValueError, OSError) as error:
+        _fail_alone(error, accelerator, code=2)
+    if accelerator.is_main_process:
+        print_plan(corpus, run.plan, accelerator)
+    unigram = None  # when streaming: nobody has counted the tokens
+    if corpus.train:
+        unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
+        accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+    final = _train_or_exit(settings, run, corpus.tokenizer, signals, sharing)
+    print_end(run, final, unigram, str(corpus.tokenizer.mask_token))
+    accelerator.end_training()
+    sharing.finish(run.output_dir / "model")
+
+
+def _train_or_exit(
+    settings: Settings, run: Run, tokenizer: PreTrainedTokenizerBase, signals: StopSignals, sharing: Sharing
+) -> EvalMetrics:
+    """Train; exit with 1 and one line for what goes wrong, with 128 and the number for a signal."""
+    accelerator, probes = run.accelerator, settings.train.probe
+
+    def filled() -> list[dict[str, Any]]:
+        with accelerator.autocast():
+            return fill_probes(run.model, tokenizer, probes)
+
+    arithmetic = measure_arithmetic(accelerator, run.bare_objective, settings.data.block_size)
+    signals.listen()
+    try:
+        return train(run, Watch(run, arithmetic, filled if probes else None))
+    except (NonFiniteError, CheckpointError) as error:
+        fail(error, code=1)
+    except (DataError, RuntimeError, OSError, EOFError) as error:  # of one process: the launcher ends the others
+        if not isinstance(error, DataError) and (loss := what_was_lost(error)):
+            _fail_alone(f"process {accelerator.process_index}: {loss}", accelerator, code=1)
+        if isinstance(error, DataError | OSError):
+            _fail_alone(error, accelerator, code=1)
+        raise
+    except Stopped as stopped:
+        number = signals.number or signal.SIGTERM  # another process's
+        accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+        accelerator.end_training()
+        sharing.leave(128 + number)
+
+
+def _fail_alone(error: object, accelerator: Accelerator, *, code: int) -> NoReturn:
+    """Print an error of this process, perhaps of no other, and exit; the launcher ends the others."""
+    text = " ".join(str(error).split())
+    if accelerator.num_processes > 1 and not text.startswith("process "):
+        text = f"process {accelerator.process_index}: {text}"
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def unigram_weights(corpus: Corpus) -> torch.Tensor:
+    """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
+    weights = torch.from_numpy(corpus.token_counts() + 1)
+    weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
+    return weights

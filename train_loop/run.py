@@ -1,0 +1,68 @@
+"""The parts of a run. `loop.train` makes the updates with them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from transformers import PreTrainedModel
+
+from data.batch import Loader, MaskedBatch
+from train_loop.checkpoint import TrainState
+from train_loop.config import TrainConfig
+from train_loop.objective import MaskedLMObjective
+from train_loop.plan import BatchPlan
+from train_loop.processes import Processes
+from train_loop.run_checkpoints import RunCheckpoints
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop, and it did, after a checkpoint; ``step`` is the last step made."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+@dataclass
+class Run:
+    """The parts of a run.
+
+    Attributes:
+        objective: Prepared by Accelerate, so perhaps wrapped in DDP.
+        optimizers: Prepared too.
+        lr_factor: Step -> factor on the peak learning rates.
+        loader: Of this process's micro-batches.
+        eval_batches: This process's evaluation batches, from the start at each call.
+        state: Where the run is.
+        checkpoints: Used on the main process only.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    processes: Processes
+    objective: nn.Module
+    optimizers: list[AcceleratedOptimizer]
+    lr_factor: Callable[[int], float]
+    plan: BatchPlan
+    loader: Loader
+    eval_batches: Callable[[], Iterable[MaskedBatch]]
+    state: TrainState
+    checkpoints: RunCheckpoints
+
+    @property
+    def output_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output_dir)
+
+    @property
+    def bare_objective(self) -> MaskedLMObjective:
+        """The objective without DDP around it."""
+        return self.accelerator.unwrap_model(self.objective)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The Hugging Face model inside."""
+        return self.bare_objective.model

@@ -1,0 +1,99 @@
+"""Everything that looks at a run while it trains: rows, bar, trackers, report, profiler."""
+
+from collections.abc import Callable
+from typing import Any
+
+from train_loop.run import Run
+from train_loop.speed.flops import Arithmetic
+from train_loop.speed.profiler import StepProfiler
+from train_loop.step import StepMetrics, non_finite_error
+from train_loop.watching.metrics import MetricsFile, TrainWindow
+from train_loop.watching.progress import Progress
+from train_loop.watching.report import LiveReport
+from train_loop.watching.trackers import track
+
+Rows = list[dict[str, Any]]
+
+
+class Watch:
+    """What is written and shown of a run.
+
+    Attributes:
+        fill_probes: Fills the probe sentences, for a row; None where there are none.
+    """
+
+    def __init__(
+        self, run: Run, arithmetic: Arithmetic, fill_probes: Callable[[], list[dict[str, Any]]] | None
+    ) -> None:
+        """Open the bar and the rows, of which those that the run will write again are dropped."""
+        self._run = run
+        is_main = run.accelerator.is_main_process
+        self._progress = Progress(first_step=run.state.step, total_steps=run.plan.total_steps, shows=is_main)
+        self._rows = MetricsFile(run.output_dir / "metrics.jsonl", keep=self._is_kept, writes=is_main)
+        self._report = LiveReport(run.output_dir, self.line, writes=is_main)
+        self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
+        self._window = TrainWindow(run.accelerator, run.config.learning_rate, arithmetic)
+        self.fill_probes = fill_probes if is_main else None
+
+    def line(self, text: str) -> None:
+        """Print a line, on the main process."""
+        self._progress.line(text)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Write a row of ``metrics.jsonl``, give it to the trackers, and show it."""
+        step, steps_per_epoch = self._run.state.step, self._run.plan.steps_per_epoch
+        epoch = None if steps_per_epoch is None else round(step / steps_per_epoch, 4)
+        row = {"step": step, "epoch": epoch, "seconds": round(self._rows.seconds, 3), **row}
+        self._rows.write(row)
+        track(self._run.accelerator, row)
+        self._progress.show(row)
+
+    def before_update(self) -> None:
+        """Call before each update."""
+        self._profiler.before(self._run.state.step)
+
+    def after_update(self, metrics: StepMetrics) -> None:
+        """Count an update in; this waits for nothing."""
+        step = self._run.state.step
+        self._window.add(metrics)
+        self._profiler.after(step, last=step == self._run.plan.total_steps)
+        self._progress.step()
+
+    def training_row(self) -> None:
+        """Write the row of the updates since the last one, if there are any.
+
+        Raises:
+            NonFiniteError: One of them was not finite, and the settings do not allow to skip it.
+        """
+        if self._window.num_steps:
+            self._count_skipped(self._window.take_left_out())
+        if self._window.num_steps:
+            self.row(self._window.read())
+
+    def restart_clock(self) -> None:
+        """Keep what came since the last update, an evaluation or a save, out of the throughput."""
+        self._window.reset()
+
+    def report(self, *, is_last: bool = False) -> None:
+        """Make ``report.html`` anew, where that does not take too long."""
+        self._report.update(is_last=is_last)
+
+    def close(self) -> None:
+        """Release the terminal."""
+        self._progress.close()
+
+    def _count_skipped(self, updates: list[StepMetrics]) -> None:
+        config, state = self._run.config, self._run.state
+        for update in updates:
+            error = non_finite_error(update)
+            if config.on_nonfinite == "stop" or state.num_skipped_steps == config.max_skipped_steps:
+                raise error
+            state.num_skipped_steps += 1
+            self.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
+
+    def _is_kept(self, row: dict[str, Any]) -> bool:
+        """Whether a row of an earlier start belongs to the state that the run goes on from."""
+        state = self._run.state
+        if row["step"] != state.step:
+            return row["step"] < state.step
+        return "loss" in row or state.evaluated_step == state.step
