@@ -46,7 +46,7 @@ class TrainState:
         best_step, best_loss: Of the evaluation with the lowest loss so far.
         evaluated_step: Of the last evaluation; a run that was stopped within one makes it again.
         evaluations_without_improvement: For early stopping.
-        num_skipped_steps: Updates left out because they were not finite.
+        num_skipped_steps: Updates skipped because they were not finite.
         scaler: State of the fp16 loss scaler, or None.
     """
 

@@ -95,7 +95,7 @@ class TrainConfig:
     """What to do when a loss or gradient is not finite, which changes no weight: stop at the next row of the log, or go
     on without that update."""
     max_skipped_steps: int = 10
-    """With on_nonfinite=skip, stop after all when more updates than this were left out."""
+    """With on_nonfinite=skip, stop after all when more updates than this were skipped."""
 
     logging_steps: int = 10
     """Updates between two training rows of metrics.jsonl."""

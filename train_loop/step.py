@@ -29,7 +29,7 @@ from train_loop.optim import set_learning_rates
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the gradient of an update is not a finite number, so the update was left out."""
+    """The loss or the gradient of an update is not a finite number, so the update was skipped."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StepMetrics:
         loss_sums: ``[micro-batches]``, summed over this process's masked tokens.
         num_masked: Masked tokens of the global batch.
         grad_norm: Norm of the whole gradient, before clipping.
-        is_left_out: Whether the loss or the gradient was not finite, the same on
+        is_skipped: Whether the loss or the gradient was not finite, the same on
             all processes: parameters and optimizers are then as they were, bit for bit.
             An overflow under fp16, by which its loss scaler finds the scale, is left
             out in the same way and does not count as one.
@@ -56,7 +56,7 @@ class StepMetrics:
     loss_sums: Tensor
     num_masked: Tensor
     grad_norm: Tensor
-    is_left_out: Tensor
+    is_skipped: Tensor
     num_tokens: int
 
 
@@ -71,7 +71,7 @@ def train_step(
     max_grad_norm: float,
     seed: int,
 ) -> StepMetrics:
-    """Make one update of the parameters, or leave it out if it is not finite.
+    """Make one update of the parameters, or skip it if it is not finite.
 
     Args:
         objective: Prepared; gives a micro-batch's summed loss.
@@ -99,12 +99,12 @@ def train_step(
 
     grad_norm = accelerator.clip_grad_norm_(objective.parameters(), max_grad_norm or torch.inf)
     # After the all-reduce a bad value anywhere is in everybody's norm.
-    is_left_out = is_bad = ~torch.isfinite(grad_norm)
+    is_skipped = is_bad = ~torch.isfinite(grad_norm)
     if accelerator.scaler is not None:
         loss_is_bad = ~torch.isfinite(accelerator.reduce(torch.stack(loss_sums).sum(), "sum"))
         is_bad = is_bad | loss_is_bad
         # Below a scale of 1 it is not the scaling that made the gradient infinite.
-        is_left_out = loss_is_bad | (is_bad & (accelerator.scaler.scale(torch.ones_like(grad_norm)) < 1))
+        is_skipped = loss_is_bad | (is_bad & (accelerator.scaler.scale(torch.ones_like(grad_norm)) < 1))
 
     set_learning_rates(optimizers, lr_factor)
     _step_unless(is_bad, optimizers, accelerator.scaler)
@@ -117,7 +117,7 @@ def train_step(
         loss_sums=torch.stack(loss_sums),
         num_masked=num_masked,
         grad_norm=grad_norm,
-        is_left_out=is_left_out,
+        is_skipped=is_skipped,
         num_tokens=sum(batch.num_tokens for batch in batches),
     )
 
@@ -148,7 +148,7 @@ def dropout_seed(seed: int, step: int, first_block_id: int) -> int:
 
 
 def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
-    """What to say of an update that was left out; to be called by all processes."""
+    """What to say of an update that was skipped; to be called by all processes."""
     bad = [
         ids
         for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().tolist(), strict=True)

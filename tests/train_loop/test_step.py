@@ -133,7 +133,7 @@ def _tensors(model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer]
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("where", ["loss", "gradient", "a matrix", "a bias"])
 @pytest.mark.parametrize("precision", ["no", "fp16"])
-def test_an_update_that_is_not_finite_is_left_out_bit_for_bit(
+def test_an_update_that_is_not_finite_is_skipped_bit_for_bit(
     dataset: MicroBatches,
     precision: str,
     where: str,
@@ -165,14 +165,14 @@ def test_an_update_that_is_not_finite_is_left_out_bit_for_bit(
         metrics = train_step(
             accelerator, objective, optimizers, batches, step=step, lr_factor=1.0, max_grad_norm=max_grad_norm, seed=0
         )
-        history.append((bool(metrics.is_left_out), _tensors(model, optimizers)))
-        if metrics.is_left_out:
+        history.append((bool(metrics.is_skipped), _tensors(model, optimizers)))
+        if metrics.is_skipped:
             message = str(non_finite_error(metrics))
     is_error = precision == "no" or where == "loss"  # fp16's scaler searches for its scale by overflows
-    assert [is_left_out for is_left_out, _ in history] == [False, is_error, False]
-    (_, before), (_, left_out), (_, after) = history
-    assert all(map(torch.equal, before, left_out))
-    assert not any(map(torch.equal, left_out, after))
+    assert [is_skipped for is_skipped, _ in history] == [False, is_error, False]
+    (_, before), (_, skipped), (_, after) = history
+    assert all(map(torch.equal, before, skipped))
+    assert not any(map(torch.equal, skipped, after))
     assert precision == "no" or accelerator.scaler.get_scale() == 2**15
     if is_error:
         assert message.startswith("step 5: ")
@@ -201,21 +201,21 @@ def test_under_fp16_every_gradient_is_unscaled_once(
         torch.testing.assert_close(half, full, rtol=0.02, atol=1e-3 * float(largest))
 
 
-def test_a_gradient_that_no_scale_of_fp16_makes_finite_is_left_out_as_an_error(
+def test_a_gradient_that_no_scale_of_fp16_makes_finite_is_skipped_as_an_error(
     fp16_accelerator: Accelerator, dataset: MicroBatches
 ) -> None:
     """Or the run would go on for ever and change nothing."""
     model = tiny_model("roberta")
     model.lm_head.bias.register_hook(lambda gradient: gradient * torch.nan)
     objective, *optimizers = fp16_accelerator.prepare(MaskedLMObjective(model), *build_optimizers(model, TrainConfig()))
-    are_left_out = []
+    are_skipped = []
     for step in range(20):
         metrics = train_step(
             fp16_accelerator, objective, optimizers, _cut(dataset, 2, 2), step=step, lr_factor=1.0, max_grad_norm=1.0,
             seed=0,
         )  # fmt: skip
-        are_left_out.append(bool(metrics.is_left_out))
-    assert are_left_out == [False] * 17 + [True] * 3  # from 2 ** 16 down to 1, then below
+        are_skipped.append(bool(metrics.is_skipped))
+    assert are_skipped == [False] * 17 + [True] * 3  # from 2 ** 16 down to 1, then below
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

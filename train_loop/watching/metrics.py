@@ -43,11 +43,11 @@ class TrainWindow:
         """Count one update in."""
         self._updates.append(metrics)
 
-    def take_left_out(self) -> list[StepMetrics]:
-        """Take the updates that were left out, because they were not finite, out of the window."""
-        flags = torch.stack([update.is_left_out for update in self._updates]).tolist()
-        taken = [update for update, is_left_out in zip(self._updates, flags, strict=True) if is_left_out]
-        self._updates = [update for update, is_left_out in zip(self._updates, flags, strict=True) if not is_left_out]
+    def take_skipped(self) -> list[StepMetrics]:
+        """Take the updates that were skipped, because they were not finite, out of the window."""
+        flags = torch.stack([update.is_skipped for update in self._updates]).tolist()
+        taken = [update for update, is_skipped in zip(self._updates, flags, strict=True) if is_skipped]
+        self._updates = [update for update, is_skipped in zip(self._updates, flags, strict=True) if not is_skipped]
         return taken
 
     def read(self) -> dict[str, float]:

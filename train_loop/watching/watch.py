@@ -66,7 +66,7 @@ class Watch:
             NonFiniteError: One of them was not finite, and the settings do not allow to skip it.
         """
         if self._window.num_steps:
-            self._count_skipped(self._window.take_left_out())
+            self._count_skipped(self._window.take_skipped())
         if self._window.num_steps:
             self.row(self._window.read())
 
@@ -89,7 +89,7 @@ class Watch:
             if config.on_nonfinite == "stop" or state.num_skipped_steps == config.max_skipped_steps:
                 raise error
             state.num_skipped_steps += 1
-            self.line(f"{error}; update left out, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
+            self.line(f"{error}; update skipped, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
 
     def _is_kept(self, row: dict[str, Any]) -> bool:
         """Whether a row of an earlier start belongs to the state that the run goes on from."""

@@ -15,7 +15,7 @@ from train_loop.watching.metrics import MetricsFile, TrainWindow
 _ARITHMETIC = Arithmetic(Flops(per_token=10.0, per_masked_token=100.0), rate=1000.0)
 
 
-def _update(step: int, losses: list[float], num_masked: int, *, is_left_out: bool = False) -> StepMetrics:
+def _update(step: int, losses: list[float], num_masked: int, *, is_skipped: bool = False) -> StepMetrics:
     return StepMetrics(
         step=step,
         lr_factor=1 / (step + 1),
@@ -23,7 +23,7 @@ def _update(step: int, losses: list[float], num_masked: int, *, is_left_out: boo
         loss_sums=torch.tensor(losses),
         num_masked=torch.tensor(num_masked),
         grad_norm=torch.tensor(float(step)),
-        is_left_out=torch.tensor(is_left_out),
+        is_skipped=torch.tensor(is_skipped),
         num_tokens=64,
     )
 
@@ -33,9 +33,9 @@ def test_a_row_worked_by_hand() -> None:
     window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
     window.add(_update(0, [2.0, 4.0], 4))
     window.add(_update(1, [3.0], 2))
-    window.add(_update(2, [5.0, torch.nan], 9, is_left_out=True))
-    (left_out,) = window.take_left_out()
-    assert left_out.step == 2
+    window.add(_update(2, [5.0, torch.nan], 9, is_skipped=True))
+    (skipped,) = window.take_skipped()
+    assert skipped.step == 2
     assert window.num_steps == 2
     row = window.read()
     seconds = 128 / row.pop("tokens_per_second")
@@ -57,8 +57,8 @@ def test_counts_are_exact_beyond_what_fp32_holds() -> None:
 
 def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:
     window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
-    window.add(_update(0, [torch.inf], 4, is_left_out=True))
-    assert [update.step for update in window.take_left_out()] == [0]
+    window.add(_update(0, [torch.inf], 4, is_skipped=True))
+    assert [update.step for update in window.take_skipped()] == [0]
     assert window.num_steps == 0
 
 
