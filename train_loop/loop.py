@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data.batch import MaskedBatch
+from train_loop import run_files
 from train_loop.checkpoint import save_model
 from train_loop.evaluate import EvalMetrics, evaluate
 from train_loop.run import Run, Stopped
@@ -193,6 +194,6 @@ def _finish(run: Run, watch: Watch, evaluation: EvalMetrics | None) -> EvalMetri
             watch.line(f"the final model is the last one, of step {step}, not the best, of step {best_step}: {problem}")
             watch.row({"model_step": step})
     if run.processes.is_main:
-        save_model(run.output_dir / "model", run.model, run.checkpoints.tokenizer)
+        save_model(run.output_dir / run_files.MODEL, run.model, run.checkpoints.tokenizer)
     run.processes.wait()
     return evaluation or evaluate(run.accelerator, run.bare_objective, _eval_batches(run))

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from train_loop import run_files
 from train_loop.checkpoint import (
     CheckpointError,
     TrainState,
@@ -214,12 +215,14 @@ class RunCheckpoints:
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first, valid or not."""
-    return sorted(p for p in (output_dir / "checkpoints").glob("step-*") if not p.suffix)  # not .tmp, .old, .aside
+    return sorted(
+        p for p in (output_dir / run_files.CHECKPOINTS).glob("step-*") if not p.suffix
+    )  # not .tmp, .old, .aside
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
-    return output_dir / "checkpoints" / f"step-{step:08d}"
+    return output_dir / run_files.CHECKPOINTS / f"step-{step:08d}"
 
 
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:

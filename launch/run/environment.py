@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from data.cores import available_cores
+from train_loop import run_files
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
@@ -25,7 +26,7 @@ def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
     Args:
         step: Updates made before this start.
     """
-    path = folder / "environment.json"
+    path = folder / run_files.ENVIRONMENT
     earlier = json.loads(path.read_text(encoding="utf-8")) if step and path.exists() else []
     starts = [start for start in earlier if start["step"] < step]
     temporary = path.with_suffix(".tmp")

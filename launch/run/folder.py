@@ -10,21 +10,7 @@ from pathlib import Path
 import yaml
 
 from launch.run.settings import Settings
-
-_RUN_CONTENTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "checkpoints",
-    "model",
-    "profile",
-    "environment.json",
-    "report.html",
-    "hub",
-    "tensorboard",
-    "wandb",
-    "tracker_id",
-)
-
+from train_loop import run_files
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +36,7 @@ class RunFolder:
         _check_output_dir(self._settings)
         if self._lock is not None or not self.path.exists():
             return
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        lock = os.open(self.path / run_files.LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -70,11 +56,11 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.hold()
         if self._settings.train.overwrite_output_dir:
-            for name in _RUN_CONTENTS:
+            for name in run_files.CONTENTS:
                 path = self.path / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         text = yaml.safe_dump(self._settings.as_dict(), sort_keys=False)
-        (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        (self.path / run_files.CONFIG).write_text(text, encoding="utf-8")
 
 
 def _check_output_dir(settings: Settings) -> None:
@@ -85,7 +71,7 @@ def _check_output_dir(settings: Settings) -> None:
         raise ValueError(f"output_dir={config.output_dir!r} is a file")
     if config.overwrite_output_dir and config.resume_from_checkpoint:
         raise ValueError("overwrite_output_dir deletes the run and resume_from_checkpoint goes on with it: give one")
-    held = any((folder / name).exists() for name in _RUN_CONTENTS)
+    held = any((folder / name).exists() for name in run_files.CONTENTS)
     if held and not (config.overwrite_output_dir or config.resume_from_checkpoint):
         raise ValueError(
             f"output_dir={config.output_dir!r} holds another run: go on with it by --resume_from_checkpoint latest, "

@@ -19,6 +19,7 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DDPCommunicationHookType, ProjectConfiguration
 
 from data.cores import available_cores
+from train_loop import run_files
 from train_loop.config import TrainConfig
 from train_loop.watching.trackers import check_trackers
 
@@ -36,7 +37,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     check_trackers(config)
     accelerator = Accelerator(
         log_with=config.trackers or None,
-        project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / "tensorboard")),
+        project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / run_files.TENSORBOARD)),
         kwargs_handlers=[
             # The buffers of masked language models are constants: positions, frequencies.
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, comm_hook=hook),

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from launch.run.corpus import Corpus, print_corpus
 from launch.run.processes import idle_gpus, local_processes
 from launch.run.settings import is_local_main
+from train_loop import run_files
 from train_loop.evaluate import EvalMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
@@ -50,10 +51,10 @@ def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: s
         times = shown_perplexity(final.eval_perplexity / unigram)
         compared = f", {times} times the unigram model's: worse than guessing by frequency alone"
     in_one = " in one process" if run.accelerator.num_processes > 1 else ""
-    model, report = run.output_dir / "model", run.output_dir / "report.html"
+    model, report = run.output_dir / run_files.MODEL, run.output_dir / run_files.REPORT
     print(f"\nperplexity {shown_perplexity(final.eval_perplexity)} on held-out text{compared}")
     print(f"memory     {memory / 1e9:.2f} GB at the most{in_one}")
-    print(f"metrics    {run.output_dir / 'metrics.jsonl'}")
+    print(f"metrics    {run.output_dir / run_files.METRICS}")
     if report.exists():
         print(f"report     {report}")
     print(f"model      {model}")

@@ -19,6 +19,7 @@ from launch.run.processes import has_launcher, start_accelerator, what_was_lost
 from launch.run.settings import Settings, fail
 from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.summary import print_end, print_plan, show_log
+from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
 from train_loop.evaluate import EvalMetrics, unigram_perplexity
 from train_loop.inference.probes import fill_probes
@@ -88,7 +89,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     final = _train_or_exit(settings, run, corpus.tokenizer, signals, sharing)
     print_end(run, final, unigram, str(corpus.tokenizer.mask_token))
     accelerator.end_training()
-    sharing.finish(run.output_dir / "model")
+    sharing.finish(run.output_dir / run_files.MODEL)
 
 
 def _train_or_exit(

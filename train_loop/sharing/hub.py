@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_session, get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 
+from train_loop import run_files
 from train_loop.sharing.model_card import CARD, THIS_MODEL, build_card
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class BackgroundPush:
     """
 
     def __init__(self, output_dir: Path, repository: Repository) -> None:
-        self._folder = output_dir / "hub"
+        self._folder = output_dir / run_files.HUB
         self._repository = repository
         self._lock = threading.Lock()
         self._waiting: Path | None = None

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from train_loop import run_files
+
 
 class StepProfiler:
     """Profiles the updates ``first`` to ``last`` of a run, on the main process.
@@ -17,7 +19,7 @@ class StepProfiler:
     def __init__(self, steps: tuple[int, int] | None, output_dir: Path, say: Callable[[str], None]) -> None:
         """Take the updates, counted from 1, or None to profile nothing; ``say`` prints a line."""
         self._steps = steps
-        self._path = output_dir / "profile"
+        self._path = output_dir / run_files.PROFILE
         self._say = say
         self._profile: profile | None = None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train_loop import run_files
 from train_loop.watching.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_run, shown
 
 _SHARE_OF_TIME = 0.05
@@ -57,7 +58,7 @@ class LiveReport:
         if self._is_off or (start < self._next and not is_last):
             return
         try:
-            write_report([self._folder], self._folder / "report.html")
+            write_report([self._folder], self._folder / run_files.REPORT)
         except Exception as error:  # whatever it is, it is not worth a run
             self._is_off = True
             self._say(f"report   no report.html: {' '.join(str(error).split())}")

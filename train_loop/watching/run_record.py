@@ -9,6 +9,8 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from train_loop import run_files
+
 Row = dict[str, Any]
 
 EVAL_COLUMNS = ("step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy")
@@ -57,13 +59,13 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     Raises:
         ValueError: It holds no metrics.jsonl.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / run_files.METRICS
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")
-    config, environment = folder / "config.yaml", folder / "environment.json"
+    config, environment = folder / run_files.CONFIG, folder / run_files.ENVIRONMENT
     settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
     rows = _read_rows(path)
-    is_finished = (folder / "model").exists()
+    is_finished = (folder / run_files.MODEL).exists()
     return RunRecord(
         name=name or folder.resolve().name,
         rows=rows,
@@ -78,7 +80,7 @@ def read_record(model: Path) -> RunRecord:
     """What the run around ``run/model`` or ``run/checkpoints/step-00000010`` tells of that model, and up to it."""
     model = model.resolve()
     for folder in (model.parent, model.parent.parent):
-        if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+        if (folder / run_files.CONFIG).is_file() and (folder / run_files.METRICS).is_file():
             break
     else:
         return RunRecord(model.name, rows=[], settings={}, starts=[], is_finished=False, step=None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from train_loop import run_files
 from train_loop.config import TrainConfig
 
 
@@ -61,7 +62,7 @@ def track(accelerator: Accelerator, row: dict[str, Any]) -> None:
 
 def _run_id(folder: Path, *, is_new: bool) -> str:
     """The id that all starts of a run share."""
-    path = folder / "tracker_id"
+    path = folder / run_files.TRACKER_ID
     if is_new or not path.exists():
         path.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
     return path.read_text(encoding="utf-8")

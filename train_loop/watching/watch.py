@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from train_loop import run_files
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
 from train_loop.speed.profiler import StepProfiler
@@ -29,7 +30,7 @@ class Watch:
         self._run = run
         is_main = run.accelerator.is_main_process
         self._progress = Progress(first_step=run.state.step, total_steps=run.plan.total_steps, shows=is_main)
-        self._rows = MetricsFile(run.output_dir / "metrics.jsonl", keep=self._is_kept, writes=is_main)
+        self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
         self._report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
         self._window = TrainWindow(run.accelerator, run.config.learning_rate, arithmetic)
