@@ -27,7 +27,8 @@ _HOMES = {
     "train_loop.run": "Run Stopped",
     "train_loop.sharing.hub": "BackgroundPush PublishError Repository open_repository publish_command push_model",
     "train_loop.sharing.model_card": "build_card write_card",
-    "train_loop.step": "NonFiniteError StepMetrics train_step",
+    "train_loop.step": "train_step",
+    "train_loop.step_metrics": "NonFiniteError StepMetrics",
     "train_loop.watching.trackers": "open_trackers",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

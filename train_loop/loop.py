@@ -12,7 +12,8 @@ from train_loop import run_files
 from train_loop.checkpoint import save_model
 from train_loop.evaluate import EvalMetrics, evaluate
 from train_loop.run import Run, Stopped
-from train_loop.step import StepMetrics, train_step
+from train_loop.step import train_step
+from train_loop.step_metrics import StepMetrics
 from train_loop.watching.watch import Watch
 
 

@@ -16,48 +16,15 @@ optimizers look there, and the loop asks when it logs.
 import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from data.batch import MaskedBatch
 from train_loop.optim import set_learning_rates
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient of an update is not a finite number, so the update was skipped."""
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """Of one update; tensors stay on the device until somebody logs them.
-
-    Attributes:
-        step: Number of the update, from 0.
-        lr_factor: Factor on the peak learning rates.
-        block_ids: Of this process's micro-batches, ``[B]`` each, on the CPU.
-        loss_sums: ``[micro-batches]``, summed over this process's masked tokens.
-        num_masked: Masked tokens of the global batch.
-        grad_norm: Norm of the whole gradient, before clipping.
-        is_skipped: Whether the loss or the gradient was not finite, the same on
-            all processes: parameters and optimizers are then as they were, bit for bit.
-            An overflow under fp16, by which its loss scaler finds the scale, is left
-            out in the same way and does not count as one.
-        num_tokens: Tokens that this process's micro-batches held.
-    """
-
-    step: int
-    lr_factor: float
-    block_ids: list[Tensor]
-    loss_sums: Tensor
-    num_masked: Tensor
-    grad_norm: Tensor
-    is_skipped: Tensor
-    num_tokens: int
+from train_loop.step_metrics import StepMetrics
 
 
 def train_step(
@@ -145,18 +112,3 @@ def dropout_seed(seed: int, step: int, first_block_id: int) -> int:
     """A generator seed that follows the micro-batch, not the process that computes it."""
     digest = hashlib.blake2b(f"{seed} {step} {first_block_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
-    """What to say of an update that was skipped; to be called by all processes."""
-    bad = [
-        ids
-        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().tolist(), strict=True)
-        if not is_finite
-    ]
-    block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))
-    where = f"the loss of blocks {block_ids}" if block_ids else "the gradient, from finite losses,"
-    return NonFiniteError(
-        f"step {metrics.step + 1}: {where} is not a finite number; no weight was changed by it: "
-        "look at these blocks' text, or lower learning_rate"
-    )

@@ -28,7 +28,7 @@ from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
 from train_loop.speed.flops import measure_arithmetic
-from train_loop.step import NonFiniteError
+from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.watch import Watch
 
 # What may differ from machine to machine: places, how fast it goes, and names of what is compared by its content.

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from train_loop.evaluate import sum_over_processes
 from train_loop.speed.flops import Arithmetic
-from train_loop.step import StepMetrics
+from train_loop.step_metrics import StepMetrics
 
 
 class TrainWindow:
