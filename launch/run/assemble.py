@@ -73,15 +73,9 @@ def assemble(
     state = TrainState() if resumed is None else resumed.state
     lr_factor = processes.together(lambda: build_schedule(config, plan.total_steps))
     objective = open_objective(settings, corpus.tokenizer, resumed, processes)
-    processes.require_same(
-        {
-            **identity,
-            "evaluation tokens (SHA-256)": corpus.eval.sha256,
-            "batches": plan,
-            "step": state.step,
-            "weights (SHA-256)": weights_digest(objective.model),
-        }
-    )
+    held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": state.step}
+    if processes.number > 1:  # for one, a second of hashing for nothing
+        processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective.model)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
     prepared, *optimizers = accelerator.prepare(objective, *build_optimizers(objective.model, config))
     if config.per_device_train_batch_size == "auto":
