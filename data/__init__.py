@@ -1,14 +1,11 @@
 """Text to masked batches.
 
-    documents -> token blocks -> masked batches
+    documents -> blocks -> batches
 
-`open_documents` opens any source of text; `open_tokenizer` loads or trains a
-tokenizer; `build_blocks` tokenizes and groups, once. `Order` says which blocks a
-step sees, `masking` which of their tokens are predicted, both as pure functions
-of (seed, step); `TrainLoader` hands a process its share as `MaskedBatch` es.
-`StreamLoader` does the same while the text is read. `MaskedLMCollator` serves
-other loops in place of transformers' collator. Nothing here knows a model
-or a training loop.
+Text passes through three rooms. `documents` is where it comes from, `blocks` cuts it
+into blocks of tokens, and `batches` masks them. A room imports only those before it.
+`config` has the settings of all three. `batch` is what training knows of them: the
+batch, and who hands out batches. Nothing here knows a model or a training loop.
 """
 
 import importlib

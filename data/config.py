@@ -1,7 +1,7 @@
 """Settings of the data half: which text, which tokenizer, which blocks, which masks."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from data.batches.masking import MASK_RATES, MASKINGS
 from data.blocks.grouping import GROUPINGS
@@ -11,7 +11,11 @@ PYTHON_DOCS = "python-docs"
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """From a source of text to masked batches. Raises ValueError for a value that cannot work."""
+    """From a source of text to masked batches. Raises ValueError for a value that cannot work.
+
+    A setting with the mark "identity" makes the next step what it is: a run does not go on from a checkpoint of
+    another value. Those with "identity of a stream" do so when streaming only.
+    """
 
     dataset: str = PYTHON_DOCS
     """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .arrow, also .gz and .zst;
@@ -20,11 +24,11 @@ class DataConfig:
     """Several sources with their weights, instead of dataset: wiki.jsonl=0.7 books/=0.3."""
     mixture_stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
     """Where an epoch of a mixture ends: when the first source has run out, or when all have, the others repeated."""
-    streaming: bool = False
+    streaming: Annotated[bool, "identity"] = False
     """Read while training, with no pass over the text before the first step; needs max_steps."""
-    num_streams: int = 16
+    num_streams: Annotated[int, "identity of a stream"] = 16
     """Logical streams that a streamed source is divided into; at least as many as processes."""
-    shuffle_buffer_size: int = 10000
+    shuffle_buffer_size: Annotated[int, "identity of a stream"] = 10000
     """Blocks that streaming draws from, over all streams."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What to do with a row that cannot be read or holds no text: stop, or pass over it and count it."""
@@ -54,30 +58,30 @@ class DataConfig:
     """Train a byte-level BPE tokenizer on the training text."""
     vocab_size: int = 8192
     """Size of the trained tokenizer's vocabulary."""
-    block_size: int = 128
+    block_size: Annotated[int, "identity"] = 128
     """Tokens in a block."""
-    grouping: str = "concatenate"
+    grouping: Annotated[str, "identity"] = "concatenate"
     """How texts become blocks: concatenate (all texts end to end, cut), line_by_line (one text a block, padded) or
     pack (whole texts side by side, padded). A text that is longer than a block is cut."""
-    document_attention: bool = False
+    document_attention: Annotated[bool, "identity"] = False
     """Let a token attend to its own document alone, and count positions from each document's start."""
     last_block: Literal["drop", "pad"] = "drop"
     """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
-    masking: str = "token"
+    masking: Annotated[str, "identity"] = "token"
     """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (the same share of each
     block). Evaluation always chooses tokens, so that it can be compared."""
-    mlm_probability: float = 0.15
+    mlm_probability: Annotated[float, "identity"] = 0.15
     """Probability that a token is chosen to be predicted."""
-    mlm_probability_schedule: str = "constant"
+    mlm_probability_schedule: Annotated[str, "identity"] = "constant"
     """How the probability goes from mlm_probability to mlm_probability_end over the run: constant, linear or
     cosine."""
-    mlm_probability_end: float | None = None
+    mlm_probability_end: Annotated[float | None, "identity"] = None
     """Probability at the end of the run."""
     eval_mlm_probability: float | None = None
     """The same for evaluation, where it should not follow mlm_probability."""
-    mask_replace_prob: float = 0.8
+    mask_replace_prob: Annotated[float, "identity"] = 0.8
     """Fraction of the chosen tokens that become the mask token."""
-    random_replace_prob: float = 0.1
+    random_replace_prob: Annotated[float, "identity"] = 0.1
     """Fraction of the chosen tokens that become a random token; the rest stay as they are."""
     dataloader_num_workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""

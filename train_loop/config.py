@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Masked batches to a trained model. Raises ValueError for a value that cannot work."""
+    """Masked batches to a trained model. Raises ValueError for a value that cannot work.
+
+    A setting with the mark "identity" makes the next step what it is: a run does not go on from a checkpoint of
+    another value.
+    """
 
     output_dir: str = "runs/mlm"
     """The run's folder: settings, metrics, checkpoints and the final model."""
@@ -44,7 +48,7 @@ class TrainConfig:
     """Delete the run that output_dir holds, and start anew."""
     resume_from_checkpoint: str | None = None
     """A checkpoint folder, or 'latest': the newest valid one in output_dir, or the start if there is none."""
-    seed: int = 0
+    seed: Annotated[int, "identity"] = 0
     """Seed of initialisation, order, masks and dropout."""
     eval_seed: int = 0
     """Seed of the evaluation's masks, which are the same at every evaluation."""
@@ -53,7 +57,7 @@ class TrainConfig:
     """Passes over the training blocks."""
     max_steps: int | None = None
     """Number of updates; overrides num_train_epochs."""
-    global_batch_size: int | None = None
+    global_batch_size: Annotated[int | None, "identity"] = None
     """Blocks per update, over all processes. Default: 32, unless gradient_accumulation_steps is given."""
     per_device_train_batch_size: int | Literal["auto"] | None = None
     """Blocks that a process takes at once; auto: as many as fit in memory, tried out at the start. Changes no update
@@ -63,7 +67,7 @@ class TrainConfig:
     per_device_eval_batch_size: int = 64
     """Blocks that a process evaluates at once; changes no result."""
 
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Annotated[Literal["adamw", "muon"], "identity"] = "adamw"
     """AdamW; or Muon on the hidden matrices and AdamW on all other parameters."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""

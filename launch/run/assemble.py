@@ -31,20 +31,6 @@ from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
 from train_loop.watching.trackers import open_trackers
 
-_IDENTITY = (
-    "streaming",
-    "block_size",
-    "grouping",
-    "document_attention",
-    "masking",
-    "mlm_probability",
-    "mlm_probability_schedule",
-    "mlm_probability_end",
-    "mask_replace_prob",
-    "random_replace_prob",
-)
-_STREAM_IDENTITY = ("num_streams", "shuffle_buffer_size")
-
 
 def assemble(
     settings: Settings,
@@ -192,14 +178,13 @@ def micro_batches_that_fit(
 
 def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
     """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
-    data, train = settings.data, settings.train
+    is_streaming = settings.data.streaming
     return {
         "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
-        **{name: getattr(data, name) for name in (*_IDENTITY, *(_STREAM_IDENTITY if data.streaming else ()))},
-        "seed": train.seed,
-        "global_batch_size": plan.global_batch_size,
-        "optimizer": train.optimizer,
+        **settings.marked("identity"),
+        **(settings.marked("identity of a stream") if is_streaming else {}),
+        "global_batch_size": plan.global_batch_size,  # also where the setting leaves it open
         "mixture weights": list(corpus.weights),
         "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
-        **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if data.streaming else {}),
+        **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if is_streaming else {}),
     }

@@ -46,6 +46,15 @@ class Settings:
             name: list(value) if isinstance(value, tuple) else value for part in parts for name, value in part.items()
         }
 
+    def marked(self, mark: str) -> dict[str, Any]:
+        """The settings that have a mark beside their declaration: ``Annotated[int, mark]``."""
+        return {
+            field.name: getattr(part, field.name)
+            for part in (self.data, self.model, self.train)
+            for field in dataclasses.fields(part)
+            if mark in getattr(field.type, "__metadata__", ())
+        }
+
 
 @dataclass(frozen=True)
 class Command:

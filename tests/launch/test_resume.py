@@ -120,3 +120,32 @@ def test_a_best_checkpoint_that_is_gone_is_said_at_the_start_and_the_last_model_
     assert f"the final model is the last one, of step 6, not the best, of step {best}" in printed.out + printed.err
     _assert_final_is(tmp_path, tmp_path / "checkpoints" / _step(6))
     assert read_run(tmp_path).step == 6  # and so the card's figures are those of this model
+
+
+CACHED = {
+    "tokenizer (SHA-256)",
+    *("streaming", "block_size", "grouping", "document_attention", "masking", "mlm_probability"),
+    *("mlm_probability_schedule", "mlm_probability_end", "mask_replace_prob", "random_replace_prob"),
+    *("seed", "global_batch_size", "optimizer", "mixture weights", "training tokens (SHA-256)"),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ((), set[str]()),
+        (
+            ("--streaming", "--shuffle_buffer_size", "16", "--num_streams", "4"),
+            {"num_streams", "shuffle_buffer_size", "training files (SHA-256)"},
+        ),
+    ],
+    ids=["cached", "streaming"],
+)
+def test_the_identity_of_a_checkpoint_is_what_it_was_since_it_was_first_written(
+    train: Train, tmp_path: Path, words: tuple[str, ...], more: set[str]
+) -> None:
+    """A name more, and no checkpoint of before would go on; a name less, and another run would."""
+    train(tmp_path, *words, "--max_steps", "1")
+    identity = json.loads((tmp_path / "checkpoints" / _step(1) / "state.json").read_text())["identity"]
+    assert identity.keys() == CACHED | more
+    assert (identity["optimizer"], identity["block_size"], identity["global_batch_size"]) == ("adamw", 16, 8)
