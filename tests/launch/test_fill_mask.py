@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, logging
 
-from launch.fill_mask import main, target_words
+from launch.fill_mask import main
 from launch.terminal import prompt as fill_prompt
 from launch.terminal.tables import bar
-from launch.terminal.texts import open_texts
+from launch.terminal.texts import open_texts, target_words
 from tests.conftest import sentences
 from tests.launchers import ROOT
 from tests.tokenizers import tokenizer_like
