@@ -1,4 +1,4 @@
-"""Fill masks.
+"""Fill the masks of texts.
 
 python -m launch.fill_mask --model DIR_OR_ID "The default <mask> is None."
 python -m launch.fill_mask --model DIR_OR_ID --file texts.jsonl > fills.jsonl

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from launch.run.settings import fail
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
@@ -55,6 +53,8 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     path = Path(options.file).expanduser()
     if not path.is_file():
         raise ValueError(f"--file {options.file}: no such file")
+    from tqdm import tqdm
+
     from data.documents import files  # reads Parquet too, whose library takes a while
 
     if files.file_format(str(path)) is None:
