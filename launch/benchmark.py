@@ -1,25 +1,24 @@
 """Measure this project beside what people use today: ``python -m launch.benchmark data|train|fill_mask``."""
 
+import importlib
 import sys
 
-from launch.benchmarks import data, fill_mask, train
-from launch.run.settings import OneLineParser, fail
+from launch.benchmarks.options import add_parsers, check
+from launch.run.settings import OneLineParser
+from launch.terminal.texts import run_or_fail
 
 
 def main(arguments: list[str]) -> None:
-    """Run a benchmark; exit 2 with one line for what the user can mend."""
+    """Run a benchmark; exit 2 with one line for a user error."""
     parser = OneLineParser(prog="python -m launch.benchmark", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    data.add_parser(commands)
-    train.add_parser(commands)
-    fill_mask.add_parser(commands)
+    add_parsers(parser.add_subparsers(required=True, metavar="BENCHMARK", dest="name"))
     options = parser.parse_args(arguments)
-    try:
-        if options.repeats < 1 or options.copies < 1:
-            raise ValueError("repeats and copies must be 1 or more")
-        options.run(options)
-    except (ValueError, OSError) as error:
-        fail(error)
+
+    def run() -> None:
+        check(options)
+        importlib.import_module(f"launch.benchmarks.{options.name}").run(options)  # imports torch
+
+    run_or_fail(run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fill masks.
+"""Fill the masks of texts.
 
 python -m launch.fill_mask --model DIR_OR_ID "The default <mask> is None."
 python -m launch.fill_mask --model DIR_OR_ID --file texts.jsonl > fills.jsonl
@@ -10,14 +10,10 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from launch.run.settings import OneLineParser
 from launch.terminal.tables import print_fills
-from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, run_or_fail
-
-if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
-    from transformers import PreTrainedTokenizerBase
+from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, run_or_fail, target_words
 
 
 def main(arguments: list[str]) -> None:
@@ -76,18 +72,6 @@ def _run(options: argparse.Namespace) -> None:
             print(json.dumps(fills, ensure_ascii=False))
         else:
             print_fills(text, fills)
-
-
-def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """``a,b`` as targets, each a word of its own.
-
-    Where the mask token takes the space before it along, a word has it too: to RoBERTa, ``cat`` is the end of a word
-    and `` cat`` a word. One that is written as in the vocabulary (``Ġcat``, ``▁cat``) stays as it is.
-    """
-    targets = [word.strip() for word in words.split(",")]
-    if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
-        return targets
-    return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]
 
 
 if __name__ == "__main__":

@@ -1,25 +1,27 @@
-"""Prepare a run: ``python -m launch.prepare --recipe quickstart``."""
+"""Prepare a run's text without training: ``python -m launch.prepare --recipe quickstart``."""
 
 import sys
 
-from launch.run.settings import Command, fail, parse_settings
+from launch.run.settings import Command, Settings, parse_settings
+from launch.terminal.texts import run_or_fail
 
 COMMAND = Command(
     prog="python -m launch.prepare",
     description="Make what a run needs before its first update, without a model: documents, tokenizer, and the blocks "
-    "to train and to evaluate on. What is there already is not made again.",
+    "to train and to evaluate on. What is already in the cache is not made again.",
 )
 
 
 def main(arguments: list[str]) -> None:
-    """Make the corpus and say where it is; exit 2 with one line for what the user can mend."""
+    """Make the corpus and print where it is; exit 2 with one line for a user error."""
     settings, _ = parse_settings(arguments, COMMAND)
+    run_or_fail(lambda: _prepare(settings))
+
+
+def _prepare(settings: Settings) -> None:
     from launch.run.corpus import open_corpus, print_corpus  # see launch.train
 
-    try:
-        corpus = open_corpus(settings)
-    except (ValueError, OSError) as error:
-        fail(error)
+    corpus = open_corpus(settings)
     print_corpus(corpus)
     print(f"tokens   {len(corpus.tokenizer):,} in the vocabulary")
     print(f"where    {corpus.config.cache_dir}")

@@ -1,4 +1,4 @@
-"""Share a model on the Hub, or take it elsewhere.
+"""Share a model on the Hub, or export it to another format.
 
 python -m launch.publish --model runs/mine/model --repo_id user/name
 python -m launch.publish export --model runs/mine/model --format onnx --output mine-onnx
@@ -7,19 +7,37 @@ python -m launch.publish export --model runs/mine/model --format onnx --output m
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 
-from launch import export
-from launch.run.hub import NOT_PUSHED
 from launch.run.settings import OneLineParser, fail
+from launch.terminal.texts import run_or_fail
 
 
 def main(arguments: list[str]) -> None:
-    """Push a model's folder; exit 2 with one line for what the user can mend, and 3 if the Hub did not take it."""
+    """Push a model's folder, or export it; exit 2 with one line for a user error, and 3 if the Hub refuses the push."""
     if arguments[:1] == ["export"]:
-        export.main(arguments[1:])
-        return
-    options = _parser().parse_args(arguments)
+        export_options = _export_parser().parse_args(arguments[1:])
+        run_or_fail(lambda: _export(export_options))
+    else:
+        options = _push_parser().parse_args(arguments)
+        run_or_fail(lambda: _push(options))
+
+
+def _push_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m launch.publish", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a model: a run's, or a checkpoint")
+    parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repository, made if there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="the repository must be private")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if there is none")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    return parser
+
+
+def _push(options: argparse.Namespace) -> None:
+    from launch.run.hub import NOT_PUSHED
     from train_loop.sharing.hub import (
         PublishError,
         Repository,
@@ -31,31 +49,46 @@ def main(arguments: list[str]) -> None:
 
     logging.getLogger("train_loop").addHandler(logging.StreamHandler())
     model = Path(options.model)
-    try:
-        repository = Repository(options.repo_id, options.private, options.revision, options.create_pr)
-        if not (model / "config.json").is_file():
-            raise ValueError(f"--model {options.model} holds no config.json: give a run's model folder or a checkpoint")
-    except ValueError as error:
-        fail(error)
+    repository = Repository(options.repo_id, options.private, options.revision, options.create_pr)
+    if not (model / "config.json").is_file():
+        raise ValueError(f"--model {options.model} holds no config.json: give a run's model folder or a checkpoint")
     limit_waiting()
     try:
         open_repository(repository)
-        where = push_model(model, repository, message="Upload masked language model")
+        print(push_model(model, repository, message="Upload masked language model"))
     except PublishError as error:
         fail(f"{error}; {model} is as it was; push it again by: {publish_command(model, repository)}", NOT_PUSHED)
-    print(where)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="python -m launch.publish", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def _export_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="python -m launch.publish export", description="Export a model to another format.")
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's model folder, or an id of the Hub")
+    parser.add_argument(
+        "--format", required=True, choices=("onnx", "keras"), help="for ONNX Runtime, or a KerasHub preset"
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a model: a run's, or a checkpoint")
-    parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repository, made if there is none")
-    parser.add_argument("--private", action="store_true", default=None, help="the repository must be private")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if there is none")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    output = Path(options.output)
+    if output.exists():
+        raise ValueError(f"--output {output} is there already: name another folder, or remove it")
+    logging.disable(logging.WARNING)  # the exporter logs much about its own work
+    warnings.filterwarnings("ignore")
+    from transformers.utils import logging as transformers_logging
+
+    from train_loop.sharing.export_keras import export_keras
+    from train_loop.sharing.export_onnx import export_onnx
+
+    transformers_logging.disable_progress_bar()
+    export, engine = (export_onnx, "ONNX Runtime") if options.format == "onnx" else (export_keras, "KerasHub")
+    compared = export(options.model, output)
+    print(f"exported   {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    print(
+        f"checked    {engine}'s logits differ from the model's by {compared.difference:.2g} at the most, "
+        f"on random texts of {min(compared.lengths):,} to {max(compared.lengths):,} tokens"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Training loops that are compared: each a function for a child process, from the same weights and the same blocks."""
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -249,44 +248,4 @@ CONTENDERS: dict[str, Callable[[Setup], dict[str, float]]] = {
     "Trainer": trainer,
     "Trainer, tuned": tuned_trainer,
     "Accelerate loop": accelerate_loop,
-}
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model is trained."""
-    parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
-    parser.add_argument(
-        "--model_type", default="roberta", metavar="TYPE", help="Of random weights. Default: %(default)s."
-    )
-    parser.add_argument(
-        "--shape",
-        nargs="+",
-        default=[],
-        metavar="KEY=N",
-        help="Changes to the model's configuration. Default: DistilRoBERTa's for roberta.",
-    )
-
-
-def model_config(options: argparse.Namespace) -> ModelConfig:
-    """The model that the options name.
-
-    Raises:
-        ValueError: A shape that is not written as numbers.
-    """
-    if options.model_name_or_path:
-        return ModelConfig(model_name_or_path=options.model_name_or_path)
-    shape: dict[str, Any] = dict(_DISTILROBERTA) if options.model_type == "roberta" else {}
-    for pair in options.shape:
-        name, _, value = pair.partition("=")
-        if not value.isdigit():
-            raise ValueError(f"shape {pair!r} must be written NAME=NUMBER, for example hidden_size=256")
-        shape[name] = int(value)
-    return ModelConfig(model_type=options.model_type, model_config=shape)
-
-
-_DISTILROBERTA = {
-    "vocab_size": 50265,
-    "num_hidden_layers": 6,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
 }

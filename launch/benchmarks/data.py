@@ -31,20 +31,13 @@ from data.config import DataConfig
 from data.cores import available_cores
 from launch.benchmarks import guide, measuring
 from launch.benchmarks.measuring import in_child
-from launch.benchmarks.text import Text, add_text_options, write_text
+from launch.benchmarks.text import Text, write_text
 
 _BATCH = 64
 _MLM_PROBABILITY = 0.15
 _REQUIRED_GROUPING, _REQUIRED_BATCHES, _REQUIRED_RATE = 2.5, 20.0, 6e6
 _WARM_UP_BATCHES = 3
 _PASSES = 10  # over the blocks, for one figure of this project's batches
-
-
-def add_parser(commands: Any) -> None:
-    """``python -m launch.benchmark data``."""
-    parser = commands.add_parser("data", help="tokenizing, grouping and masking beside the Hugging Face guide")
-    add_text_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

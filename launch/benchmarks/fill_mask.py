@@ -23,8 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.blocks.vocabulary import vocab_size
 from launch.benchmarks import measuring
-from launch.benchmarks.contenders import add_model_options, model_config
-from launch.benchmarks.text import Text, add_text_options, write_text
+from launch.benchmarks.text import Text, write_text
 from train_loop.inference.fill_mask import FillMask
 from train_loop.model import open_model
 
@@ -40,24 +39,12 @@ _CASES = {  # ours, theirs, what is required
 }
 
 
-def add_parser(commands: Any) -> None:
-    """``python -m launch.benchmark fill_mask``."""
-    parser = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
-    add_text_options(parser)
-    add_model_options(parser)
-    parser.add_argument("--texts", type=int, default=1000, metavar="N", help="Sentences. Default: %(default)s.")
-    parser.set_defaults(run=run, copies=1, repeats=3)
-
-
 def run(options: argparse.Namespace) -> None:
     """Measure and print.
 
     Raises:
         ValueError: The text, the tokenizer or the model cannot be had, or there are no sentences.
     """
-    if options.model_name_or_path and not options.tokenizer_name_or_path:
-        options.tokenizer_name_or_path = options.model_name_or_path
-    config = model_config(options)
     with tempfile.TemporaryDirectory() as folder:
         text = write_text(options, Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(text.tokenizer)
@@ -65,13 +52,13 @@ def run(options: argparse.Namespace) -> None:
         texts = list(itertools.islice(sentences, options.texts))
     if not texts:
         raise ValueError(f"texts={options.texts}: dataset={options.dataset!r} has no sentence to fill a mask of")
-    model = open_model(config, tokenizer, vocab_size=vocab_size(tokenizer), block_size=1, seed=0).eval()
+    model = open_model(options.model, tokenizer, vocab_size=vocab_size(tokenizer), block_size=1, seed=0).eval()
     speeds = measure(model, tokenizer, texts, options.repeats)
     report = {
         "benchmark": "fill_mask",
         "surroundings": measuring.surroundings(),
         "repeats": options.repeats,
-        "model": asdict(config),
+        "model": asdict(options.model),
         "num_texts": len(texts),
         "cases": [_case(name, speeds) for name in _CASES],
     }

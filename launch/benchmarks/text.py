@@ -40,26 +40,6 @@ class Text:
         return open_documents(config)[0]
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `write_text` reads, and those of every benchmark."""
-    defaults = DataConfig()
-    parser.add_argument(
-        "--dataset", default=defaults.dataset, metavar="SOURCE", help="As of a run. Default: %(default)s."
-    )
-    parser.add_argument("--text_column", metavar="COLUMN", help="As of a run.")
-    parser.add_argument("--tokenizer_name_or_path", metavar="NAME", help="Default: one is trained on the text.")
-    parser.add_argument(
-        "--vocab_size", type=int, default=defaults.vocab_size, metavar="N", help="Of that. Default: %(default)s."
-    )
-    parser.add_argument(
-        "--copies", type=int, default=2, metavar="N", help="How often the text is taken. Default: %(default)s."
-    )
-    parser.add_argument("--length", type=int, default=128, metavar="N", help="Tokens in a block. Default: %(default)s.")
-    parser.add_argument("--cache_dir", default=defaults.cache_dir, metavar="FOLDER", help="As of a run.")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="Rounds. Default: %(default)s.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
-
-
 def write_text(options: argparse.Namespace, folder: Path) -> Text:
     """Write rows and tokenizer into a folder.
 

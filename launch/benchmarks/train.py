@@ -16,27 +16,12 @@ from data.blocks.store import build_blocks
 from data.blocks.tokenization import open_tokenizer
 from data.cores import available_cores
 from launch.benchmarks import measuring
-from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup, add_model_options, model_config
+from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup
 from launch.benchmarks.measuring import Spread, in_child, ratios
-from launch.benchmarks.text import add_text_options, write_text
+from launch.benchmarks.text import write_text
 from train_loop.model_checks import gather_in_last_layer
 from train_loop.objective import MaskedLMObjective
 from train_loop.speed.flops import count_flops, matmul_rate
-
-
-def add_parser(commands: Any) -> None:
-    """``python -m launch.benchmark train``."""
-    parser = commands.add_parser("train", help="updates beside Trainer and a plain Accelerate loop")
-    add_text_options(parser)
-    add_model_options(parser)
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="Blocks in a batch. Default: %(default)s.")
-    parser.add_argument(
-        "--precision", default="no", choices=("no", "bf16", "fp16"), help="Mixed precision. Default: %(default)s."
-    )
-    parser.add_argument("--steps", type=int, default=8, metavar="N", help="Updates timed. Default: %(default)s.")
-    parser.add_argument("--warm_up", type=int, default=2, metavar="N", help="Updates before. Default: %(default)s.")
-    parser.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,11 +30,6 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: The text, the tokenizer or the model cannot be had.
     """
-    if min(options.batch, options.steps, options.warm_up) < 1:
-        raise ValueError("batch, steps and warm_up must be 1 or more")
-    if options.model_name_or_path and not options.tokenizer_name_or_path:
-        options.tokenizer_name_or_path = options.model_name_or_path
-    model = model_config(options)
     with tempfile.TemporaryDirectory() as folder:
         text = write_text(options, Path(folder))
         config = text.config(Path(folder), options.length)
@@ -60,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         setup = Setup(
             tokenizer=text.tokenizer,
             blocks=blocks.folder,
-            model=model,
+            model=options.model,
             batch=options.batch,
             steps=options.steps,
             warm_up=options.warm_up,

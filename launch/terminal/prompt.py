@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch.fill_mask import target_words
 from launch.terminal.tables import print_fills
-from launch.terminal.texts import own_mask
+from launch.terminal.texts import own_mask, target_words
 from train_loop.inference.fill_mask import FillMask
 
 _HISTORY = Path("~/.cache/mlm-train-loop/fill_mask_history")

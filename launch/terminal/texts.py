@@ -5,10 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from launch.run.settings import fail
+
+if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
+    from transformers import PreTrainedTokenizerBase
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,8 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     path = Path(options.file).expanduser()
     if not path.is_file():
         raise ValueError(f"--file {options.file}: no such file")
+    from tqdm import tqdm
+
     from data.documents import files  # reads Parquet too, whose library takes a while
 
     if files.file_format(str(path)) is None:
@@ -81,6 +85,18 @@ def _rows(path: Path, text_column: str) -> Iterator[str]:
 def own_mask(text: str, mask_token: str) -> str:
     """Whichever of the two usual mask tokens was typed becomes the tokenizer's own."""
     return text.replace("<mask>", mask_token).replace("[MASK]", mask_token)
+
+
+def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """``a,b`` as targets, each a word of its own.
+
+    Where the mask token takes the space before it along, a word has it too: to RoBERTa, ``cat`` is the end of a word
+    and `` cat`` a word. One that is written as in the vocabulary (``Ġcat``, ``▁cat``) stays as it is.
+    """
+    targets = [word.strip() for word in words.split(",")]
+    if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
+        return targets
+    return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]
 
 
 def run_or_fail(action: Callable[[], None]) -> None:

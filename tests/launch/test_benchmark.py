@@ -65,7 +65,7 @@ def test_fill_mask(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixt
         (["train", "--shape", "hidden_size=big"], "hidden_size=256"),
         (["train", "--batch", "0"], "1 or more"),
         (["data", "--repeats", "0"], "repeats"),
-        (["fill_mask", "--texts", "0"], "has no sentence"),
+        (["fill_mask", "--texts", "0"], "texts=0 must be 1 or more"),
         (["data", "--dataset", "no/such/file.txt"], "no such file"),
     ],
 )

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, logging
 
-from launch.fill_mask import main, target_words
+from launch.fill_mask import main
 from launch.terminal import prompt as fill_prompt
 from launch.terminal.tables import bar
-from launch.terminal.texts import open_texts
+from launch.terminal.texts import open_texts, target_words
 from tests.conftest import sentences
 from tests.launchers import ROOT
 from tests.tokenizers import tokenizer_like
@@ -191,21 +191,6 @@ def test_the_prompt_takes_texts_and_commands(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     main(words)
     assert "error" not in capsys.readouterr().out
-
-
-def test_help_and_mistakes_answer_before_torch_is_imported() -> None:
-    """Of both commands, in one process: torch and transformers take seconds."""
-    code = (
-        "import sys, launch.fill_mask as a, launch.score as b\n"
-        "for module in (a, b):\n"
-        "    for words in (['--help'], ['--model'], ['--model', 'x', '--file', 'missing.txt']):\n"
-        "        try: module.main(words)\n"
-        "        except SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
-    assert done.stderr.count("error: ") == 4
 
 
 def test_a_reader_that_leaves_is_no_error(words: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""All commands under one name: ``mlm train --recipe quickstart`` is ``python -m launch.train --recipe quickstart``."""
+
+import difflib
+import importlib
+import sys
+
+from launch.run.settings import fail
+
+COMMANDS = {  # word -> module of launch, in the order in which a new user meets them
+    "doctor": "doctor",
+    "prepare": "prepare",
+    "show-batch": "show_batch",
+    "train": "train",
+    "report": "report",
+    "fill": "fill_mask",
+    "score": "score",
+    "publish": "publish",
+    "benchmark": "benchmark",
+}
+
+
+def main() -> None:
+    """Run the command that the first word names with the other words; without one, list the commands."""
+    word, *others = sys.argv[1:] or ["--help"]
+    if word in ("-h", "--help"):
+        print("usage: mlm COMMAND ...\n\ncommands (mlm COMMAND --help tells more):")
+        for name, module in COMMANDS.items():
+            print(f"  {name:<12}{_title(module)}")
+        return
+    name = word.replace("_", "-")
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        fail(f"unknown command {word!r}; " + (f"did you mean {near[0]}?" if near else f"one of: {', '.join(COMMANDS)}"))
+    importlib.import_module(f"launch.{COMMANDS[name]}").main(others)
+
+
+def _title(module: str) -> str:
+    """The first line of a command's docstring, without the example that may follow it."""
+    text = importlib.import_module(f"launch.{module}").__doc__ or ""
+    return text.splitlines()[0].partition(": ``")[0].rstrip(".")
+
+
+if __name__ == "__main__":
+    main()
