@@ -1,4 +1,4 @@
-"""What will work on this machine and what will not, tried out.
+"""Test what will work on this machine, by trying it.
 
 python -m launch.doctor
 python -m launch.doctor --output_dir /data/runs
@@ -32,11 +32,11 @@ _WRITTEN = 256_000_000  # bytes
 _PATIENCE = 60.0  # seconds for two processes to meet
 
 Finding = tuple[str, str]
-"""``ok``, ``note`` or ``FAIL``, and what was found."""
+"""``ok``, ``note`` or ``FAIL``, and a sentence."""
 
 
 def main(arguments: list[str]) -> None:
-    """Print a line for each thing that was tried; exit 1 if training cannot work."""
+    """Print a line for each check; exit 1 if training cannot work."""
     parser = OneLineParser(
         prog="python -m launch.doctor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
 def _tried(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
-    except Exception as error:  # whatever it is, it is what was to be found out
+    except Exception as error:  # any error is a result of the check
         return [("FAIL", f"{type(error).__name__}: {' '.join(str(error).split())}")]
 
 
@@ -95,7 +95,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _processes() -> Iterator[Finding]:
-    """Two processes that meet, as those of ``accelerate launch`` do."""
+    """Start two processes that reduce a tensor together, as those of ``accelerate launch`` do."""
     import torch
 
     backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
@@ -170,7 +170,7 @@ def _hub() -> Iterator[Finding]:
         return
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:  # of whatever HTTP library it uses
+    except Exception as error:  # its class depends on the HTTP library
         yield "note", f"{constants.ENDPOINT} does not answer ({type(error).__name__}): local files and the cache work"
         return
     yield "ok", f"{constants.ENDPOINT} answers"

@@ -17,7 +17,7 @@ from launch.terminal.texts import add_text_options, as_json, open_texts, own_mas
 
 
 def main(arguments: list[str]) -> None:
-    """Print the fills of each mask; exit 2 with one line for what the user can mend."""
+    """Print the fills of each mask; exit 2 with one line for a user error."""
     options = _parser().parse_args(arguments)
     run_or_fail(lambda: _run(options))
 

@@ -1,4 +1,4 @@
-"""Make report.html of a run, also of one that was broken off; or of several runs side by side.
+"""Write report.html of a run, finished or not, or of several runs side by side.
 
 python -m launch.report runs/quickstart
 python -m launch.report runs/one runs/two --output compared.html
@@ -8,11 +8,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from launch.run.settings import OneLineParser, fail
+from launch.run.settings import OneLineParser
+from launch.terminal.texts import run_or_fail
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page and say where it is; exit 2 with one line for what the user can mend."""
+    """Write the page and print its path; exit 2 with one line for a user error."""
     parser = OneLineParser(
         prog="python -m launch.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -21,14 +22,15 @@ def main(arguments: list[str]) -> None:
         "--output", type=Path, metavar="FILE", help="default: report.html in the run's folder, or here for several runs"
     )
     options = parser.parse_args(arguments)
+    run_or_fail(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> None:
     from train_loop.watching.report import write_report
 
     folder = options.runs[0] if len(options.runs) == 1 else Path()
     output = options.output or folder / "report.html"
-    try:
-        write_report(options.runs, output)
-    except (ValueError, OSError) as error:
-        fail(error)
+    write_report(options.runs, output)
     print(f"report   {output}")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the score of each text; exit 2 with one line for what the user can mend."""
+    """Print the score of each text; exit 2 with one line for a user error."""
     parser = OneLineParser(
         prog="python -m launch.score",
         description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         action="store_true",
         help="mask the later pieces of a token's word with it, which would give it away (Kauf and Ivanova 2023)",
     )
-    parser.add_argument("--tokens", action="store_true", help="the log-probability of each token, too")
+    parser.add_argument("--tokens", action="store_true", help="also print the log-probability of each token")
     options = parser.parse_args(arguments)
     run_or_fail(lambda: _run(options))
 

@@ -16,7 +16,7 @@ COMMAND = Command(
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the settings, then run; exit 2 with one line for what the user can mend."""
+    """Parse the settings, then run; exit 2 with one line for a user error."""
     settings, options = parse_settings(arguments, COMMAND)
     from launch.run.training import run_training  # torch takes seconds; a wrong setting is told before that
 

@@ -1,4 +1,4 @@
-"""Training loops that are compared: each a function for a child process, from the same weights and the same blocks."""
+"""The training loops that are compared, each a function that a child process runs on the same weights and blocks."""
 
 import tempfile
 import time
@@ -24,12 +24,9 @@ from transformers import (
     get_scheduler,
 )
 
-from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader
-from data.batches.order import Order
 from data.blocks.store import TokenBlocks
-from data.blocks.vocabulary import vocab_size, vocabulary
-from data.config import DataConfig
+from data.blocks.vocabulary import vocab_size
+from launch.benchmarks.text import MLM_PROBABILITY, train_loader
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.model import open_model
 from train_loop.model_checks import gather_in_last_layer
@@ -39,18 +36,18 @@ from train_loop.speed.compile import compile_layers
 from train_loop.step import train_step
 from train_loop.watching.metrics import peak_memory
 
-MLM_PROBABILITY = 0.15
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every contender starts from.
+    """The model, the data and the measure that all contenders share.
 
     Attributes:
-        tokenizer, blocks: Their folders.
+        tokenizer, blocks: Folders.
         batch: Blocks in a batch.
-        steps: Updates that are timed, after ``warm_up`` others.
+        steps: Updates that are timed.
+        warm_up: Updates before those.
         precision: As Accelerate names it: no, bf16, fp16.
         num_workers: Processes that prepare batches for the tuned `Trainer`.
         torch_compile: Whether this project compiles the layers.
@@ -67,7 +64,7 @@ class Setup:
     torch_compile: bool
 
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, asking for no columns beyond RoBERTa's."""
+        """The tokenizer, which returns no columns but RoBERTa's."""
         tokenizer = AutoTokenizer.from_pretrained(str(self.tokenizer))
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
         return tokenizer
@@ -78,7 +75,7 @@ class Setup:
         return open_model(self.model, tokenizer, vocab_size=size, block_size=block_size, seed=_SEED).train()
 
     def rows(self, *, with_mask: bool) -> datasets.Dataset:
-        """The blocks as the guide's dataset has them."""
+        """The blocks as rows of a dataset, as the guide makes them."""
         blocks = TokenBlocks(self.blocks)
         ids = blocks[np.arange(len(blocks))].astype(np.int32)
         columns = {"input_ids": list(ids)}
@@ -93,7 +90,7 @@ class Setup:
 
 
 class _Clock:
-    """Times the updates after the first so many."""
+    """Times the updates that follow the warm-up."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -102,7 +99,7 @@ class _Clock:
         self.seconds = 0.0
 
     def tick(self) -> None:
-        """An update has ended."""
+        """Count an update that has ended."""
         self._num_updates += 1
         if self._num_updates in (self._setup.warm_up, self._setup.warm_up + self._setup.steps):
             if torch.cuda.is_available():
@@ -116,7 +113,7 @@ class _Clock:
 
 
 def this_project(setup: Setup) -> dict[str, float]:
-    """`train_step` on cached blocks; the head and the last layer's end at masked positions, as runs have it."""
+    """`train_step` on cached blocks; as in a run, the head and the last feed-forward compute masked positions only."""
     blocks = TokenBlocks(setup.blocks)
     tokenizer = setup.open_tokenizer()
     accelerator = Accelerator(mixed_precision=setup.precision)
@@ -129,17 +126,7 @@ def this_project(setup: Setup) -> dict[str, float]:
     if setup.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)
-    masks = Collator(vocabulary(tokenizer), _SEED, pad_token_id=tokenizer.pad_token_id)
-    loader = TrainLoader(
-        MicroBatches(blocks, masks),
-        Order((len(blocks),), (1.0,), setup.batch, _SEED),
-        mlm_probability=lambda step: MLM_PROBABILITY,
-        micro_batch_size=setup.batch,
-        rank=0,
-        num_processes=1,
-        device=accelerator.device,
-        config=DataConfig(),
-    )
+    loader = train_loader(blocks, tokenizer, setup.batch, accelerator.device)
     clock = _Clock(setup)
     total = setup.warm_up + setup.steps
     for step, batches in enumerate(loader.steps(0, total)):
@@ -163,7 +150,7 @@ def trainer(setup: Setup) -> dict[str, float]:
 
 
 def tuned_trainer(setup: Setup) -> dict[str, float]:
-    """The same with worker processes, no attention mask and fused AdamW; batches by length are off by default."""
+    """`Trainer` with worker processes, fused AdamW and no attention mask."""
     tokenizer = setup.open_tokenizer()
     tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
     options = {"dataloader_num_workers": setup.num_workers, "optim": "adamw_torch_fused"}
@@ -206,7 +193,7 @@ def _trainer(setup: Setup, tokenizer: PreTrainedTokenizerBase, *, with_mask: boo
 
 
 def accelerate_loop(setup: Setup) -> dict[str, float]:
-    """A loop in the manner of transformers' run_mlm_no_trainer.py, with clipping."""
+    """A loop like transformers' run_mlm_no_trainer.py, with clipping."""
     tokenizer = setup.open_tokenizer()
     length = TokenBlocks(setup.blocks).block_size
     model = setup.open_model(tokenizer, length)

@@ -1,9 +1,9 @@
 """Tokenizing, grouping, masking: this project beside the Hugging Face guide, on the same text and tokenizer.
 
 - ``tokenize and group``: `build_blocks` from the file to finished blocks on disk,
-  beside the guide's two passes of ``datasets.map`` over rows that are loaded
-  already. On one core both are pinned to it; on all, the guide runs in one
-  process, whose tokenizer takes all cores, and with ``num_proc``.
+  beside the guide's two passes of ``datasets.map`` over rows that are already
+  loaded. First, both are pinned to one core. Then both may use all cores: the guide
+  in one process, whose tokenizer starts threads, and with ``num_proc`` processes.
 - ``masked batches``: of 64 blocks by `TrainLoader` from cached blocks, in this
   process, beside ``DataCollatorForLanguageModeling`` in a DataLoader over the
   guide's dataset.
@@ -21,20 +21,15 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader
-from data.batches.order import Order
 from data.blocks.store import build_blocks
 from data.blocks.tokenization import open_tokenizer
-from data.blocks.vocabulary import vocabulary
 from data.config import DataConfig
 from data.cores import available_cores
 from launch.benchmarks import guide, measuring
 from launch.benchmarks.measuring import in_child
-from launch.benchmarks.text import Text, write_text
+from launch.benchmarks.text import MLM_PROBABILITY, Text, train_loader, write_text
 
 _BATCH = 64
-_MLM_PROBABILITY = 0.15
 _REQUIRED_GROUPING, _REQUIRED_BATCHES, _REQUIRED_RATE = 2.5, 20.0, 6e6
 _WARM_UP_BATCHES = 3
 _PASSES = 10  # over the blocks, for one figure of this project's batches
@@ -44,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure and print.
 
     Raises:
-        ValueError: The text or the tokenizer cannot be had.
+        ValueError: The text or the tokenizer cannot be opened.
     """
     with tempfile.TemporaryDirectory() as folder:
         text = write_text(options, Path(folder))
@@ -66,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _grouping_cases() -> list[tuple[str, str, bool, int | None]]:
-    """Label, which of our figures to compare with, whether pinned to one core, and the guide's ``num_proc``."""
+    """For each case: label, the name of our figure, whether pinned to one core, and the guide's ``num_proc``."""
     cores = available_cores()
     return [
         ("1 core", "1 core", True, None),
@@ -76,7 +71,7 @@ def _grouping_cases() -> list[tuple[str, str, bool, int | None]]:
 
 
 def _round(text: Text, block_size: int) -> dict[str, float]:
-    """Tokens per second of every contender, one after the other."""
+    """Tokens per second of every contender; they run one after the other."""
     figures = {}
     for label, cores, pinned, num_proc in _grouping_cases():
         if f"blocks, {cores}" not in figures:
@@ -96,7 +91,7 @@ def _row(case: dict[str, Any]) -> list[str]:
 def blocks_rate(text: Text, block_size: int, *, pinned: bool) -> float:
     """Tokens per second of `build_blocks`, nothing cached; for a child process."""
     _settle(pinned=pinned)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as a run has it: threads of our own tokenize
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in a run, which tokenizes in threads of its own
     with tempfile.TemporaryDirectory() as folder:
         config = text.config(Path(folder), block_size)
         documents = text.documents(config)
@@ -137,17 +132,7 @@ def _own_batch_rate(text: Text, config: DataConfig) -> float:
     documents = text.documents(config)
     tokenizer = open_tokenizer(config, documents, None)
     blocks = build_blocks(documents, tokenizer, config)
-    masks = Collator(vocabulary(tokenizer), seed=0, pad_token_id=tokenizer.pad_token_id)
-    loader = TrainLoader(
-        MicroBatches(blocks, masks),
-        Order((len(blocks),), (1.0,), _BATCH, seed=0),
-        mlm_probability=lambda step: _MLM_PROBABILITY,
-        micro_batch_size=_BATCH,
-        rank=0,
-        num_processes=1,
-        device=torch.device("cpu"),
-        config=config,
-    )
+    loader = train_loader(blocks, tokenizer, _BATCH, torch.device("cpu"))
     for _ in loader.steps(0, _WARM_UP_BATCHES):
         pass
     num_tokens = 0
@@ -159,7 +144,7 @@ def _own_batch_rate(text: Text, config: DataConfig) -> float:
 
 def _guide_batch_rate(text: Text, grouped: datasets.Dataset) -> float:
     tokenizer = AutoTokenizer.from_pretrained(str(text.tokenizer))
-    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=_MLM_PROBABILITY)
+    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=MLM_PROBABILITY)
     loader = DataLoader(grouped, batch_size=_BATCH, shuffle=True, collate_fn=collator)
     for _, _ in zip(range(_WARM_UP_BATCHES), loader, strict=False):
         pass

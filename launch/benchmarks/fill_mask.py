@@ -4,8 +4,8 @@
 - ``batch_size=32``: the pipeline is told to batch.
 - ``one at a time``: both are called text by text, as a server does.
 
-The model has random weights, which take the time that trained ones do. Of each
-sentence the word in the middle is masked.
+The model has random weights, which take as long as trained ones. The word in
+the middle of each sentence is masked.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure and print.
 
     Raises:
-        ValueError: The text, the tokenizer or the model cannot be had, or there are no sentences.
+        ValueError: The text, the tokenizer or the model cannot be opened, or there are no sentences.
     """
     with tempfile.TemporaryDirectory() as folder:
         text = write_text(options, Path(folder))
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], repeats: int
 ) -> dict[str, list[float]]:
-    """Texts per second of every way, in each round; they take turns, so that a busy moment meets them all."""
+    """Texts per second of each way, in each round; they take turns, so that a busy moment slows all of them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fill_mask = FillMask(model, tokenizer, device)
     pipe = pipeline("fill-mask", model=model, tokenizer=tokenizer, device=device)
@@ -86,7 +86,7 @@ def measure(
     for _ in range(repeats):
         for name, way in ways.items():
             start = time.perf_counter()
-            way(texts)  # ends with Python numbers, so nothing is left under way on a GPU
+            way(texts)  # returns Python numbers, so the GPU has finished
             speeds[name].append(len(texts) / (time.perf_counter() - start))
     return speeds
 

@@ -1,4 +1,4 @@
-"""The Hugging Face guide's way from texts to batches, in its own words."""
+"""The code of the Hugging Face guide, from texts to blocks."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from launch.benchmarks.text import TEXT_COLUMN, Text
 
 
 def load(text: Text, cache_dir: Path) -> datasets.Dataset:
-    """The rows, flattened."""
+    """Load the rows and flatten them, as the guide does."""
     loaded = datasets.load_dataset("json", data_files=str(text.rows), split="train", cache_dir=str(cache_dir))
     return loaded.flatten()
 
@@ -18,9 +18,9 @@ def load(text: Text, cache_dir: Path) -> datasets.Dataset:
 def tokenize_and_group(
     rows: datasets.Dataset, tokenizer_folder: Path, block_size: int, num_proc: int | None
 ) -> datasets.Dataset:
-    """The guide's two passes of `map`."""
+    """Tokenize and group in the guide's two passes of `map`."""
     tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
-    # As RoBERTa's. The base class asks for token types too, which nobody here would use.
+    # As RoBERTa's tokenizer. The base class would add token types, which no contender uses.
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
 
     def preprocess_function(examples: dict[str, Any]) -> Any:

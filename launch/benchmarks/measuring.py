@@ -1,4 +1,4 @@
-"""How figures are taken and shown: child processes, spreads over rounds, the machine, a table."""
+"""Measures in child processes, and prints the spread over the rounds with the machine and the versions."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ _LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "
 
 
 def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function of a module in a fresh process, so that nothing is warm and no setting is left behind."""
+    """Call a function in a new process, so that no cache and no setting of an earlier call matters."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
         return child.submit(_Quiet(function), *args, **kwargs).result()
@@ -32,7 +32,7 @@ def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 @dataclass(frozen=True)
 class _Quiet(Generic[P, T]):
-    """A function whose prints go to the errors: the output is the report alone."""
+    """A function whose prints go to stderr, so that stdout holds the report alone."""
 
     function: Callable[P, T]
 
@@ -51,12 +51,12 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> "Spread":
-        """The spread of some figures, at least one."""
+        """The spread of one figure or more."""
         return cls(statistics.median(figures), min(figures), max(figures))
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours over theirs, round by round: a machine that was slow for a while was so for both."""
+    """Ours over theirs, round by round, since a busy moment of the machine slows both of a round."""
     return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
@@ -75,13 +75,13 @@ def comparison(
 
 
 def comparison_row(case: dict[str, Any], rival: str) -> list[str]:
-    """The case as a row of a table, but for what is required."""
+    """The case as a row of a table, without the required ratio."""
     ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", rival, "ratio"))
     return [case["name"], rate(ours), rate(theirs), times(ratio)]
 
 
 def surroundings() -> dict[str, Any]:
-    """What a figure depends on besides the code."""
+    """The machine and the versions, on which a figure depends."""
     return {
         "machine": platform.machine(),
         "processor": _processor(),
@@ -101,7 +101,7 @@ def _processor() -> str:
 
 
 def rate(spread: Spread) -> str:
-    """Tokens per second with its range, in units that fit."""
+    """A rate per second with its range, in a unit that fits."""
     unit, name = (1e6, " M") if spread.median >= 1e6 else (1e3, " k") if spread.median >= 1e3 else (1.0, "")
     return f"{spread.median / unit:.3g}{name} ({spread.min / unit:.3g}-{spread.max / unit:.3g})"
 
@@ -114,7 +114,7 @@ def times(spread: Spread) -> str:
 def print_report(
     report: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool
 ) -> None:
-    """One JSON object, or a table in Markdown and the surroundings in a line."""
+    """Print one JSON object, or a Markdown table and a line with the machine and the versions."""
     if as_json:
         print(json.dumps(report))
         return

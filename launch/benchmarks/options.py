@@ -1,4 +1,4 @@
-"""The options of each benchmark, and what they mean; nothing here imports torch, so `--help` answers at once."""
+"""The options of each benchmark. Nothing here imports torch, so that ``--help`` answers at once."""
 
 import argparse
 from typing import Any
@@ -6,37 +6,32 @@ from typing import Any
 from data.config import DataConfig
 from train_loop.config import ModelConfig
 
-_DISTILROBERTA = {
-    "vocab_size": 50265,
-    "num_hidden_layers": 6,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-}
+_DISTILROBERTA = {"vocab_size": 50265, "num_hidden_layers": 6, "max_position_embeddings": 514, "type_vocab_size": 1}
 
 
 def add_parsers(commands: Any) -> None:
-    """``python -m launch.benchmark data|train|fill_mask``: a parser for each module of this folder that has a `run`."""
+    """Add a parser for each benchmark; its name is that of the module whose `run` measures it."""
     data = commands.add_parser("data", help="tokenizing, grouping and masking beside the Hugging Face guide")
     _add_text_options(data)
     train = commands.add_parser("train", help="updates beside Trainer and a plain Accelerate loop")
     _add_text_options(train)
     _add_model_options(train)
-    train.add_argument("--batch", type=int, default=16, metavar="N", help="Blocks in a batch. Default: %(default)s.")
     train.add_argument(
         "--precision", default="no", choices=("no", "bf16", "fp16"), help="Mixed precision. Default: %(default)s."
     )
-    train.add_argument("--steps", type=int, default=8, metavar="N", help="Updates timed. Default: %(default)s.")
-    train.add_argument("--warm_up", type=int, default=2, metavar="N", help="Updates before. Default: %(default)s.")
+    _add_counts(
+        train, batch=(16, "Blocks in a batch."), steps=(8, "Updates timed."), warm_up=(2, "Updates before those.")
+    )
     train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
     fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
     _add_text_options(fill_mask)
     _add_model_options(fill_mask)
-    fill_mask.add_argument("--texts", type=int, default=1000, metavar="N", help="Sentences. Default: %(default)s.")
+    _add_counts(fill_mask, texts=(1000, "Sentences."))
     fill_mask.set_defaults(copies=1, repeats=3)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse what cannot work, and turn the model's options into ``options.model``, a `ModelConfig`.
+    """Check the values, and set ``options.model``, a `ModelConfig`, from the options of the model.
 
     Raises:
         ValueError: A count is below 1, or a shape is not written as numbers.
@@ -49,29 +44,31 @@ def check(options: argparse.Namespace) -> None:
         options.tokenizer_name_or_path = options.tokenizer_name_or_path or options.model_name_or_path
 
 
+def _add_counts(parser: argparse.ArgumentParser, **counts: tuple[int, str]) -> None:
+    for name, (default, text) in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} Default: %(default)s.")
+
+
 def _add_text_options(parser: argparse.ArgumentParser) -> None:
-    defaults = DataConfig()
-    parser.add_argument(
-        "--dataset", default=defaults.dataset, metavar="SOURCE", help="As of a run. Default: %(default)s."
-    )
-    parser.add_argument("--text_column", metavar="COLUMN", help="As of a run.")
+    run = DataConfig()
+    parser.add_argument("--dataset", default=run.dataset, metavar="SOURCE", help="As in a run. Default: %(default)s.")
+    parser.add_argument("--text_column", metavar="COLUMN", help="As in a run.")
     parser.add_argument("--tokenizer_name_or_path", metavar="NAME", help="Default: one is trained on the text.")
-    parser.add_argument(
-        "--vocab_size", type=int, default=defaults.vocab_size, metavar="N", help="Of that. Default: %(default)s."
+    parser.add_argument("--cache_dir", default=run.cache_dir, metavar="FOLDER", help="As in a run.")
+    _add_counts(
+        parser,
+        vocab_size=(run.vocab_size, "Of a tokenizer that is trained."),
+        copies=(2, "How many times the text is repeated."),
+        length=(128, "Tokens in a block."),
+        repeats=(5, "Rounds."),
     )
-    parser.add_argument(
-        "--copies", type=int, default=2, metavar="N", help="How often the text is taken. Default: %(default)s."
-    )
-    parser.add_argument("--length", type=int, default=128, metavar="N", help="Tokens in a block. Default: %(default)s.")
-    parser.add_argument("--cache_dir", default=defaults.cache_dir, metavar="FOLDER", help="As of a run.")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="Rounds. Default: %(default)s.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
     parser.add_argument(
-        "--model_type", default="roberta", metavar="TYPE", help="Of random weights. Default: %(default)s."
+        "--model_type", default="roberta", metavar="TYPE", help="A model with random weights. Default: %(default)s."
     )
     parser.add_argument(
         "--shape",

@@ -1,31 +1,40 @@
-"""The text and the tokenizer that a benchmark runs on, in a folder, for every contender alike."""
+"""Writes the text and the tokenizer that all contenders of a benchmark use."""
 
 import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data.batches.collator import Collator
+from data.batches.loader import MicroBatches, TrainLoader
+from data.batches.order import Order
+from data.blocks.store import TokenBlocks
 from data.blocks.tokenization import open_tokenizer
+from data.blocks.vocabulary import vocabulary
 from data.config import DataConfig
 from data.documents.documents import Documents, open_documents
 
-TEXT_COLUMN = "answers.text"  # as the rows of the guide's dataset have it
+MLM_PROBABILITY = 0.15
+TEXT_COLUMN = "answers.text"  # the column's name in the guide's dataset
 
 
 @dataclass(frozen=True)
 class Text:
-    """Paths of what `write_text` wrote.
+    """The files that `write_text` wrote.
 
     Attributes:
-        rows: JSON lines of the guide's shape.
-        tokenizer: Its folder.
+        rows: JSON lines with the columns of the guide's dataset.
+        tokenizer: The tokenizer's folder.
     """
 
     rows: Path
     tokenizer: Path
 
     def config(self, cache_dir: Path, block_size: int) -> DataConfig:
-        """Settings of all of this text."""
+        """The settings of a run on this text."""
         return DataConfig(
             dataset=str(self.rows),
             text_column=TEXT_COLUMN,
@@ -36,18 +45,18 @@ class Text:
         )
 
     def documents(self, config: DataConfig) -> list[Documents]:
-        """All of this text."""
+        """The documents of this text, none of them held out."""
         return open_documents(config)[0]
 
 
 def write_text(options: argparse.Namespace, folder: Path) -> Text:
     """Write rows and tokenizer into a folder.
 
-    Each copy of the text after the first ends its documents with a word of its own, so that no
+    Each copy of the text after the first adds a word of its own to every document, so that no
     two documents are equal.
 
     Raises:
-        ValueError: The text or the tokenizer cannot be had.
+        ValueError: The text or the tokenizer cannot be opened.
     """
     config = DataConfig(
         dataset=options.dataset,
@@ -69,3 +78,19 @@ def write_text(options: argparse.Namespace, folder: Path) -> Text:
                 for texts in source.texts():
                     file.writelines(json.dumps({"answers": {"text": [text + ending]}}) + "\n" for text in texts)
     return Text(rows, folder / "tokenizer")
+
+
+def train_loader(
+    blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase, batch_size: int, device: torch.device
+) -> TrainLoader:
+    """This project's loader of masked batches, in one process, each batch one micro-batch."""
+    return TrainLoader(
+        MicroBatches(blocks, Collator(vocabulary(tokenizer), seed=0, pad_token_id=tokenizer.pad_token_id)),
+        Order((len(blocks),), (1.0,), batch_size, seed=0),
+        mlm_probability=lambda step: MLM_PROBABILITY,
+        micro_batch_size=batch_size,
+        rank=0,
+        num_processes=1,
+        device=device,
+        config=DataConfig(),
+    )

@@ -1,7 +1,7 @@
 """Updates per second: this loop beside `Trainer`, `Trainer` tuned, and a plain Accelerate loop.
 
-All start from the same weights and train on the same blocks, with the family's
-dropout, AdamW and clipping. Each runs in a process of its own, round by round.
+All start from the same weights and train on the same blocks, with the model's own
+dropout, AdamW and clipping. Each runs in a process of its own, in every round.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from data.blocks.store import build_blocks
 from data.blocks.tokenization import open_tokenizer
 from data.cores import available_cores
 from launch.benchmarks import measuring
-from launch.benchmarks.contenders import CONTENDERS, MLM_PROBABILITY, Setup
+from launch.benchmarks.contenders import CONTENDERS, Setup
 from launch.benchmarks.measuring import Spread, in_child, ratios
-from launch.benchmarks.text import write_text
+from launch.benchmarks.text import MLM_PROBABILITY, write_text
 from train_loop.model_checks import gather_in_last_layer
 from train_loop.objective import MaskedLMObjective
 from train_loop.speed.flops import count_flops, matmul_rate
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure and print.
 
     Raises:
-        ValueError: The text, the tokenizer or the model cannot be had.
+        ValueError: The text, the tokenizer or the model cannot be opened.
     """
     with tempfile.TemporaryDirectory() as folder:
         text = write_text(options, Path(folder))
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _flops_per_token(setup: Setup, length: int) -> float:
-    """What the loss needs, whoever computes more than that."""
+    """The operations that the loss needs, also for contenders that compute more."""
     objective = MaskedLMObjective(setup.open_model(setup.open_tokenizer(), length))
     gather_in_last_layer(objective)
     return count_flops(objective, length).of(1, MLM_PROBABILITY)

@@ -1,4 +1,4 @@
-"""What `show_batch` prints: rows of a batch with their marks, counts of the batch, and the corpus's tokens."""
+"""Prints a masked batch: its rows with their marks, its counts, and the tokens of the corpus."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ _TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 5
 
 
 def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> None:
-    """The first rows of a batch, each under its block's id, with its predicted tokens marked."""
+    """Print the first rows of a batch, each below its block's id, with the predicted tokens marked."""
     colours = has_colours()
     writer = RowWriter(corpus.tokenizer, corpus.vocabulary.is_special, colours)
     print(legend(colours=colours))
@@ -32,7 +32,7 @@ def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> Non
 
 
 def rows(batch: MaskedBatch) -> Iterator[tuple[int, list[int], list[int], list[bool]]]:
-    """Yield block id, tokens of the text, what the model gets in their place, and which are predicted."""
+    """Yield for each row: block id, tokens of the text, tokens that the model sees, and which are predicted."""
     labels = batch.input_ids.clone()
     labels.view(-1)[batch.masked_positions] = batch.labels
     predicted = torch.zeros_like(batch.input_ids, dtype=torch.bool)
@@ -41,19 +41,19 @@ def rows(batch: MaskedBatch) -> Iterator[tuple[int, list[int], list[int], list[b
 
 
 def has_colours() -> bool:
-    """Whether the output is a terminal that shows colours, and nobody asked for none (no-color.org)."""
+    """Whether the output is a terminal with colours, and NO_COLOR is not set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def legend(*, colours: bool) -> str:
-    """What the marks mean."""
+    """A line that says what the marks mean."""
     examples = {Kind.MASKED: ("the", ""), Kind.REPLACED: ("cat", "blue"), Kind.KEPT: ("sat", "")}
     marks = (f"{mark(kind, *texts, colours=colours)} {kind.name.lower()}" for kind, texts in examples.items())
     return f"to predict: {', '.join(marks)}; ⏎ is a newline, ␣ a space"
 
 
 def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
-    """How many tokens of the whole batch are predicted, and what became of them."""
+    """Print how many tokens of the whole batch are predicted, and what the model sees in their place."""
     num_blocks = num_tokens = num_special = num_padded = 0
     kinds = Counter[Kind]()
     for batch in batches:
@@ -75,7 +75,7 @@ def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
 
 
 def print_tokens(corpus: Corpus) -> None:
-    """What the training text is made of; shares and entropy are of the tokens that are not special."""
+    """Print the tokens of the training text; shares and entropy leave special tokens out."""
     all_counts = corpus.token_counts()
     counts = np.where(corpus.vocabulary.is_special, 0, all_counts)
     num_tokens, num_special = int(all_counts.sum()), int(all_counts.sum() - counts.sum())

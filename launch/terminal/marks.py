@@ -1,9 +1,9 @@
-"""A row of a batch as text, with a mark at each token that is to be predicted.
+"""Writes a row of a batch as text, with a mark at each token that is predicted.
 
 Without colours a masked token is written ``⟦the⟧``, a replaced one ``⟦cat→blue⟧``
 and a kept one ``⟦sat≡⟧``; in a terminal each kind has its own colour instead of
-the brackets. The marks' own characters are escaped where they are text, so
-nothing else can look like a mark.
+the brackets. Where the text has these characters itself, they are escaped, so
+that only a mark looks like one.
 """
 
 import re
@@ -21,11 +21,11 @@ _OPEN, _BECOMES, _STAYS, _CLOSE = "⟦→≡⟧"
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NEIGHBOURS = re.compile(r"(?<=\x1b\[0m)(?=\x1b\[[39])")  # two coloured marks with nothing between them
-_LONGEST_RUN = 3  # of one special token; a longer one is counted
+_LONGEST_RUN = 3  # a longer run of one special token is written with its count
 
 
 class Kind(Enum):
-    """What the model sees at a token that it is to predict; the value is its colour."""
+    """What the model sees in place of a token that it predicts; the value is the mark's colour."""
 
     MASKED = "\x1b[30;43m"  # black on yellow
     REPLACED = "\x1b[97;41m"  # white on red
@@ -33,17 +33,17 @@ class Kind(Enum):
 
 
 def kind_of(label: int, seen: int, mask_token_id: int) -> Kind:
-    """A random token that happens to be the label counts as kept: nobody can tell."""
+    """The kind of a predicted token. A random token that equals the label counts as kept: they cannot be told apart."""
     if seen == mask_token_id:
         return Kind.MASKED
     return Kind.KEPT if seen == label else Kind.REPLACED
 
 
 def mark(kind: Kind, label: str, seen: str, *, colours: bool) -> str:
-    """One mark; the space before a word is left outside of it, unless only one of the two texts has it."""
+    """One mark. The space before a word stands before the mark, unless only one of its two texts has a space."""
     texts = [label, seen] if kind is Kind.REPLACED else [label]
     lead = " " if all(text.startswith(" ") and text.strip() for text in texts) else ""
-    # Without a space in it, so that no line is broken there.
+    # Spaces are written ␣, so that `wrap` breaks no line inside a mark.
     shown = _BECOMES.join(_inside(text.removeprefix(lead)) for text in texts)
     if colours:
         return f"{lead}{kind.value}{shown}{_RESET}"
@@ -59,9 +59,9 @@ class RowWriter:
     """Writes rows as text.
 
     Attributes:
-        tokenizer: Of the corpus.
-        is_special: ``[V]`` bool.
-        colours: Whether to mark by colour.
+        tokenizer: The corpus's tokenizer.
+        is_special: ``[V]`` bool, which ids are special tokens.
+        colours: Whether to mark by colour, not by brackets.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -74,7 +74,7 @@ class RowWriter:
         Args:
             labels: ``[L]``, the tokens of the text.
             seen: ``[L]``, what the model gets in their place.
-            predicted: ``[L]``, which of them are to be predicted.
+            predicted: ``[L]``, which of them are predicted.
         """
         parts: list[tuple[str, bool]] = []  # (text, whether it is that of a special token)
         start = 0
@@ -91,7 +91,7 @@ class RowWriter:
         return _NEIGHBOURS.sub("│", text).strip()
 
     def _mark(self, text: str, positions: range, i: int, label: int, seen: int) -> str:
-        """The mark of a token; one that is a part of a character says which."""
+        """The mark of a token. Where a character is cut over several tokens, it names the part: ``é(1/2)``."""
         part = f"({i - positions.start + 1}/{len(positions)})" if len(positions) > 1 else ""
         kind = kind_of(label, seen, self.tokenizer.mask_token_id)
         return mark(kind, text + part, token_text(self.tokenizer, seen), colours=self.colours)

@@ -1,4 +1,4 @@
-"""Texts asked for one by one, with the arrow keys' history kept from one session to the next."""
+"""Asks for texts one by one, and keeps their history for the arrow keys of the next session."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from train_loop.inference.fill_mask import FillMask
 _HISTORY = Path("~/.cache/mlm-train-loop/fill_mask_history")
 _HELP = """\
 a text with {mask} (or <mask>, [MASK])   its fills
-:top_k 10         so many fills
-:targets a,b      score these words; without words: any word again
-:joint beam       fit several masks to each other: left_to_right, confidence, beam; without: each by itself
+:top_k 10         the number of fills
+:targets a,b      score these words; without words: the best of all
+:joint beam       fit several masks to each other: left_to_right, confidence, beam; without: each alone
 :help  :quit"""
 
 
 def prompt(fill_mask: FillMask, settings: dict[str, Any]) -> None:
-    """Answer texts and commands until ``:quit`` or the end of the input; a mistake is a line, and the next prompt.
+    """Answer texts and commands until ``:quit`` or the end of the input; an error is printed, and the prompt returns.
 
     Args:
-        settings: Keywords of `FillMask.__call__`, which the commands change.
+        settings: Keyword arguments of `FillMask.__call__`; the commands change a copy of them.
     """
     mask_token = str(fill_mask.tokenizer.mask_token)
     commands: dict[str, Callable[[str], Any]] = {
@@ -64,7 +64,7 @@ def _count(words: str) -> int | None:
 
 
 def _read() -> str | None:
-    """A line; empty after Ctrl-C, None at the end of the input."""
+    """The next line: empty after Ctrl-C, None at the end of the input."""
     try:
         return input("> ").strip()
     except KeyboardInterrupt:
@@ -77,7 +77,7 @@ def _read() -> str | None:
 
 @contextlib.contextmanager
 def _history() -> Any:
-    """Editing and history, where this Python has readline; a history that cannot be kept is no reason to stop."""
+    """Line editing and history, if this Python has readline; a history file that cannot be used is ignored."""
     try:
         import readline
     except ImportError:

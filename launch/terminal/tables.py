@@ -1,4 +1,4 @@
-"""Fills as a table to read, with bars in a terminal."""
+"""Prints fills as tables, with bars if the output is a terminal."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def print_fills(text: str, fills: list[Any]) -> None:
-    """The text, and under it the fills of its mask, of each of its masks, or of all of them together."""
+    """Print the text, and below it the fills of each mask, or those of all masks together."""
     print(text)
     masks = [fills] if isinstance(fills[0], dict) else fills
     for number, fills_of_mask in enumerate(masks, start=1):
@@ -18,7 +18,7 @@ def print_fills(text: str, fills: list[Any]) -> None:
 
 
 def _print_table(fills: list[dict[str, Any]]) -> None:
-    """One fill a line: probability, word, the sentence with it."""
+    """Print one fill a line: its probability, the word, the sentence with it."""
     from launch.terminal.token_text import visible  # imports transformers
 
     words = [visible(_words(fill["token_str"])) for fill in fills]
@@ -33,12 +33,12 @@ def _words(token_str: str | list[str]) -> str:
 
 
 def _percent(score: float) -> str:
-    """``58.4%``; with digits that say something where that would be ``0.0%``."""
+    """``58.4%``, or ``2e-05`` where that would be ``0.0%``."""
     return f"{score:6.1%}" if score >= 0.0005 else f"{score:6.0e}"
 
 
 def bar(share: float) -> str:
-    """A share of a bar, to an eighth of a character.
+    """A bar of that share of the full width, to an eighth of a character.
 
     >>> bar(0.5)
     '████████        '

@@ -1,4 +1,4 @@
-"""Texts for a command: from its words, a file or standard input; and its results, to people or programs."""
+"""Opens the texts of a command, from its words, a file or standard input, and reports its errors."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """What `open_texts`, `as_json` and `open_model` read."""
+    """Add the options that `open_texts`, `as_json` and the models read."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: one a line of --file or standard input")
     parser.add_argument(
         "--model", required=True, metavar="DIR_OR_ID", help="folder or Hub id of a masked language model"
@@ -34,14 +34,14 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
 
 
 def as_json(options: argparse.Namespace) -> bool:
-    """Whether the results are for a program."""
+    """Whether to print JSON lines for a program, not a table for a person."""
     return options.json if options.json is not None else not (options.texts or sys.stdout.isatty())
 
 
 def open_texts(options: argparse.Namespace) -> Iterator[str]:
     """The texts of a command, from wherever they are, without blank lines.
 
-    A progress bar stands in the terminal while results go elsewhere.
+    A progress bar is shown on the terminal if the results go elsewhere.
 
     Raises:
         ValueError: There are texts and a file, or the file cannot be read.
@@ -83,15 +83,15 @@ def _rows(path: Path, text_column: str) -> Iterator[str]:
 
 
 def own_mask(text: str, mask_token: str) -> str:
-    """Whichever of the two usual mask tokens was typed becomes the tokenizer's own."""
+    """The text with ``<mask>`` and ``[MASK]`` replaced by the tokenizer's own mask token."""
     return text.replace("<mask>", mask_token).replace("[MASK]", mask_token)
 
 
 def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """``a,b`` as targets, each a word of its own.
 
-    Where the mask token takes the space before it along, a word has it too: to RoBERTa, ``cat`` is the end of a word
-    and `` cat`` a word. One that is written as in the vocabulary (``Ġcat``, ``▁cat``) stays as it is.
+    A mask token with ``lstrip`` takes the place of the space before it too, so a target needs that space: to RoBERTa
+    `` cat`` is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) is kept.
     """
     targets = [word.strip() for word in words.split(",")]
     if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
@@ -100,11 +100,11 @@ def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 
 
 def run_or_fail(action: Callable[[], None]) -> None:
-    """Run what prints results; what the user can mend is one line and exit code 2, a reader that has left is none."""
+    """Run what prints results: a user error is one line and exit code 2, a closed output (``| head``) is no error."""
     try:
         action()
         sys.stdout.flush()
-    except BrokenPipeError:  # as of `| head`
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (ValueError, OSError) as error:

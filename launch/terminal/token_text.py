@@ -1,9 +1,8 @@
-"""Tokens as text to read: the spaces between words right, characters whole that are cut over several tokens.
+"""Writes tokens as readable text, with the right spaces, and joins characters that are cut over several tokens.
 
-What a token says depends on the one before it: WordPiece's ``##`` and
-SentencePiece's ``▁`` become a space, or none, only when they are decoded
-together. So everything is decoded behind its neighbour, whose text is then
-taken off again.
+The text of a token depends on the token before it: whether WordPiece's ``##`` and
+SentencePiece's ``▁`` become a space shows only when both are decoded together. So
+each token is decoded after its neighbour, whose text is then removed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +16,16 @@ _MOST_BYTES = 4  # of a character in UTF-8
 
 @dataclass(frozen=True)
 class Piece:
-    """The text of one token, or of the several that one character is cut over; with the space before it."""
+    """The text of one token, or of the tokens that share one character, with the space before it."""
 
     text: str
     num_tokens: int
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[Piece]:
-    """Cut the text of some tokens into pieces, which together are all of it.
+    """Cut the text of the tokens into pieces; joined, they are the whole text.
 
-    A token that belongs to no whole character, as at the edge of a block, is a piece of its own.
+    A token that is part of an incomplete character, as at the edge of a block, is a piece of its own.
     """
     before = [tokenizer.mask_token_id]
     waiting: list[int] = []
@@ -44,7 +43,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[P
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """What one token says by itself, with a space before it if it begins a word."""
+    """The text of one token alone, with a space before it if it begins a word."""
     return _text_behind(tokenizer, [tokenizer.mask_token_id], [token])
 
 
@@ -56,7 +55,7 @@ def _text_behind(tokenizer: PreTrainedTokenizerBase, before: list[int], ids: lis
 
 
 def visible(text: str, reserved: str = "") -> str:
-    """The text on one line: ⏎ for a newline, escapes for what does not print and for reserved characters."""
+    """The text on one line, with ⏎ for a newline, and escapes for unprintable and reserved characters."""
     return "".join(_visible(character, reserved) for character in text)
 
 
