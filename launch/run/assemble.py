@@ -17,6 +17,7 @@ from data.batches.loader import eval_batches
 from data.blocks.tokenization import tokenizer_fingerprint
 from data.blocks.vocabulary import vocab_size
 from data.documents.ranges import DataError
+from data.functions import OwnFunction
 from launch.run.corpus import Corpus, open_corpus
 from launch.run.environment import record_start
 from launch.run.folder import RunFolder
@@ -33,7 +34,6 @@ from train_loop.inference.probes import check_probes
 from train_loop.loop import Run, Stopped, train
 from train_loop.model import open_model
 from train_loop.objective import MaskedLMObjective, check_document_attention, freeze_unused, gather_in_last_layer
-from train_loop.optim import build_optimizers, build_schedule
 from train_loop.processes import AgreedError, Processes, weights_digest
 from train_loop.run_checkpoints import Resumed, RunCheckpoints
 from train_loop.speed.compile import compile_layers
@@ -73,6 +73,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     try:
         processes = Processes(accelerator, settings.train.process_timeout)
         processes.require_same({k: v for k, v in settings.as_dict().items() if k not in _OF_THE_MACHINE})
+        processes.together(lambda: (settings.build_optimizers, settings.build_schedule))  # before hours of tokenizing
         folder = RunFolder(settings)
         processes.from_main(folder.hold)
         is_sharing = accelerator.is_main_process and not dry_run
@@ -149,7 +150,7 @@ def assemble(
     checkpoints = RunCheckpoints(config, identity=identity, settings=settings.as_dict(), on_saved=sharing.on_saved)
     resumed = processes.from_main(checkpoints.resume)
     state = TrainState() if resumed is None else resumed.state
-    lr_factor = processes.together(lambda: build_schedule(config, plan.total_steps))
+    lr_factor = processes.together(lambda: settings.build_schedule(config, plan.total_steps))
     objective = open_objective(settings, corpus.tokenizer, resumed, processes)
     processes.require_same(
         {
@@ -164,7 +165,7 @@ def assemble(
     if accelerator.device.type == "cuda":
         objective.pad_vocabulary_to = config.pad_vocabulary_to
     model = objective.model
-    objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, config))
+    objective, *optimizers = accelerator.prepare(objective, *settings.build_optimizers(model, config))
     bare = accelerator.unwrap_model(objective)
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, bare, plan))
@@ -288,7 +289,15 @@ def micro_batches_that_fit(
 
 def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
     """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
-    is_streaming = settings.data.streaming
+    data, is_streaming = corpus.config, settings.data.streaming
+    functions: dict[str, object] = {
+        "masking": data.choose,
+        "mlm_probability_schedule": data.mask_rate,
+        "grouping": data.group,
+        "optimizer": settings.build_optimizers,
+        "lr_scheduler_type": settings.build_schedule,
+    }
+    own = {name: function.sha256 for name, function in functions.items() if isinstance(function, OwnFunction)}
     return {
         "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
         **settings.marked("identity"),
@@ -297,6 +306,7 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
         "mixture weights": list(corpus.weights),
         "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
         **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if is_streaming else {}),
+        **{f"{name} (SHA-256 of the file)": sha256 for name, sha256 in own.items()},
     }
 
 
