@@ -14,6 +14,7 @@ from data.batches.order import Order
 from data.batches.streaming import StreamLoader
 from data.blocks.store import JoinedBlocks
 from data.config import DataConfig
+from data.documents.ranges import DataError
 from launch.run.corpus import Corpus
 from launch.run.settings import Settings
 from train_loop.config import BatchPlan
@@ -70,7 +71,21 @@ def collator(corpus: Corpus, choose: Choose, seed: int) -> Collator:
 
 
 def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
-    """Step -> the rate at which tokens are chosen."""
+    """Step -> the rate at which tokens are chosen.
+
+    Raises:
+        DataError: When called: the rate is no probability.
+    """
     start = config.mlm_probability
     end = start if config.mlm_probability_end is None else config.mlm_probability_end
-    return lambda step: config.mask_rate(step / max(1, total_steps - 1), start, end)
+
+    def rate(step: int) -> float:
+        value = config.mask_rate(step / max(1, total_steps - 1), start, end)
+        if not 0 <= value <= 1:  # nan neither
+            name = config.mlm_probability_schedule
+            raise DataError(
+                f"mlm_probability_schedule={name!r} gives {value} for step {step + 1}: it must be from 0 to 1"
+            )
+        return value
+
+    return rate

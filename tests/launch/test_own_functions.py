@@ -111,6 +111,16 @@ def test_the_function_is_the_one_that_is_used(train: Train, mine: Path, tmp_path
     assert by_name == _losses(train(tmp_path / "again", "--masking", f"{mine}:choose_words"))
 
 
+def test_a_rate_that_is_no_probability_is_one_line(
+    train: Train, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text("def rate(progress, start, end):\n    return end if progress < 0.5 else float('nan')\n")
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", "--mlm_probability_schedule", f"{mine}:rate", "--mlm_probability_end", "0.5")
+    assert caught.value.code == 1
+    assert "mine.py:rate' gives nan for step 4: it must be from 0 to 1" in capsys.readouterr().err
+
+
 def test_blocks_of_a_changed_grouping_are_made_anew(train: Train, mine: Path, tmp_path: Path) -> None:
     words = ("--grouping", f"{mine}:in_pairs")
     first = _losses(train(tmp_path / "first", *words))

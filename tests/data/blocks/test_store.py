@@ -207,7 +207,7 @@ def test_fewer_tokens_than_a_block_is_a_clear_error(
 
 _KILLED = """
 import os, signal, sys, pickle
-from data import blocks
+from data.blocks import store as blocks
 arguments = pickle.load(sys.stdin.buffer)
 append = blocks._Writer.append
 
