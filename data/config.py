@@ -1,10 +1,12 @@
 """Settings of the data half: which text, which tokenizer, which blocks, which masks."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Literal
 
-from data.batches.masking import MASK_RATES, MASKINGS
-from data.blocks.grouping import GROUPINGS
+from data.batches.masking import MASK_RATES, MASKINGS, Choose, MaskRate, needs_words
+from data.blocks.grouping import GROUPINGS, Grouping
+from data.functions import find
 
 PYTHON_DOCS = "python-docs"
 
@@ -62,19 +64,19 @@ class DataConfig:
     """Tokens in a block."""
     grouping: Annotated[str, "identity"] = "concatenate"
     """How texts become blocks: concatenate (all texts end to end, cut), line_by_line (one text a block, padded) or
-    pack (whole texts side by side, padded). A text that is longer than a block is cut."""
+    pack (whole texts side by side, padded); a text that is longer than a block is cut. Or path/to/file.py:name."""
     document_attention: Annotated[bool, "identity"] = False
     """Let a token attend to its own document alone, and count positions from each document's start."""
     last_block: Literal["drop", "pad"] = "drop"
     """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
     masking: Annotated[str, "identity"] = "token"
     """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (the same share of each
-    block). Evaluation always chooses tokens, so that it can be compared."""
+    block); or path/to/file.py:name. Evaluation always chooses tokens, so that it can be compared."""
     mlm_probability: Annotated[float, "identity"] = 0.15
     """Probability that a token is chosen to be predicted."""
     mlm_probability_schedule: Annotated[str, "identity"] = "constant"
-    """How the probability goes from mlm_probability to mlm_probability_end over the run: constant, linear or
-    cosine."""
+    """How the probability goes from mlm_probability to mlm_probability_end over the run: constant, linear, cosine
+    or path/to/file.py:name."""
     mlm_probability_end: Annotated[float | None, "identity"] = None
     """Probability at the end of the run."""
     eval_mlm_probability: float | None = None
@@ -93,7 +95,24 @@ class DataConfig:
     @property
     def needs_words(self) -> bool:
         """Whether the masking has to know where words begin."""
-        return MASKINGS[self.masking].needs_words
+        return needs_words(self.choose)
+
+    # Found once, so that all of a run goes by the same content of a user's file.
+
+    @cached_property
+    def choose(self) -> Choose:
+        """What ``masking`` names."""
+        return find("masking", self.masking, MASKINGS)
+
+    @cached_property
+    def group(self) -> Grouping:
+        """What ``grouping`` names."""
+        return find("grouping", self.grouping, GROUPINGS)
+
+    @cached_property
+    def mask_rate(self) -> MaskRate:
+        """What ``mlm_probability_schedule`` names."""
+        return find("mlm_probability_schedule", self.mlm_probability_schedule, MASK_RATES)
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -122,9 +141,7 @@ class DataConfig:
                 f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
                 "add up to more than 1: lower one of them"
             )
-        for name, known in (("grouping", GROUPINGS), ("masking", MASKINGS), ("mlm_probability_schedule", MASK_RATES)):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}={value!r} must be one of: {', '.join(known)}")
+        _ = self.choose, self.group, self.mask_rate
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(
                 f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="

@@ -67,8 +67,8 @@ class TrainConfig:
     per_device_eval_batch_size: int = 64
     """Blocks that a process evaluates at once; changes no result."""
 
-    optimizer: Annotated[Literal["adamw", "muon"], "identity"] = "adamw"
-    """AdamW; or Muon on the hidden matrices and AdamW on all other parameters."""
+    optimizer: Annotated[str, "identity"] = "adamw"
+    """adamw; muon, on the hidden matrices, with AdamW on all other parameters; or path/to/file.py:name."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     muon_learning_rate: float = 0.02
@@ -84,7 +84,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """Clip the gradient to this norm; 0 does not clip."""
     lr_scheduler_type: str = "linear"
-    """Schedule by transformers' name: linear, cosine, constant, ..."""
+    """Schedule by transformers' name: linear, cosine, constant, ...; or path/to/file.py:name."""
     warmup_steps: float = 0
     """Updates of warmup; a value below 1 is a fraction of all updates."""
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)

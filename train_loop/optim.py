@@ -1,4 +1,8 @@
-"""Parameter groups, optimizers, and the schedule as a pure function of the step."""
+"""Parameter groups, optimizers, and the schedule as a pure function of the step.
+
+`OPTIMIZERS` and `SCHEDULES` are what goes by a name. A function of a user's own, which
+has the same form, is found by who builds the run.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -98,7 +102,7 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
     """The factor on every peak learning rate at an update (from 0), by transformers' schedules.
 
     Raises:
-        ValueError: An unknown schedule, or options that it does not take.
+        ValueError: Options that the schedule does not take.
     """
     name = config.lr_scheduler_type
     warmup = config.warmup_steps
@@ -109,16 +113,21 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
         scheduler = get_scheduler(name, peak, num_warmup_steps, total_steps, config.lr_scheduler_kwargs)
         factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     except (ValueError, TypeError, AttributeError) as error:
-        # Schedules that are not a function of the step (on a plateau, greedy) have no lambda.
-        known = ", ".join(kind.value for kind in TYPE_TO_SCHEDULER_FUNCTION if kind.value not in _NOT_OF_THE_STEP)
-        raise ValueError(
-            f"lr_scheduler_type={name!r} with lr_scheduler_kwargs={config.lr_scheduler_kwargs}: {error}; "
-            f"the schedules are: {known}"
-        ) from error
+        options = config.lr_scheduler_kwargs
+        raise ValueError(f"lr_scheduler_type={name!r} with lr_scheduler_kwargs={options}: {error}") from error
     return factor
 
 
-_NOT_OF_THE_STEP = ("reduce_lr_on_plateau", "greedy")
+# The optimizers' rates are the peaks, which the schedule's factor scales: (config, total_steps) -> step -> factor.
+BuildOptimizers = Callable[[nn.Module, TrainConfig], list[Optimizer]]
+BuildSchedule = Callable[[TrainConfig, int], Callable[[int], float]]
+OPTIMIZERS: dict[str, BuildOptimizers] = {"adamw": build_optimizers, "muon": build_optimizers}
+# Of transformers, but on a plateau and greedy, which are no functions of the step.
+SCHEDULES: dict[str, BuildSchedule] = {
+    kind.value: build_schedule
+    for kind in TYPE_TO_SCHEDULER_FUNCTION
+    if kind.value not in ("reduce_lr_on_plateau", "greedy")
+}
 
 
 def set_learning_rates(optimizers: Sequence[Optimizer], factor: float) -> None:

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from data.batches.hashing import key64
 from data.batches.order import mixture
-from data.blocks.grouping import GROUPINGS
 from data.blocks.store import token_format
 from data.blocks.tokenization import encoder
 from data.blocks.tokens import TokenFormat
@@ -94,7 +93,7 @@ class _Source:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield flat uint32 blocks."""
-        group, config = GROUPINGS[self._config.grouping], self._config
+        group, config = self._config.group, self._config
         while True:
             found_tokens = self._cursor != START  # in the part of the pass before this run, perhaps
             for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from data.batch import MaskedBatch
-from data.batches.masking import MASKINGS, replacements, uniform
+from data.batches.masking import Choose, choose_token, needs_words, replacements, uniform
 from data.blocks.tokens import DOCUMENT_START, ID_MASK, WORD_START
 from data.blocks.vocabulary import Vocabulary
 
@@ -19,7 +19,7 @@ class Collator:
         vocabulary: Of the tokenizer.
         seed: Of the masks.
         pad_token_id: What stands where a block has no token.
-        masking: Name in `data.batches.masking.MASKINGS`.
+        choose: The way to choose tokens, see `data.batches.masking.Choose`.
         mask_replace_prob, random_replace_prob: See `data.batches.masking.replacements`.
         document_attention: Whether the batch gets ``position_ids``.
         trims: Make a batch as wide as its longest block, rounded up to 8, instead of L.
@@ -28,7 +28,7 @@ class Collator:
     vocabulary: Vocabulary
     seed: int
     pad_token_id: int = 0
-    masking: str = "token"
+    choose: Choose = choose_token
     mask_replace_prob: float = 0.8
     random_replace_prob: float = 0.1
     document_attention: bool = False
@@ -57,11 +57,10 @@ class Collator:
         allowed = ~self.vocabulary.is_special[input_ids]
         if has_padding:
             allowed &= ~is_padding
-        masking = MASKINGS[self.masking]
         # At the full width L: a block's masks must not depend on how long the others are.
         draws = uniform(block_ids, blocks.shape[1], self.seed, passes)
-        word_starts = (blocks & WORD_START) != 0 if masking.needs_words else None
-        positions, kinds = masking.choose(input_ids, allowed, word_starts, draws, mlm_probability)
+        word_starts = (blocks & WORD_START) != 0 if needs_words(self.choose) else None
+        positions, kinds = self.choose(input_ids, allowed, word_starts, draws, mlm_probability)
         flat = input_ids.reshape(-1)
         labels = flat[positions]
         flat[positions] = replacements(

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS, replacements, uniform
+from data.batches.masking import MASKINGS, Choose, needs_words, replacements, uniform
 from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.blocks.words import require_words, word_starts
+from data.functions import find
 
 _IGNORED = -100  # the label that cross entropy leaves out
 
@@ -32,9 +33,10 @@ class MaskedLMCollator:
         tokenizer: Pads, and knows the special tokens.
         mlm: True, as the stock one's second argument; all others go by name.
         mlm_probability: Rate at which tokens are chosen to be predicted.
-        masking: A name in `MASKINGS`; "whole_word" is the stock ``whole_word_mask=True``. With it and "span", each
-            feature needs ``word_ids``, a list with None for special tokens, as ``BatchEncoding.word_ids(i)``
-            gives it; `Trainer` drops that column unless ``remove_unused_columns=False``.
+        masking: A name in `MASKINGS`, or ``path/to/file.py:name``; "whole_word" is the stock
+            ``whole_word_mask=True``. What needs words, as it and "span" do, needs in each feature ``word_ids``, a list
+            with None for special tokens, as ``BatchEncoding.word_ids(i)`` gives it; `Trainer` drops that column unless
+            ``remove_unused_columns=False``.
         mask_replace_prob: Fraction of the chosen tokens that become the mask token.
         random_replace_prob: Fraction that become a random token; the rest stay.
         pad_to_multiple_of: Pad to a multiple of this length.
@@ -53,6 +55,7 @@ class MaskedLMCollator:
     return_tensors: str = "pt"
     seed: int | None = None
     _vocabulary: Vocabulary = field(init=False, repr=False)
+    _choose: Choose = field(init=False, repr=False)
     _rank: int = field(init=False, repr=False, default=0)
     _num_calls: int = field(init=False, repr=False, default=0)
 
@@ -61,9 +64,8 @@ class MaskedLMCollator:
             raise ValueError(f"mlm={self.mlm} must be True: this collator only masks; mlm_probability goes by name")
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
-        if self.masking not in MASKINGS:
-            raise ValueError(f"masking={self.masking!r} must be one of {', '.join(MASKINGS)}")
-        if MASKINGS[self.masking].needs_words:
+        self._choose = find("masking", self.masking, MASKINGS)
+        if needs_words(self._choose):
             require_words(self.tokenizer, self.masking)
         for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
             if not 0 <= getattr(self, name) <= 1:
@@ -118,7 +120,7 @@ class MaskedLMCollator:
         is_token = np.arange(input_ids.shape[1]) < np.array(lengths)[:, None]
         if self.tokenizer.padding_side == "left":
             is_token = is_token[:, ::-1]
-        starts = self._word_starts(input_ids, word_ids, is_token) if MASKINGS[self.masking].needs_words else None
+        starts = self._word_starts(input_ids, word_ids, is_token) if needs_words(self._choose) else None
         seen, labels = self._mask(input_ids, ~is_special & is_token, starts)
         batch["input_ids"] = torch.from_numpy(seen) if kind == "pt" else seen
         batch["labels"] = torch.from_numpy(labels) if kind == "pt" else labels
@@ -129,7 +131,7 @@ class MaskedLMCollator:
     ) -> tuple[np.ndarray, np.ndarray]:
         """What the model sees, and the labels, both ``[B, L]``."""
         draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
-        positions, kinds = MASKINGS[self.masking].choose(input_ids, allowed, starts, draws, self.mlm_probability)
+        positions, kinds = self._choose(input_ids, allowed, starts, draws, self.mlm_probability)
         seen, labels = input_ids.copy(), np.full_like(input_ids, _IGNORED)
         chosen = np.unravel_index(positions, input_ids.shape)
         labels[chosen] = input_ids[chosen]

@@ -6,19 +6,17 @@ The meaning is that of BERT (Devlin et al. 2019, section 3.1) as transformers'
 token, 10 % stay. Unlike there, a random token is never a special one.
 
     draws = uniform(block_ids, L, seed, epoch)
-    positions, kinds = MASKINGS[name].choose(input_ids, allowed, word_starts, draws, probability)
+    positions, kinds = MASKINGS[name](input_ids, allowed, word_starts, draws, probability)
     seen = replacements(labels, kinds, draws at positions, vocabulary, 0.8, 0.1)
 
 Every draw is a hash of (seed, epoch, block id, position), and what needs more
 randomness hashes its draws again, so a block's masks do not depend on the batch,
-process or worker in which it is met. A new way to choose positions is one
-function, registered in `MASKINGS`; how the rate moves during a run is one in
-`MASK_RATES`.
+process or worker in which it is met. A way to choose positions is one function, in
+`MASKINGS` or in a user's own file; so is how the rate moves during a run (`MASK_RATES`).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -71,6 +69,7 @@ def _to_unit(bits: np.ndarray) -> np.ndarray:
 #   probability  the rate at which allowed tokens are to be chosen
 # Returns positions [M] int64 in the flattened [B * L], ascending, and kinds [M] float64, uniform in [0, 1), which
 # decide between the mask token, a random one and the token itself; equal for tokens that are treated as one.
+# One that needs word starts has an attribute `needs_words = True`; else they are None.
 Choose = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 
 
@@ -168,32 +167,39 @@ def choose_fixed_count(
     return positions, fresh(draws.reshape(-1)[positions], _FIXED_KIND)
 
 
-@dataclass(frozen=True)
-class Masking:
-    """A way to choose the positions to predict.
+choose_whole_word.needs_words = True  # type: ignore[attr-defined]
+choose_span.needs_words = True  # type: ignore[attr-defined]
 
-    Attributes:
-        choose: The function, see `Choose`.
-        needs_words: Whether it needs word starts.
-    """
-
-    choose: Choose
-    needs_words: bool
-
-
-MASKINGS: dict[str, Masking] = {
-    "token": Masking(choose_token, needs_words=False),
-    "whole_word": Masking(choose_whole_word, needs_words=True),
-    "span": Masking(choose_span, needs_words=True),
-    "fixed_count": Masking(choose_fixed_count, needs_words=False),
+MASKINGS: dict[str, Choose] = {
+    "token": choose_token,
+    "whole_word": choose_whole_word,
+    "span": choose_span,
+    "fixed_count": choose_fixed_count,
 }
 
-# (progress in [0, 1], start, end) -> probability: how the masking rate moves during a run (Ankner et al. 2024).
-MASK_RATES: dict[str, Callable[[float, float, float], float]] = {
-    "constant": lambda progress, start, end: start,
-    "linear": lambda progress, start, end: start + (end - start) * progress,
-    "cosine": lambda progress, start, end: end + (start - end) * (1 + math.cos(math.pi * progress)) / 2,
-}
+
+def needs_words(choose: Choose) -> bool:
+    """Whether a way to choose needs word starts."""
+    return getattr(choose, "needs_words", False)
+
+
+# (progress from 0 to 1, start, end) -> probability: how the masking rate moves during a run (Ankner et al. 2024).
+MaskRate = Callable[[float, float, float], float]
+
+
+def _constant(progress: float, start: float, end: float) -> float:
+    return start
+
+
+def _linear(progress: float, start: float, end: float) -> float:
+    return start + (end - start) * progress
+
+
+def _cosine(progress: float, start: float, end: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+MASK_RATES: dict[str, MaskRate] = {"constant": _constant, "linear": _linear, "cosine": _cosine}
 
 
 def replacements(

@@ -25,7 +25,6 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from data.blocks.grouping import GROUPINGS
 from data.blocks.tokenization import encoder, tokenizer_fingerprint
 from data.blocks.tokens import ID_MASK, TokenFormat
 from data.blocks.vocabulary import vocab_size
@@ -253,7 +252,6 @@ def _write(
 ) -> None:
     form = token_format(tokenizer, config)
     encode = encoder(tokenizer, with_words=config.needs_words)
-    group = GROUPINGS[config.grouping]
     num_documents = num_bad = num_tokens = 0
     token_counts = np.zeros(form.vocab_size, dtype=np.int64)
     rest = np.zeros(0, dtype=np.uint32)
@@ -268,7 +266,7 @@ def _write(
             num_tokens += len(tokens)
             bar.update(len(tokens))
             token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
-            blocks, rest = group(rest, tokens, config.block_size)
+            blocks, rest = config.group(rest, tokens, config.block_size)
             writer.append(blocks)
             if writer.is_full:
                 break
@@ -315,7 +313,7 @@ def _fingerprint(
         _FORMAT_VERSION,
         [source.fingerprint for source in documents],
         tokenizer_fingerprint(tokenizer),
-        (config.block_size, config.grouping, config.last_block, max_blocks),
+        (config.block_size, getattr(config.group, "sha256", config.grouping), config.last_block, max_blocks),
         (config.document_attention, config.needs_words),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

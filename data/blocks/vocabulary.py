@@ -1,9 +1,12 @@
 """What masking needs to know of a tokenizer: which ids there are, and which of them are special."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # settings name maskings, which need this module: transformers would cost --help a second
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,12 @@ class Vocabulary:
         object.__setattr__(self, "regular_ids", np.flatnonzero(~self.is_special))
 
 
-def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
+def vocab_size(tokenizer: "PreTrainedTokenizerBase") -> int:
     """V, one more than the largest token id: ``len(tokenizer)`` is less where ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+def vocabulary(tokenizer: "PreTrainedTokenizerBase") -> Vocabulary:
     """What masking needs to know of the tokenizer."""
     is_special = np.zeros(vocab_size(tokenizer), dtype=bool)
     is_special[tokenizer.all_special_ids] = True

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from data.batches.loader import eval_batches
 from data.blocks.tokenization import tokenizer_fingerprint
 from data.blocks.vocabulary import vocab_size
+from data.functions import OwnFunction
 from launch.run.corpus import Corpus
 from launch.run.environment import record_start
 from launch.run.folder import RunFolder
@@ -22,7 +23,6 @@ from train_loop.inference.probes import check_probes
 from train_loop.model import open_model
 from train_loop.model_checks import check_document_attention, freeze_unused, gather_in_last_layer
 from train_loop.objective import MaskedLMObjective
-from train_loop.optim import build_optimizers, build_schedule
 from train_loop.plan import BatchPlan
 from train_loop.processes import Processes, weights_digest
 from train_loop.run import Run
@@ -57,13 +57,13 @@ def assemble(
     )
     resumed = processes.from_main(checkpoints.resume)
     state = TrainState() if resumed is None else resumed.state
-    lr_factor = processes.together(lambda: build_schedule(config, plan.total_steps))
+    lr_factor = processes.together(lambda: settings.build_schedule(config, plan.total_steps))
     objective = open_objective(settings, corpus.tokenizer, resumed, processes)
     held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": state.step}
     if processes.number > 1:  # for one, a second of hashing for nothing
         processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective.model)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
-    prepared, *optimizers = accelerator.prepare(objective, *build_optimizers(objective.model, config))
+    prepared, *optimizers = accelerator.prepare(objective, *settings.build_optimizers(objective.model, config))
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, objective, plan))
     if config.torch_compile:
@@ -178,7 +178,15 @@ def micro_batches_that_fit(
 
 def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
     """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
-    is_streaming = settings.data.streaming
+    data, is_streaming = corpus.config, settings.data.streaming
+    functions: dict[str, object] = {
+        "masking": data.choose,
+        "mlm_probability_schedule": data.mask_rate,
+        "grouping": data.group,
+        "optimizer": settings.build_optimizers,
+        "lr_scheduler_type": settings.build_schedule,
+    }
+    own = {name: function.sha256 for name, function in functions.items() if isinstance(function, OwnFunction)}
     return {
         "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
         **settings.marked("identity"),
@@ -187,4 +195,5 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
         "mixture weights": list(corpus.weights),
         "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
         **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if is_streaming else {}),
+        **{f"{name} (SHA-256 of the file)": sha256 for name, sha256 in own.items()},
     }

@@ -9,11 +9,12 @@ import torch
 from data.batches.chunks import StreamCorpus
 from data.batches.collator import Collator
 from data.batches.loader import MicroBatches, TrainLoader
-from data.batches.masking import MASK_RATES
+from data.batches.masking import Choose, choose_token
 from data.batches.order import Order
 from data.batches.streaming import StreamLoader
 from data.blocks.store import JoinedBlocks
 from data.config import DataConfig
+from data.documents.ranges import DataError
 from launch.run.corpus import Corpus
 from launch.run.settings import Settings
 from train_loop.plan import BatchPlan
@@ -38,7 +39,7 @@ def train_loader(
         "num_processes": num_processes,
         "device": device,
     }
-    masks = collator(corpus, corpus.config.masking, seed)
+    masks = collator(corpus, corpus.config.choose, seed)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
         return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state=state, **shared)
@@ -51,17 +52,17 @@ def train_loader(
 
 def eval_dataset(corpus: Corpus, seed: int) -> MicroBatches:
     """The evaluation's blocks; tokens are chosen one by one whatever the training does, so that runs compare."""
-    return MicroBatches(corpus.eval, collator(corpus, "token", seed))
+    return MicroBatches(corpus.eval, collator(corpus, choose_token, seed))
 
 
-def collator(corpus: Corpus, masking: str, seed: int) -> Collator:
+def collator(corpus: Corpus, choose: Choose, seed: int) -> Collator:
     """What masks blocks, by the settings."""
     config = corpus.config
     return Collator(
         corpus.vocabulary,
         seed,
         pad_token_id=corpus.tokenizer.pad_token_id or 0,
-        masking=masking,
+        choose=choose,
         mask_replace_prob=config.mask_replace_prob,
         random_replace_prob=config.random_replace_prob,
         document_attention=config.document_attention,
@@ -70,7 +71,21 @@ def collator(corpus: Corpus, masking: str, seed: int) -> Collator:
 
 
 def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
-    """Step -> the rate at which tokens are chosen."""
-    rate, start = MASK_RATES[config.mlm_probability_schedule], config.mlm_probability
+    """Step -> the rate at which tokens are chosen.
+
+    Raises:
+        DataError: When called: the rate is no probability.
+    """
+    start = config.mlm_probability
     end = start if config.mlm_probability_end is None else config.mlm_probability_end
-    return lambda step: rate(step / max(1, total_steps - 1), start, end)
+
+    def rate(step: int) -> float:
+        value = config.mask_rate(step / max(1, total_steps - 1), start, end)
+        if not 0 <= value <= 1:  # nan neither
+            name = config.mlm_probability_schedule
+            raise DataError(
+                f"mlm_probability_schedule={name!r} gives {value} for step {step + 1}: it must be from 0 to 1"
+            )
+        return value
+
+    return rate

@@ -17,13 +17,18 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import yaml
 
 from data.config import DataConfig
+from data.functions import find
 from train_loop.config import ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from train_loop.optim import BuildOptimizers, BuildSchedule
 
 _LIST_OF_SETTINGS = "python -m launch.train --help lists them"
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -45,6 +50,20 @@ class Settings:
         return {
             name: list(value) if isinstance(value, tuple) else value for part in parts for name, value in part.items()
         }
+
+    @cached_property
+    def build_optimizers(self) -> "BuildOptimizers":
+        """What ``optimizer`` names; found once, see `DataConfig`."""
+        from train_loop.optim import OPTIMIZERS  # torch takes seconds, and many commands do not train
+
+        return find("optimizer", self.train.optimizer, OPTIMIZERS)
+
+    @cached_property
+    def build_schedule(self) -> "BuildSchedule":
+        """What ``lr_scheduler_type`` names."""
+        from train_loop.optim import SCHEDULES
+
+        return find("lr_scheduler_type", self.train.lr_scheduler_type, SCHEDULES)
 
     def marked(self, mark: str) -> dict[str, Any]:
         """The settings that have a mark beside their declaration: ``Annotated[int, mark]``."""

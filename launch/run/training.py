@@ -62,6 +62,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     try:
         processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
         processes.require_same({k: v for k, v in settings.as_dict().items() if k not in _OF_THE_MACHINE})
+        processes.together(lambda: (settings.build_optimizers, settings.build_schedule))  # before hours of tokenizing
         folder = RunFolder(settings)
         processes.from_main(folder.hold)
         is_sharing = accelerator.is_main_process and not dry_run

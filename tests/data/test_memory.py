@@ -14,7 +14,7 @@ from tests.launchers import ROOT
 _SCRIPT = """
 import resource, sys
 from data import DataConfig, open_documents, open_tokenizer
-from tests.data.test_streaming import corpus_of, loader_of
+from tests.data.batches.test_streaming import corpus_of, loader_of
 
 small, path = sys.argv[1:]
 words = {"streaming": True, "eval_fraction": 1e-9, "block_size": 128, "cache_dir": small + ".cache"}

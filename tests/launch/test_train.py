@@ -278,7 +278,7 @@ def odd_models(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         ("--model_name_or_path {tmp}/nowhere", "cannot be loaded"),
         ("--block_size 100", "block_size=100 is longer than the model's 64 positions"),
         ("--tokenizer_name_or_path {tmp}/nowhere", "tokenizer"),
-        ("--lr_scheduler_type linaer", "the schedules are: linear"),
+        ("--lr_scheduler_type linaer", "did you mean 'linear'?"),
         ("--eval_dataset {tmp}/missing.jsonl --eval_fraction none", "no such file or folder"),
         ("--eval_fraction 1e-9", "documents held out for evaluation do not fill one block"),
         ("--resume_from_checkpoint {tmp}/nowhere", "manifest.json is missing"),

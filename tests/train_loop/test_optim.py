@@ -103,8 +103,6 @@ def test_the_rate_at_each_step_is_that_of_a_stepped_transformers_scheduler(
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("linaer", {}, "the schedules are: linear, cosine"),
-        ("reduce_lr_on_plateau", {}, "reduce_lr_on_plateau"),
         ("linear", {"num_decay_steps": 3}, "num_decay_steps"),
         ("warmup_stable_decay", {}, "num_decay_steps"),
     ],

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from data import Collator, DataConfig, Documents, TokenBlocks, build_blocks, open_documents, vocabulary
-from data.batches.masking import MASKINGS
+from data.batches.masking import MASKINGS, choose_token
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLMObjective
 
@@ -32,7 +32,7 @@ def _blocks(
         vocabulary(tokenizer),
         seed=0,
         pad_token_id=tokenizer.pad_token_id,
-        masking=config.masking,
+        choose=config.choose,
         document_attention=config.document_attention,
         trims=config.grouping == "line_by_line",
     )
@@ -114,7 +114,7 @@ def test_documents_start_at_zero_and_a_cut_one_starts_again(
     """Each ``<s>`` is at position 0, and so is the first token of a block that begins within a text."""
     blocks, collator = _blocks(texts, tokenizer, tmp_path, block_size=20, document_attention=True)
     ids = np.arange(10)
-    plain = dataclasses.replace(collator, masking="token")
+    plain = dataclasses.replace(collator, choose=choose_token)
     batch = plain(blocks[ids], ids, np.zeros_like(ids), 1e-9)
     assert batch.position_ids is not None
     starts = (batch.input_ids == tokenizer.bos_token_id) | (torch.arange(20) == 0)

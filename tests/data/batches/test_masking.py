@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from data.batches.masking import MASK_RATES, MASKINGS, Vocabulary, choose_token, fresh, replacements, uniform
-from data.blocks.tokenization import vocabulary
+from data.batches.masking import (
+    MASK_RATES,
+    MASKINGS,
+    Vocabulary,
+    choose_token,
+    fresh,
+    needs_words,
+    replacements,
+    uniform,
+)
+from data.blocks.vocabulary import vocabulary
 
 V = 1000
 SPECIAL = [0, 1, 2, 3, 4]
@@ -63,7 +72,7 @@ def test_rates_are_those_asked_for(vocab: Vocabulary, name: str, p: float, mask:
     ids = rng.integers(0, V, (4000, 128))
     draws = uniform(np.arange(4000), 128, seed=0, passes=0)
     allowed = ~vocab.is_special[ids]
-    positions, kinds = MASKINGS[name].choose(NO_IDS, allowed, words_of(ids, rng), draws, p)
+    positions, kinds = MASKINGS[name](NO_IDS, allowed, words_of(ids, rng), draws, p)
     assert positions.dtype == np.int64
     assert np.all(np.diff(positions) > 0)
 
@@ -79,7 +88,7 @@ def test_rates_are_those_asked_for(vocab: Vocabulary, name: str, p: float, mask:
     labels = ids.ravel()[positions]
     out = replacements(labels, kinds, draws.ravel()[positions], vocab, mask, random)
     units, first = np.unique(kinds, return_index=True)
-    assert len(units) == len(positions) or MASKINGS[name].needs_words
+    assert len(units) == len(positions) or needs_words(MASKINGS[name])
     assert close(int((out == MASK)[first].sum()), len(units), mask)
     # A random token is the label itself once in V - specials draws.
     changed = int(((out != MASK) & (out != labels))[first].sum())
@@ -95,7 +104,7 @@ def test_special_tokens_are_never_chosen_and_never_drawn(vocab: Vocabulary, name
     ids = np.tile(np.arange(V), (200, 1))
     draws = uniform(np.arange(200), V, seed=0, passes=0)
     starts = words_of(ids, np.random.default_rng(0))
-    positions, kinds = MASKINGS[name].choose(NO_IDS, ~vocab.is_special[ids], starts, draws, 0.5)
+    positions, kinds = MASKINGS[name](NO_IDS, ~vocab.is_special[ids], starts, draws, 0.5)
     labels = ids.ravel()[positions]
     assert not vocab.is_special[labels].any()
     drawn = replacements(labels, kinds, draws.ravel()[positions], vocab, 0.0, 1.0)
@@ -120,7 +129,7 @@ def test_a_blocks_masks_do_not_depend_on_its_batch(
     shape = (len(block_ids), length)
     draws = uniform(np.array(block_ids), length, seed, 0)
     allowed, starts = rng.random(shape) < 0.9, rng.random(shape) < 0.5
-    choose = MASKINGS[name].choose
+    choose = MASKINGS[name]
     positions, kinds = choose(NO_IDS, allowed, starts, draws, p)
     assert allowed.ravel()[positions].all()
     for row in range(len(block_ids)):
@@ -140,7 +149,7 @@ def test_words_are_chosen_whole_or_not_at_all(vocab: Vocabulary, name: str, p: f
     allowed = ~vocab.is_special[ids]
     starts = words_of(ids, rng)
     draws = uniform(np.arange(4), 64, seed, 0)
-    positions, kinds = MASKINGS[name].choose(NO_IDS, allowed, starts, draws, p)
+    positions, kinds = MASKINGS[name](NO_IDS, allowed, starts, draws, p)
     words = word_numbers(starts)
     in_chosen_words = np.isin(words, words[positions]) & allowed.ravel()
     assert np.array_equal(np.flatnonzero(in_chosen_words), positions)
@@ -159,7 +168,7 @@ def test_spans_cover_every_position_at_the_same_rate(p: float) -> None:
     draws = uniform(np.arange(20_000), 64, seed=0, passes=0)
     allowed = np.ones(draws.shape, dtype=bool)
     for starts in (allowed, np.random.default_rng(0).random(draws.shape) < 0.4):
-        positions, _ = MASKINGS["span"].choose(NO_IDS, allowed, starts, draws, p)
+        positions, _ = MASKINGS["span"](NO_IDS, allowed, starts, draws, p)
         chosen = np.bincount(positions, minlength=draws.size).reshape(draws.shape)
         assert np.all(np.abs(chosen.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / len(draws)))
         assert (chosen[:, 1:] & chosen[:, :-1]).mean() > 1.5 * p * p
@@ -171,7 +180,7 @@ def test_span_lengths_are_geometric() -> None:
     length = 64
     draws = uniform(np.arange(20_000), length, seed=1, passes=0)
     allowed = np.ones(draws.shape, dtype=bool)
-    positions, kinds = MASKINGS["span"].choose(NO_IDS, allowed, allowed, draws, 0.15)
+    positions, kinds = MASKINGS["span"](NO_IDS, allowed, allowed, draws, 0.15)
     _, first, lengths = np.unique(kinds, return_index=True, return_counts=True)
     begins = positions[first] % length
     counts = np.bincount(lengths[(begins > 0) & (begins < length - 10)], minlength=11)
@@ -185,7 +194,7 @@ def test_span_lengths_are_geometric() -> None:
 def test_fixed_count_is_exact(p: float, length: int, seed: int) -> None:
     allowed = np.random.default_rng(seed).random((8, length)) < 0.7
     draws = uniform(np.arange(8), length, seed, 0)
-    positions, _ = MASKINGS["fixed_count"].choose(NO_IDS, allowed, None, draws, p)
+    positions, _ = MASKINGS["fixed_count"](NO_IDS, allowed, None, draws, p)
     counts = np.bincount(positions // length, minlength=8)
     num_allowed = allowed.sum(1)
     assert counts.tolist() == [min(max(1, round(p * n)), n) for n in num_allowed.tolist()]

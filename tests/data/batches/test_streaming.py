@@ -90,7 +90,7 @@ def corpus_of(config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int 
 
 def loader_of(corpus: StreamCorpus, rank: int = 0, num_processes: int = 1, state: Arrays | None = None) -> StreamLoader:
     collator = Collator(
-        vocabulary(corpus.tokenizer), corpus.seed, corpus.tokenizer.pad_token_id or 0, masking=corpus.config.masking
+        vocabulary(corpus.tokenizer), corpus.seed, corpus.tokenizer.pad_token_id or 0, choose=corpus.config.choose
     )
     return StreamLoader(
         corpus,

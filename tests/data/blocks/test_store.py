@@ -207,7 +207,7 @@ def test_fewer_tokens_than_a_block_is_a_clear_error(
 
 _KILLED = """
 import os, signal, sys, pickle
-from data import blocks
+from data.blocks import store as blocks
 arguments = pickle.load(sys.stdin.buffer)
 append = blocks._Writer.append
 
@@ -336,7 +336,7 @@ def test_between_any_texts_and_their_blocks_no_token_is_lost_and_no_special_one_
                 assert len(blocks) == len(wanted)
         assert np.array_equal(blocks.token_counts(), np.bincount(tokens, minlength=vocab_size(tokenizer)))
         known = vocabulary(tokenizer)
-        collator = Collator(known, 0, pad_token_id=tokenizer.pad_token_id, masking=changes["masking"])
+        collator = Collator(known, 0, pad_token_id=tokenizer.pad_token_id, choose=config.choose)
         batch = collator(rows, np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), 0.9)
         assert not known.is_special[batch.labels.numpy()].any()
         restored = batch.input_ids.clone()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data import DataConfig, open_documents, python_docs
+from data import DataConfig, open_documents
+from data.documents import python_docs
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,10 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
             "--model_type bert --gradient_accumulation_steps 2 --per_device_train_batch_size auto",
             "give global_batch_size instead",
         ),
-        ("--recipe quickstart --optimizer adam", "optimizer='adam' must be one of: adamw, muon; did you mean 'adamw'?"),
+        (
+            "--recipe quickstart --masking tokn",
+            "masking='tokn' must be one of: token, whole_word, span, fixed_count",
+        ),
         ("--recipe quickstart --model_config hidden_size", "is not a map, written name=value"),
         ("--recipe quickstart --seed none", "seed='none' is not a whole number"),
         ("--recipe quickstart --mlm_probability 0", "mlm_probability=0.0 must be between 0 and 1"),
