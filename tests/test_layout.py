@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +113,34 @@ def test_nothing_below_launch_reads_the_environment_or_pickles(path: Path) -> No
         "trust_remote_code",
     ):
         assert word not in text
+
+
+TEXTS = [
+    path.relative_to(ROOT)
+    for path in [
+        *ROOT.glob("*.md"),
+        *(p for name in ("data", "train_loop", "launch", "tests") for p in ROOT.glob(f"{name}/**/*.md")),
+    ]
+]
+
+
+def _anchors(path: Path) -> set[str]:
+    """What a link can name in a text after ``#``, as GitHub makes it of headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=str)
+def test_every_relative_link_of_a_text_resolves(text: Path) -> None:
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / text).read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / text).parent / name if name else ROOT / text
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
