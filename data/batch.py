@@ -66,7 +66,7 @@ class Loader(Protocol):
 
     @property
     def source_names(self) -> Sequence[str]:
-        """Of the sources of the text."""
+        """The names of the sources of the text."""
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""

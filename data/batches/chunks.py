@@ -1,6 +1,6 @@
 """Chunks of blocks from logical streams of text: the half of streaming that runs in DataLoader workers.
 
-    logical stream s of S:  documents -> blocks -> chunks of 64 blocks, each with where the stream is behind it
+    logical stream s of S:  documents -> blocks -> chunks of 64 blocks, each with where the stream is after it
 
 `data.batches.streaming` is the other half.
 """
@@ -35,8 +35,8 @@ class Chunk(NamedTuple):
         stream: Its number.
         blocks: ``[64, L]``, as they are stored, padded.
         sources: ``[64]``, which source each is of.
-        state: Where the stream is behind them.
-        bad_rows: Rows that were passed over on the way.
+        state: Where the stream is after them.
+        bad_rows: Rows that were skipped on the way.
     """
 
     stream: int
@@ -52,7 +52,7 @@ class StreamCorpus:
 
     Attributes:
         documents: The sources.
-        weights: Of the sources.
+        weights: One for each source.
         seed: Of the mixture and of the shuffling.
     """
 
@@ -69,7 +69,7 @@ class StreamCorpus:
 
 
 class _Source:
-    """Endless blocks of one source in one logical stream, from any block on."""
+    """The endless blocks of one source in one logical stream, from any block on."""
 
     def __init__(self, corpus: StreamCorpus, number: int, stream: int, state: Arrays) -> None:
         self._documents = corpus.documents[number]
@@ -117,7 +117,7 @@ _TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: little
 
 
 def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
-    """Yield the chunks of a logical stream without end, from the state after an earlier chunk on, or ``{}``."""
+    """Yield the chunks of a logical stream without end: from the start (``{}``), or from the state of a chunk on."""
     sources = [_Source(corpus, number, stream, state) for number in range(len(corpus.documents))]
     blocks = [source.blocks() for source in sources]
     form = corpus.form
@@ -140,7 +140,7 @@ def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
 
 
 class Chunks(IterableDataset[Chunk | DataError | None]):
-    """Chunks of some logical streams in turn; an error as an item, because a worker's would come as a traceback.
+    """Chunks of some logical streams in turn. An error comes as an item: raised in a worker, it would be a traceback.
 
     Each worker has every W-th stream and sends as many items a round as the others, so that no stream gets ahead.
     """

@@ -18,7 +18,7 @@ class Collator:
     Attributes:
         vocabulary: Of the tokenizer.
         seed: Of the masks.
-        pad_token_id: What stands where a block has no token.
+        pad_token_id: The id at places where a block has no token.
         choose: The way to choose tokens, see `data.batches.masking.Choose`.
         mask_replace_prob, random_replace_prob: See `data.batches.masking.replacements`.
         document_attention: Whether the batch gets ``position_ids``.
@@ -44,7 +44,7 @@ class Collator:
                 be 0: the batch is then one block with nothing to predict, so that a
                 process without a share has a forward and backward to take part with.
             block_ids: ``[B]``.
-            passes: ``[B]``, how often each block was met before.
+            passes: ``[B]``, how often each block was seen before.
             mlm_probability: The rate at which tokens are chosen.
         """
         if not len(blocks):

@@ -24,7 +24,7 @@ from data.config import DataConfig
 
 
 class Plan(NamedTuple):
-    """Of a micro-batch: which blocks, and the rate at which tokens are chosen."""
+    """The blocks of a micro-batch, and the rate at which their tokens are chosen."""
 
     batch: Batch
     mlm_probability: float
@@ -53,7 +53,7 @@ class TrainLoader:
         micro_batch_size: At most this many blocks in one micro-batch.
         rank, num_processes: Which contiguous share of each global batch is this process's.
         config: How many workers.
-        source_names: Of the sources of the blocks.
+        source_names: The names of the sources of the blocks.
     """
 
     dataset: MicroBatches
@@ -87,16 +87,16 @@ class TrainLoader:
             yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]`` tokens of each source in the updates before ``step``, of all processes; zeros but on the first."""
+        """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others, 0."""
         return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
 
     @property
     def bad_rows(self) -> None:
-        """Counted when the blocks were made."""
+        """None: they were counted when the blocks were made."""
         return
 
     def state(self) -> dict[str, np.ndarray]:
-        """Nothing: the next step follows from its number."""
+        """Empty: the next step follows from its number."""
         return {}
 
 
@@ -143,7 +143,7 @@ def load(
 
 @contextmanager
 def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """What a loader gives; its workers end with the block.
+    """The items of a loader, for a ``with`` block at whose end its workers end.
 
     Left to the garbage collector, which an error's traceback keeps waiting, they could
     outlive the run and hold up its exit: they ignore the SIGTERM that Python sends them then.
@@ -157,7 +157,7 @@ def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
 
 
 def worker_options(config: DataConfig) -> dict[str, Any]:
-    """Of a DataLoader."""
+    """The options of a DataLoader that follow from the settings."""
     num_workers = config.dataloader_num_workers
     return {
         "num_workers": num_workers,

@@ -11,7 +11,7 @@ token, 10 % stay. Unlike there, a random token is never a special one.
 
 Every draw is a hash of (seed, epoch, block id, position), and what needs more
 randomness hashes its draws again, so a block's masks do not depend on the batch,
-process or worker in which it is met. A way to choose positions is one function, in
+process or worker that has it. A way to choose positions is one function, in
 `MASKINGS` or in a user's own file; so is how the rate moves during a run (`MASK_RATES`).
 """
 
@@ -55,7 +55,7 @@ def fresh(draws: np.ndarray, salt: int) -> np.ndarray:
 
 
 def _to_unit(bits: np.ndarray) -> np.ndarray:
-    """Uniform in [0, 1), of 53 bits; the uint64 are overwritten."""
+    """Uniform in [0, 1), with 53 random bits; the uint64 are overwritten."""
     bits >>= np.uint64(11)
     return bits * 2.0**-53
 

@@ -69,7 +69,7 @@ def permuted_range(first: int, end: int, num_blocks: int, key: int) -> np.ndarra
 
 @functools.lru_cache(maxsize=4)
 def _permuted_row(row: int, num_blocks: int, key: int) -> np.ndarray:
-    """Kept, because 1,024 positions at once cost what 100 do, and the steps of a run ask for neighbours."""
+    """1,024 positions at once cost as much as 100, and the steps of a run ask for neighbours, so a row is kept."""
     first = row * _PERMUTED_TOGETHER
     out = permute(np.arange(first, min(first + _PERMUTED_TOGETHER, num_blocks)), num_blocks, key)
     out.flags.writeable = False
@@ -111,7 +111,7 @@ def mixture_counts(weights: Sequence[float]) -> np.ndarray:
 
 
 def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with_first: bool) -> int:
-    """Of one source all of its blocks, each once; of a mixture what it takes for the first or the last to run out.
+    """Blocks in an epoch: of one source, all of them; of a mixture, until the first or the last source has run out.
 
     The sources of a mixture go on where they were from epoch to epoch, each in passes of its own.
     """
@@ -141,7 +141,7 @@ class Order:
     lengths: np.ndarray | None = None
 
     def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks of an update, and in which pass over its source each is met: ``[G]`` passes, ``[G]`` ids.
+        """The blocks of an update: ``[G]`` passes, in which pass over its source each is seen, and ``[G]`` ids.
 
         The last update of an epoch of one source sees what is left, so that each block is seen exactly once.
         """

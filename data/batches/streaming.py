@@ -35,7 +35,7 @@ _DRAWS_AT_ONCE = 1024
 
 
 class _ShuffleBuffer:
-    """Blocks of one logical stream, drawn from at random; what is drawn when follows from the seed."""
+    """Blocks of one logical stream, from which random ones are drawn; the seed decides which one, and when."""
 
     def __init__(self, corpus: StreamCorpus, stream: int, state: Arrays) -> None:
         config = corpus.config
@@ -73,11 +73,11 @@ class _ShuffleBuffer:
 
     @property
     def stream_state(self) -> Arrays:
-        """Where the stream is behind the chunk that is being put in; nothing before the first."""
+        """Where the stream is after the chunk that is being put in; empty before the first chunk."""
         return self._chunk.state
 
     def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
-        """A block and its id. Two come in for each that is drawn until the buffer is full."""
+        """A block and its id. Until the buffer is full, two blocks come in for each that is drawn."""
         while self._size < min(self._capacity, self._num_drawn + 2):
             if self._num_taken == len(self._chunk.blocks):
                 self._chunk, self._num_taken = receive(), 0
@@ -120,7 +120,7 @@ class StreamLoader:
         device: torch.device,
         state: Arrays,
     ) -> None:
-        """Begin at the start, or where ``state``, put together from all processes' `state`, was taken.
+        """Begin at the start, or, with the joined `state` of all processes, where it was taken.
 
         Raises:
             ValueError: There are fewer logical streams than processes.
@@ -167,7 +167,7 @@ class StreamLoader:
 
     @property
     def bad_rows(self) -> int | None:
-        """Passed over by this process's streams so far; None where the first one ends the run."""
+        """Rows that this process's streams have skipped so far; None where the first one ends the run."""
         if self._config.on_bad_row == "stop":
             return None
         return sum(buffer.bad_rows for buffer in self._buffers.values())
@@ -179,7 +179,7 @@ class StreamLoader:
         return (batch.pin_memory() if self._device.type == "cuda" else batch).to(self._device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
-        """The next chunk of a stream; others' that come before it are kept."""
+        """The next chunk of a stream; chunks of other streams that come before it are kept for later."""
         while not self._received[stream]:
             item = next(items)
             if isinstance(item, DataError):

@@ -3,8 +3,8 @@
 A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens
 without padding (see `data.blocks.tokens`); ``lengths.npy`` where blocks differ in length;
 ``token_counts.npy``; and ``blocks.json``, the shape and the counts. It is made
-under a lock, by one process, and written beside and renamed: complete, or not there.
-What was damaged since is made again.
+under a lock, by one process, in a temporary folder that is then renamed: it is complete,
+or not there. Blocks that were damaged later are made again.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ _NOT_WHOLE = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """Where the tokens of the documents went: ``kept + dropped`` is all of them, ``padded`` came on top."""
+    """Where the tokens of the documents went: all are in ``kept + dropped``; ``padded`` counts the padding."""
 
     documents: int
     kept: int
@@ -197,7 +197,7 @@ def _make(
     config: DataConfig,
     max_blocks: int | None,
 ) -> None:
-    """Write the folder whole, in place of what is there."""
+    """Make the whole folder, in place of one that is there."""
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was broken off
     temporary.mkdir()
@@ -213,7 +213,7 @@ def _make(
 
 
 class _Writer:
-    """Appends blocks to a file, at most so many, and counts."""
+    """Appends at most so many blocks to a file, and counts them."""
 
     def __init__(self, file: BinaryIO, form: TokenFormat, most: int | None) -> None:
         self._file = file
@@ -235,7 +235,7 @@ class _Writer:
             self.lengths += map(len, blocks)
 
     def close(self, lengths: Path, block_size: int) -> str:
-        """Keep the lengths if they differ, and return the hash of it all."""
+        """Write the lengths if blocks differ in length, and return the hash of all that was written."""
         if any(length < block_size for length in self.lengths):
             array = np.array(self.lengths, dtype=np.int64)
             self._digest.update(array.tobytes())

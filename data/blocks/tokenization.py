@@ -61,8 +61,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> N
             f"tokenizer {tokenizer.name_or_path!r} has no mask token: use the tokenizer of a masked language model, "
             "or --train_tokenizer"
         )
-    for setting, value in (("last_block", "pad"), ("grouping", "line_by_line"), ("grouping", "pack")):
-        if getattr(config, setting) == value and tokenizer.pad_token_id is None:
+    for setting, without_padding in (("last_block", "drop"), ("grouping", "concatenate")):
+        if (value := getattr(config, setting)) != without_padding and tokenizer.pad_token_id is None:
             raise ValueError(
                 f"{setting}={value}: tokenizer {tokenizer.name_or_path!r} has no pad token: "
                 "use --grouping concatenate --last_block drop"
@@ -101,7 +101,7 @@ def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTo
 
 
 def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[str]]:
-    """The batches up to so many characters."""
+    """The first batches, until they have so many characters."""
     num_characters = 0
     for texts in batches:
         yield texts
@@ -176,7 +176,7 @@ def _flat(ids: Iterable[list[int]]) -> np.ndarray:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes when any text could be tokenized or masked differently; not with use, saving or another folder."""
+    """Changes if any text could be tokenized or masked differently; using, saving or moving it changes nothing."""
     if tokenizer.is_fast:
         # Truncation and padding come and go with calls, and `encoder` takes them off.
         content = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}

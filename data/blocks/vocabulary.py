@@ -33,7 +33,7 @@ def vocab_size(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def vocabulary(tokenizer: "PreTrainedTokenizerBase") -> Vocabulary:
-    """What masking needs to know of the tokenizer."""
+    """The `Vocabulary` of a tokenizer."""
     is_special = np.zeros(vocab_size(tokenizer), dtype=bool)
     is_special[tokenizer.all_special_ids] = True
     return Vocabulary(mask_token_id=tokenizer.mask_token_id, is_special=is_special)

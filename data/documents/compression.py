@@ -1,7 +1,7 @@
-"""Files opened, decompressed where their ending says so; one that ends too early is an error.
+"""Open files, and decompress those whose ending says so; a file that ends too early is an error.
 
-What decompressing holds in memory is bounded, whatever the file says: 64 KB of content at a time, and of zstd
-the window of at most 128 MB, as for ``zstd -d``: a file of ``zstd --long=28`` or more is refused.
+Decompressing needs little memory, whatever the file says: 64 KB of content at a time, and for zstd a window of at
+most 128 MB, as ``zstd -d`` has it. A file of ``zstd --long=28`` or more is refused.
 """
 
 import gzip
@@ -27,7 +27,7 @@ def compression(path: str) -> str:
 
 @contextmanager
 def open_raw(path: str) -> Iterator[io.BufferedReader]:
-    """The bytes as they are; by `fsspec` only on the Hub: in a local path it would take ``::`` for a chain."""
+    """The bytes as they are. Only a file on the Hub goes through `fsspec`, which takes ``::`` in a path for a chain."""
     if "://" not in path:
         with Path(path).open("rb") as file:
             yield file
@@ -52,7 +52,7 @@ def open_file(path: str) -> Iterator[Any]:
 def damage(error: Exception) -> str:
     """What is wrong with the content, of an error of `DAMAGED`; one of the disk or the network is raised again.
 
-    Arrow says by a bare OSError that content is damaged, the others have a number or are of a kind of their own.
+    Arrow raises a bare OSError for damaged content; an error of the disk has a number or a class of its own.
     """
     is_of_content = type(error) is OSError and error.errno is None
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and not is_of_content:

@@ -1,9 +1,8 @@
 """Open any source of text as a stream of documents.
 
 One door for a Hub dataset, local files and the embedded corpus: `sources` finds
-them, `rows` and `readers` read them. What is added here: where in a row the text
-is, which documents are held out for evaluation, and errors that name file, row
-and column.
+them, `rows` and `readers` read them. This file finds the text in a row, holds
+documents out for evaluation, and raises errors that name file, row and column.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from data.config import DataConfig
 from data.documents import readers
 from data.documents.ranges import DataError, Range, Row, brief, first_key
 from data.documents.rows import Rows
-from data.documents.sources import Source, find, open_rows, split_names
+from data.documents.sources import Source, find_source, open_rows, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class TextBatch(NamedTuple):
 
     Attributes:
         texts: Without blank ones; may be empty.
-        cursor: Behind them.
+        cursor: Where the stream goes on after them.
         num_bad: Rows without a readable text that were passed over.
     """
 
@@ -77,12 +76,12 @@ class Documents:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when anything does that the texts depend on, or a file's time of change or place; quick."""
+        """Changes with all that the texts depend on, and with a file's place or time of change. Quick to compute."""
         return self._digest(self.rows.version)
 
     @property
     def identity(self) -> str:
-        """Changes when the content, the split, the column or the held-out part does; the same on another machine."""
+        """Changes with the content, the split, the column or the held-out part. The same on every machine."""
         return self._digest(self.rows.identity)
 
     def _digest(self, rows: str) -> str:
@@ -105,7 +104,10 @@ class Documents:
         cursor: Cursor = START,
         at_once: tuple[int, int] = (_BATCH_OF_ROWS, _BATCH_OF_CHARACTERS),
     ) -> Iterator[TextBatch]:
-        """Yield the texts of a logical stream, from a cursor to the end of the stream; so many rows or characters.
+        """Yield the texts of a logical stream, from a cursor to the end of the stream.
+
+        Args:
+            at_once: A batch ends when it has so many rows or so many characters.
 
         Raises:
             ValueError: See `texts`.
@@ -129,7 +131,7 @@ class Documents:
         yield TextBatch(texts, Cursor(sys.maxsize), num_bad)
 
     def _rows(self, num_streams: int, stream: int, cursor: Cursor) -> Iterator[tuple[Range, Row, Cursor]]:
-        """Yield range, row, and the cursor behind it."""
+        """Yield range, row, and the cursor after it."""
         for number, part in enumerate(self.rows.ranges(num_streams, stream)):
             if number >= cursor.part:
                 start = part.begin if number > cursor.part or cursor.position is None else cursor.position
@@ -148,7 +150,7 @@ class Documents:
         raise DataError(f"dataset={self.name!r}: {place}: {problem}; --on_bad_row skip passes over such rows")
 
     def _holds_out(self, text: str) -> bool:
-        """By the text itself, so that a text met twice is never on both sides."""
+        """The text alone decides, so that a text that occurs twice is never on both sides."""
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.eval_fraction * 2**64
 
@@ -159,10 +161,10 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
     Raises:
         ValueError: What is missing or wrong, and what would work.
     """
-    sources = [find(name, config) for name in config.mixture or [config.dataset]]
+    sources = [find_source(name, config) for name in config.mixture or [config.dataset]]
     train = [_open(source, config.dataset_split, config, is_endless=config.streaming) for source in sources]
     if config.eval_dataset is not None:
-        source = find(config.eval_dataset, config)
+        source = find_source(config.eval_dataset, config)
         split = config.eval_split or _default_eval_split(source, ("validation", "test", "train"), config)
         return train, [_open(source, split or "train", config)]
     split = config.eval_split
@@ -207,7 +209,7 @@ def _open(source: Source, split: str, config: DataConfig, *, is_endless: bool = 
 
 
 def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: bool) -> str:
-    """The dotted path of the text, checked against the columns there are; of a mixture, not every source has it."""
+    """The dotted path of the text, which must be a column; in a mixture, a source without it may have a default one."""
     candidates = (wanted, *_DEFAULT_TEXT_COLUMNS) if anywhere else (wanted,) if wanted else _DEFAULT_TEXT_COLUMNS
     for column in candidates:
         if column in columns:

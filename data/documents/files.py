@@ -1,4 +1,4 @@
-"""What is known of a file before a row of it is read: its format, its size, and what tells it from another."""
+"""What is known of a file before a row of it is read: its format, its size and its identity."""
 
 import hashlib
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,7 @@ _NUM_PIECES = 4096
 def file_format(path: str) -> str | None:
     """How a file is read, by its ending without that of its compression; None if that is not known.
 
-    Parquet has no place here when it is compressed once more: it is read from its end, which would unpack it whole.
+    A Parquet file that was compressed once more is not read: reading begins at its end, so all would be unpacked.
     """
     name = PurePosixPath(path.lower())
     if not compression(path):
@@ -33,19 +33,19 @@ def file_format(path: str) -> str | None:
 
 
 def known_formats() -> str:
-    """For messages."""
+    """The endings of the files that are read, for messages."""
     return f"{' '.join(e for e in _FORMATS if e != '.parquet')}, also with .gz or .zst, and .parquet only as it is"
 
 
 def file_size(path: str) -> int:
-    """Bytes."""
+    """How many bytes a file has."""
     return int(_hub_facts(path)["size"]) if "://" in path else Path(path).stat().st_size
 
 
 def version(path: str) -> str:
-    """Changes when a file does: of the Hub its content's hash; of this machine, size, times and place on the disk.
+    """Changes when a file does: on the Hub the hash of its content; here its size, times and place on the disk.
 
-    A copy may take over the time of the last write (``cp -p``), but not that of the change of the file's entry.
+    A copy may keep the time of the last write (``cp -p``), but not the time at which the file's entry was changed.
     """
     if "://" in path:
         return str(_hub_facts(path).get("blob_id", ""))
@@ -56,9 +56,9 @@ def version(path: str) -> str:
 def identity(paths: tuple[str, ...]) -> str:
     """SHA-256 of names, sizes and content: the same on any machine.
 
-    Up to 1 GB in all, the content is all bytes; of more it is 4,096 pieces of 64 KB, evenly spread over the files,
-    so that it stays below a second, and a change between two pieces that keeps the size is not seen. Of a file of
-    the Hub it is the hash that the Hub has.
+    Up to 1 GB in all, every byte is hashed. Of more, only 4,096 pieces of 64 KB are, evenly spread over the files:
+    this takes less than a second, but does not see a change between two pieces that keeps the size. A file on the
+    Hub counts by the hash that the Hub has.
     """
     sizes = [file_size(path) for path in paths]
     is_whole = sum(sizes) <= _HASHED_WHOLE

@@ -1,4 +1,4 @@
-"""The values of a JSON file one after the other: what is held in memory is one of them, however long the file is."""
+"""The values of a JSON file one after the other. Only one of them is in memory, however long the file is."""
 
 import json
 import re
@@ -51,7 +51,7 @@ class _Text:
                 return self._text[self._position : self._position + 1]
 
     def skip(self) -> None:
-        """Go on behind that character."""
+        """Go on after that character."""
         self._position += 1
 
     def value(self) -> Any:
@@ -65,7 +65,7 @@ class _Text:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._position)
             except json.JSONDecodeError as error:
-                # What the end of the text has cut off is wrong there, or an open string from its begin on.
+                # A value that is cut off is wrong near the end of the text; an unfinished string, at its start.
                 is_cut = error.pos > len(self._text) - 8 or error.msg.startswith("Unterminated")
                 if not is_cut or not self._read_on():
                     raise ValueError(error.msg) from error

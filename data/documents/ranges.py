@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Range:
-    """The rows of a file that begin in ``[begin, end)``, and of them each whose index modulo ``every`` is ``which``."""
+    """The rows of a file that begin in ``[begin, end)``, and of these those with ``index % every == which``."""
 
     path: str
     begin: int
@@ -42,7 +42,7 @@ class Range:
 
 
 def first_key(path: str, names: Iterable[str]) -> str | None:
-    """The name with which a dotted path begins, the longest of them; None if there is none, or no path.
+    """The longest name with which a dotted path begins; None if there is none, or the path is empty.
 
     ``answers.text`` is a column of that very name where there is one, else in ``answers``.
     """

@@ -1,10 +1,10 @@
 """Rows of files, from any position: what dividing, streaming and resuming need.
 
-A file that can be entered anywhere is divided into ranges: of bytes for lines
-(.txt, .jsonl), of rows for Parquet. Any other (compressed, .csv, .json, .arrow)
-is read from its start by each stream, a row at a time; rows before the position
-are passed over. A row that cannot be read comes with its problem, so that the
-reader of the rows decides whether to stop.
+If reading can start anywhere in a file, the file is divided into ranges: of bytes
+for lines (.txt, .jsonl), of rows for Parquet. Any other file (compressed, .csv, .json,
+.arrow) is read from its start by each stream, which skips the rows before its position.
+A row that cannot be read comes with its problem, so that the caller decides whether
+to stop.
 """
 
 import codecs
@@ -30,7 +30,7 @@ _FILES_AT_ONCE = 16  # whose sizes are asked for: on the Hub each is some reques
 
 
 def sizes(paths: tuple[str, ...]) -> list[int] | None:
-    """By what files are divided: the bytes or the rows of each; None where one cannot be entered anywhere.
+    """The bytes or the rows of each file, by which files are divided; None if one must be read from its start.
 
     Raises:
         DataError: A Parquet file does not say how many rows it has.
@@ -44,9 +44,9 @@ def sizes(paths: tuple[str, ...]) -> list[int] | None:
 def ranges(paths: tuple[str, ...], sizes: list[int] | None, num_streams: int, stream: int) -> list[Range]:
     """What a logical stream reads: together the streams read each row once.
 
-    Files that can be entered anywhere are laid end to end and cut into
-    ``num_streams`` equal parts. Of other files a stream takes whole ones, or,
-    where there are fewer files than streams, every ``num_streams``-th row.
+    Files in which reading can start anywhere are laid end to end and cut into
+    ``num_streams`` equal parts. Of other files, a stream takes whole ones; if there
+    are fewer files than streams, it takes every ``num_streams``-th row of each.
 
     Args:
         sizes: See `sizes`.
@@ -102,7 +102,7 @@ def is_unicode(text: str) -> bool:
 
 
 def columns(path: str) -> set[str]:
-    """Dotted paths of the columns, the nested ones too; of files that state none, those of the first rows.
+    """Dotted paths of all columns, also nested ones; if the file does not state them, those of its first rows.
 
     Raises:
         ValueError: None of the first rows can be read.
@@ -166,7 +166,7 @@ def _lines(part: Range, start: int, parse: Callable[[str], Any]) -> Iterator[Row
 
 
 def _next_line(file: Any) -> tuple[bytes, int]:
-    """A line and its size; of one that is too long the begin, a byte longer than allowed."""
+    """A line and its size. A line that is too long is cut one byte after the longest that is allowed."""
     line = file.readline(_LONGEST_LINE + 1)
     size, is_cut = len(line), len(line) > _LONGEST_LINE and not line.endswith(b"\n")
     while is_cut and (piece := file.readline(_BYTES_AT_ONCE)):
@@ -204,7 +204,7 @@ def _read_jsonl(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
-    """An array of objects, or objects over many lines; or one a line, where a bad one does no harm to the next."""
+    """An array of objects, or objects over many lines; or one object a line, where a bad line does not end the file."""
     position = 0
     try:
         with open_file(part.path) as file:
@@ -223,9 +223,9 @@ def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def _begins_with_a_row(file: Any) -> bool:
-    """Whether the first line of a .json file is a row of its own, be it a bad one: no array, and no begin of an object.
+    """Whether the first line of a .json file is a row of its own, even a bad one.
 
-    The begin of an object is wrong where it ends.
+    It is none if it begins an array, or if it is only the start of an object: its error is then at its very end.
     """
     lines = (line.removeprefix(codecs.BOM_UTF8).lstrip() for line in iter(lambda: file.readline(_BYTES_AT_ONCE), b""))
     first = next(filter(None, lines), b"[")
@@ -271,7 +271,7 @@ def _csv_reader(delimiter: str) -> Callable[[Range, int, str], Iterator[Row]]:
 
 
 def _fields(rows: Any) -> tuple[list[str], str | None]:
-    """Of the next row that is not blank, or what is wrong with it; none of both at the end."""
+    """The fields of the next row that is not blank, and what is wrong with it; nothing of either at the end."""
     first = rows.line_num + 1
     try:
         return next(filter(None, rows), []), None

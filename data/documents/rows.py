@@ -1,4 +1,4 @@
-"""Rows of a source, whatever it is: one interface for files and for downloaded tables."""
+"""Rows of a source: one interface for files and for downloaded tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,11 +35,11 @@ class Rows(Protocol):
 
     @property
     def identity(self) -> str:
-        """Tells the content from another's, on any machine; may take a second."""
+        """Changes with the content alone, and is the same on every machine. May take a second."""
 
     @property
     def version(self) -> str:
-        """Changes when the source or its place does, on this machine; quick."""
+        """Changes with the source or its place, on this machine. Quick to compute."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class FileRows:
 
     @property
     def version(self) -> str:
-        """Places, and what `data.documents.files.version` says."""
+        """The paths, each with its `data.documents.files.version`."""
         return repr([(path, files.version(path)) for path in self.paths])
 
 

@@ -1,8 +1,8 @@
 """Which files or which Hub dataset a name means, and which part of it.
 
 The `datasets` library finds and downloads what is on the Hub; the names of the
-files of a local folder tell its splits, as there. What is in a folder and not
-read is named in one line, or, where it looks like more of the same, refused.
+files of a local folder tell its splits, as on the Hub. Files of a folder that are not
+read are named in one line; if they look like part of the text, the folder is refused.
 """
 
 import logging
@@ -34,14 +34,14 @@ class Source:
 
     Attributes:
         name: What the user calls it.
-        files: Those of each split; None of a Hub dataset that will be downloaded.
+        files: The files of each split; None for a Hub dataset, which `datasets` downloads.
     """
 
     name: str
     files: dict[str, list[str]] | None
 
 
-def find(name: str, config: DataConfig) -> Source:
+def find_source(name: str, config: DataConfig) -> Source:
     """Look for a source: a file, a folder, a glob, or a dataset of the Hub.
 
     Raises:
@@ -58,11 +58,11 @@ def find(name: str, config: DataConfig) -> Source:
 def open_rows(
     source: Source, split: str, config: DataConfig, *, is_endless: bool
 ) -> tuple[Rows, tuple[int, int] | None]:
-    """The rows of a split of a source; and the first of them and the end, where ``split`` names a part.
+    """The rows of a split of a source; also the first and the end of those to read, if ``split`` names a part.
 
     Args:
-        is_endless: It will be streamed, again and again. What is evaluated on is not, but a
-            streaming run does not download a Hub dataset for it either.
+        is_endless: Whether the rows are streamed again and again, as those of training are. The rows of an
+            evaluation are read once, but a streaming run does not download a Hub dataset for them either.
 
     Raises:
         ValueError: What is missing or wrong, and what would work.
@@ -92,7 +92,7 @@ def split_names(source: Source, config: DataConfig) -> list[str]:
 
 
 def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | None:
-    """First row and end of ``train[10:500]`` or ``train[:20%]``; None of a whole split."""
+    """First row and end of ``train[10:500]`` or ``train[:20%]``; None for a whole split."""
     if re.fullmatch(r"[\w.-]+", split):
         return None
     match = re.fullmatch(r"[\w.-]+\[(-?\d+%?)?:(-?\d+%?)?\]", split)
@@ -158,7 +158,7 @@ def _local_files(name: str) -> dict[str, list[str]] | None:
 
 
 def _matches(name: str, path: Path) -> list[str]:
-    """The files that a glob means; characters of a glob in the name of a folder that is there mean themselves."""
+    """The files that a glob means; in the name of an existing folder, its special characters mean themselves."""
     pattern = f"{escape(str(path.parent))}/{path.name}" if path.parent.is_dir() else str(path)
     found = sorted(glob(pattern, recursive=True))
     files = [match for match in found if Path(match).is_file()]

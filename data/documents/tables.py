@@ -1,4 +1,4 @@
-"""Rows of Parquet and Arrow files. What such a file says of itself is checked before a value is read by it."""
+"""Rows of Parquet and Arrow files. The offsets and sizes in a file are checked before a value is read by them."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # sizes and names that c
 
 
 def num_parquet_rows(path: str) -> int:
-    """As the file says.
+    """How many rows the file says it has.
 
     Raises:
         DataError: It is damaged.
@@ -76,7 +76,7 @@ def read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
-    """Of the streaming format, which `datasets` writes, or the file format; see `data.documents.readers.read`."""
+    """See `data.documents.readers.read`; of the streaming format, which `datasets` writes, or of the file format."""
     position = start
     try:
         with open_file(part.path) as file:
@@ -116,7 +116,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
-    """The rows of batches, the first of which has index ``first``, from ``start`` on, as far as they are in the range.
+    """The rows of some batches that are in the range, from ``start`` on; the first row of all has index ``first``.
 
     Args:
         column: '' for all.
@@ -146,7 +146,7 @@ def _without(column: str, names: list[str], first: int, part: Range) -> Row:
 
 
 def _damage_of(arrays: Iterable[pa.Array]) -> str | None:
-    """Whether an offset or an index leads out of an array, by which reading a value would end the process."""
+    """What is wrong, if an offset or an index leads out of an array: reading such a value would end the process."""
     try:
         for array in arrays:
             array.view(_as_bytes(array.type)).validate(full=True)

@@ -6,7 +6,7 @@ import pytest
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from data import DataConfig
-from data.documents.sources import find
+from data.documents.sources import find_source
 
 LAYOUTS = [
     ("a.txt", "b.txt", "deep/c.txt"),
@@ -31,4 +31,4 @@ def test_splits_are_those_that_datasets_finds(names: tuple[str, ...], tmp_path: 
     theirs = DataFilesDict.from_patterns(get_data_patterns(str(tmp_path)), base_path=str(tmp_path))
     wanted = {str(split): sorted(files) for split, files in theirs.items()}
     assert sorted(file for files in wanted.values() for file in files) == sorted(str(tmp_path / name) for name in names)
-    assert find(str(tmp_path), DataConfig()).files == wanted
+    assert find_source(str(tmp_path), DataConfig()).files == wanted
