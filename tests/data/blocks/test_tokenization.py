@@ -142,6 +142,10 @@ def test_no_pad_token_is_an_error_only_where_blocks_are_padded(
     open_tokenizer(DataConfig(tokenizer_name_or_path=str(tmp_path)), None, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no pad token: use --grouping concatenate --last_block drop"):
         open_tokenizer(DataConfig(tokenizer_name_or_path=str(tmp_path), last_block="pad"), None, None)  # type: ignore[arg-type]
+    own = tmp_path / "own.py"
+    own.write_text("def group(rest, tokens, block_size):\n    return [], rest\n")
+    with pytest.raises(ValueError, match=r"grouping=.*own.py:group: .* has no pad token"):
+        open_tokenizer(DataConfig(tokenizer_name_or_path=str(tmp_path), grouping=f"{own}:group"), None, None)  # type: ignore[arg-type]
 
 
 def test_there_must_be_some_tokenizer(tmp_path: Path) -> None:
