@@ -27,6 +27,7 @@ def _machine(tmp_path: Path, number: int, texts: list[str] | None = None, **chan
     return tiny_run(corpus, str(home / "cache"), **settings)
 
 
+@pytest.mark.slow
 def test_two_machines_without_a_shared_disk_train_and_go_on(tmp_path: Path) -> None:
     """The first writes; the second, which has never seen the checkpoint, receives it: the run of one process."""
     resume = ("--resume_from_checkpoint", "latest")

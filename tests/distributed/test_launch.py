@@ -35,7 +35,7 @@ def on_one(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "num_processes", "extra"),
     [
         ("accelerate", 2, []),
-        ("torchrun", 2, ["--per_device_train_batch_size", "2"]),
+        pytest.param("torchrun", 2, ["--per_device_train_batch_size", "2"], marks=pytest.mark.slow),
         pytest.param("torchrun", 3, [], marks=pytest.mark.slow),  # 10 blocks as 4, 3 and 3
         pytest.param("torchrun", 4, ["--per_device_train_batch_size", "1"], marks=pytest.mark.slow),
     ],

@@ -18,7 +18,7 @@ from tests.launchers import assert_same_run, launcher, rows, run, tiny_run
 @pytest.mark.parametrize(
     ("name", "num_processes", "number", "whole_group"),
     [
-        ("python", 1, signal.SIGTERM, False),
+        pytest.param("python", 1, signal.SIGTERM, False, marks=pytest.mark.slow),
         ("torchrun", 2, signal.SIGTERM, False),
         pytest.param("python", 1, signal.SIGINT, True, marks=pytest.mark.slow),
         pytest.param("accelerate", 1, signal.SIGTERM, False, marks=pytest.mark.slow),
@@ -84,9 +84,8 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_processes"), [("python", 1), pytest.param("torchrun", 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_processes"), [("python", 1), ("torchrun", 2)])
 def test_a_signal_during_an_evaluation_breaks_it_off_and_the_run_that_goes_on_makes_it_again(
     name: str, num_processes: int, cache_dir: str, tmp_path: Path
 ) -> None:

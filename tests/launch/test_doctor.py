@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.hub import serve
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,7 @@ def test_a_machine_that_works(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_cannot_work_fails_and_what_is_only_missing_does_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, found = _doctor("--output_dir", str(tmp_path / "file"), CXX="no-such-compiler")

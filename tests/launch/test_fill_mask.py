@@ -193,6 +193,7 @@ def test_the_prompt_takes_texts_and_commands(
     assert "error" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(words: list[str], tmp_path: Path) -> None:
     """``| head -1``: no traceback, exit code 0."""
     path = tmp_path / "texts.txt"

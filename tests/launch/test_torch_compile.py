@@ -31,6 +31,7 @@ def _losses(rows: list[dict[str, Any]]) -> list[float]:
     return [row[key] for row in rows for key in ("loss", "eval_loss") if key in row]
 
 
+@pytest.mark.slow
 def test_each_distinct_layer_is_compiled_once_for_each_shape_and_the_losses_stay(train: Train, tmp_path: Path) -> None:
     """Micro-batches of 3 + 3 + 2 blocks; a ModernBERT's first layer has no norm, so there are two kinds of layers."""
     words = (

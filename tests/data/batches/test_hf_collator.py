@@ -225,6 +225,7 @@ def _on_rank(rank: int, folder: str, tokenizer: PreTrainedTokenizerBase, feature
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_differ(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     """In two processes over gloo; and where one of them pickles its collator for a worker, which is in no group."""
     features = features_of(tokenizer, 8)
