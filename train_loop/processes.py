@@ -63,6 +63,17 @@ class Processes:
         if self.number > 1:
             distributed.barrier(group=self._patient)
 
+    def close(self) -> None:
+        """Leave the groups when all processes are done.
+
+        Groups that live as long as the process have threads at its end, and now and then that aborts it.
+        """
+        if self.number > 1:
+            self.wait()
+            for group in (self._votes, self._patient):
+                distributed.destroy_process_group(group)
+            del self._votes, self._patient
+
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         if self.number == 1:

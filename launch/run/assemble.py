@@ -1,5 +1,6 @@
 """A run put together from its settings: model, optimizers and loader, from the start or from a checkpoint."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -63,6 +64,8 @@ def assemble(
     if processes.number > 1:  # for one, a second of hashing for nothing
         processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective.model)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
+    # broadcast_buffers is the only name that Accelerate has for it.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     prepared, *optimizers = accelerator.prepare(objective, *settings.build_optimizers(objective.model, config))
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, objective, plan))

@@ -89,6 +89,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
         accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     final = _train_or_exit(settings, run, corpus.tokenizer, signals, sharing)
     print_end(run, final, unigram, str(corpus.tokenizer.mask_token))
+    processes.close()
     accelerator.end_training()
     sharing.finish(run.output_dir / run_files.MODEL)
 
@@ -118,6 +119,7 @@ def _train_or_exit(
     except Stopped as stopped:
         number = signals.number or signal.SIGTERM  # another process's
         accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+        run.processes.close()
         accelerator.end_training()
         sharing.leave(128 + number)
 
