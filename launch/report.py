@@ -1,37 +1,109 @@
-"""Write report.html of a run, finished or not, or of several runs side by side.
+"""Write report.html of a run, finished or not, or of several runs side by side; or serve it while they go on.
 
 python -m launch.report runs/quickstart
 python -m launch.report runs/one runs/two --output compared.html
+python -m launch.report runs --watch
 """
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from launch.run.settings import OneLineParser
 from launch.terminal.texts import run_or_fail
+from train_loop import run_files
 
 
 def main(arguments: list[str]) -> None:
-    """Write the page and print its path; exit 2 with one line for a user error."""
+    """Write the page and print its path, or serve it until Ctrl-C; exit 2 with one line for a user error."""
     parser = OneLineParser(
         prog="python -m launch.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: report.html in the run's folder, or here for several runs"
+        "runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or one with runs below it"
     )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: report.html in the folder, or here for several folders"
+    )
+    parser.add_argument("--watch", action="store_true", help="write no file: serve the page, which follows the runs")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="of --watch (default: one that is free)")
     options = parser.parse_args(arguments)
-    run_or_fail(lambda: _write(options))
+    if options.watch and options.output:
+        parser.error("--output goes without --watch, which writes no file")
+    run_or_fail(lambda: _watch(options.runs, options.port) if options.watch else _write(options))
 
 
 def _write(options: argparse.Namespace) -> None:
     from train_loop.watching.report import write_report
 
     folder = options.runs[0] if len(options.runs) == 1 else Path()
-    output = options.output or folder / "report.html"
-    write_report(options.runs, output)
+    output = options.output or folder / run_files.REPORT
+    write_report(_runs(options.runs), output)
     print(f"report   {output}")
+
+
+def _runs(folders: Sequence[Path]) -> list[Path]:
+    """The folders that are runs, and the runs below those that are none.
+
+    Raises:
+        ValueError: There is no run in one of them.
+    """
+    runs: dict[Path, None] = {}
+    for folder in folders:
+        files = (
+            [folder / run_files.METRICS] if (folder / run_files.METRICS).is_file() else folder.rglob(run_files.METRICS)
+        )
+        found = sorted(file.parent for file in files)
+        if not found:
+            raise ValueError(f"{folder} holds no run: there is no {run_files.METRICS} in it or below it")
+        runs |= dict.fromkeys(found)
+    return list(runs)
+
+
+def _watch(folders: Sequence[Path], port: int) -> None:
+    """Serve the runs' page to this machine alone, until Ctrl-C."""
+    from train_loop.watching.report import render
+
+    class Handler(BaseHTTPRequestHandler):
+        """The page as the runs are now, or that it would be the same."""
+
+        def do_GET(self) -> None:
+            try:
+                runs = _runs(folders)
+                rows = [
+                    (run, (run / run_files.METRICS).stat().st_mtime_ns, (run / run_files.MODEL).exists())
+                    for run in runs
+                ]
+                version = f'"{hash(tuple(rows))}"'
+                is_known = self.headers["If-None-Match"] == version
+                page = b"" if is_known else render(runs, is_watched=True).encode()
+            except (ValueError, OSError) as error:  # such as a file that is just being replaced; the page asks again
+                self.send_error(503, explain=str(error))
+                return
+            with contextlib.suppress(ConnectionError):  # the browser has gone
+                self.send_response(304 if is_known else 200)
+                self.send_header("ETag", version)
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.end_headers()
+                self.wfile.write(page)
+
+        def log_message(self, *words: object) -> None:
+            """Print nothing."""
+
+    render(_runs(folders))  # what is wrong is told here, not in a browser
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--port {port}: {error}; choose another, or leave --port out") from error
+    with server:
+        print(f"report   http://127.0.0.1:{server.server_port}/ follows the runs; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
 
 
 if __name__ == "__main__":

@@ -1,45 +1,61 @@
 """``report.html``: what a person would rather look at than metrics.jsonl.
 
 Made from a run's folder alone, so also for a run that was broken off, and for
-several runs side by side. One file, without scripts or anything from elsewhere.
+several runs side by side. One file that fetches nothing: its plots are plotly's,
+whose script stands in it.
 """
 
+import base64
+import functools
+import gzip
 import json
+import secrets
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from train_loop import run_files
+from train_loop.watching.plots import draw
 from train_loop.watching.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_run, shown
 
 _SHARE_OF_TIME = 0.05
 _MOST_PROBES = 6
+_MOST_EVALUATIONS = 100  # in the table of a run
+_MOST_NUMBERS = 90_000  # in all curves: at most 3 MB, and plots that still move at once
+_NUM_COLOURS = 12
+_DASHES = ("solid", "dash", "dot")  # of the first twelve runs, the next twelve, and so on; plotly's words
 _WHERE = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
-_AXES = {"step": "updates", "tokens": "tokens", "seconds": "time"}
+_AXES = {"step": "updates", "tokens": "tokens", "minutes": "minutes"}
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot: a name in training rows, one in evaluation rows, or both."""
+    """A plot of some numbers in the rows; those whose names begin with ``eval_`` are of evaluations."""
 
     title: str
-    training: str | None = None
-    evaluation: str | None = None
+    names: tuple[str, ...]
     y_axis: str = "linear"
 
 
 PANELS = (
-    Panel("Loss", "loss", "eval_loss"),
-    Panel("Perplexity on held-out text", evaluation="eval_perplexity", y_axis="log"),
-    Panel("Accuracy on held-out text", evaluation="eval_accuracy", y_axis="percent"),
-    Panel("Learning rate", "learning_rate"),
-    Panel("Tokens a second", "tokens_per_second"),
-    Panel("FLOP utilisation", "flop_utilization", y_axis="percent"),
-    Panel("Gradient norm", "grad_norm", y_axis="log"),
+    Panel("Loss", ("loss", "eval_loss")),
+    Panel("Perplexity on held-out text", ("eval_perplexity",), "log"),
+    Panel("Accuracy on held-out text", ("eval_accuracy",), "percent"),
+    Panel("Learning rate", ("learning_rate", "muon_learning_rate")),
+    Panel("Tokens a second", ("tokens_per_second",)),
+    Panel("Share of the measured matrix rate", ("flop_utilization",), "percent"),
+    Panel("Gradient norm", ("grad_norm",), "log"),
 )
+_NO_CURVES = {
+    *("step", "epoch", "tokens", "seconds", "minutes", "model_step", "peak_memory_bytes"),
+    *("num_tokens", "num_masked_tokens", "eval_num_masked_tokens"),
+}
+
+Columns = dict[str, list[float | None]]
+"""Numbers of some rows, by name."""
 
 
 class LiveReport:
@@ -70,29 +86,29 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
     """Write a page of one run or several.
 
     Raises:
-        ValueError: A folder holds no run, or the packages that draw the page are not installed.
+        ValueError: A folder holds no run.
         OSError: It could not be written.
     """
-    runs = [read_run(folder) for folder in folders]
-    if len({run.name for run in runs}) < len(runs):
-        runs = [read_run(folder, name=str(folder)) for folder in folders]
     temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(render(runs), encoding="utf-8")
+    temporary.write_text(render(folders), encoding="utf-8")
     temporary.replace(output)
 
 
-def render(runs: Sequence[RunRecord]) -> str:
+def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     """The page. All text from data is escaped by the template.
 
-    Raises:
-        ValueError: The packages that draw it are not installed.
-    """
-    try:
-        import jinja2
+    Args:
+        folders: Of runs.
+        is_watched: Whether the page is to ask its server for a newer one every few seconds.
 
-        from train_loop.watching.plots import NUM_COLOURS, line_style
-    except ImportError as error:
-        raise ValueError(f"the report needs {error.name}: pip install {error.name}") from error
+    Raises:
+        ValueError: A folder holds no run.
+    """
+    import jinja2
+
+    runs = [read_run(folder) for folder in folders]
+    if len({run.name for run in runs}) < len(runs):
+        runs = [read_run(folder, name=str(folder)) for folder in folders]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -100,67 +116,150 @@ def render(runs: Sequence[RunRecord]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    dashes = {"-": "solid", "--": "dashed", ":": "dotted"}
-    axes = [axis for axis in _AXES if all(_has_axis(run, axis) for run in runs)] or ["step"]
+    rows = [_with_derived(run) for run in runs]
+    panels = _panels(rows)
+    names = [name for panel in panels for name in panel.names]
+    most = _MOST_NUMBERS // (len(runs) * max(1, len(names)))
+    columns = [_columns(of_run, names, most) for of_run in rows]
+    axes = [axis for axis in _AXES if all(None not in of_run[axis] + of_run["eval_" + axis] for of_run in columns)]
+    titles = [run.name for run in runs]
+    styles = [(i % _NUM_COLOURS, _DASHES[i // _NUM_COLOURS % len(_DASHES)]) for i in range(len(runs))]
     settings = _side_by_side([run.settings for run in runs])
     probes = _probes(runs)
-    differing = [(name, values) for name, values in settings if len(set(values)) > 1 and name not in _WHERE]
     return environment.get_template("report.html").render(
-        title="Compare " + ", ".join(run.name for run in runs) if len(runs) > 1 else runs[0].name,
-        names=[run.name for run in runs],
-        styles=[(i % NUM_COLOURS, dashes[line_style(i)]) for i in range(len(runs))],
-        headlines=[_headline(run) for run in runs],
+        title=", ".join(titles) if len(titles) < 5 else f"{len(titles)} runs",
+        plotly=_packed_plotly(),
+        nonce=secrets.token_urlsafe(),
+        is_watched=is_watched,
+        num_colours=_NUM_COLOURS,
+        names=titles,
+        styles=styles,
+        perplexity=shown(_evaluation(runs[0]), "eval_perplexity"),
+        state=_state(runs[0]),
         axes=[(axis, _AXES[axis]) for axis in axes],
-        panels=[(panel.title, plots) for panel in PANELS if (plots := _plots(runs, panel, axes))],
+        panels=[(panel, _picture(panel, columns)) for panel in panels],
+        data={"panels": [asdict(panel) for panel in panels], "runs": columns, "styles": styles, "names": titles},
+        masking=_masking_notes(runs),
         figures=_side_by_side([_figures(run) for run in runs]),
         evaluations=[_evaluations(run) for run in runs],
         probes=probes,
         probe_columns=max((len(row) for _, by_run in probes for _, row in by_run), default=1),
-        differing=differing,
+        differing=[(name, values) for name, values in settings if len(set(values)) > 1 and name not in _WHERE],
         settings=settings,
         environment=_side_by_side([_environment(run) for run in runs]),
     )
 
 
-def _has_axis(run: RunRecord, axis: str) -> bool:
-    return all(is_number(row.get(axis)) for row in run.rows)
+@functools.cache
+def _packed_plotly() -> str:
+    """Plotly's script in a third of its size: gzip in base64, which the page unpacks."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _plots(runs: Sequence[RunRecord], panel: Panel, axes: Sequence[str]) -> list[tuple[str, str]]:
-    """(axis, drawing) for each axis; none where no run has such numbers."""
-    from train_loop.watching.plots import Curve, draw
+def _panels(rows: Sequence[list[Row]]) -> list[Panel]:
+    """The panels that have numbers, and one more for each other name, such as a term of the loss."""
+    logged = dict.fromkeys(name for of_run in rows for row in of_run for name in row if is_number(row[name]))
+    known = [replace(panel, names=tuple(name for name in panel.names if name in logged)) for panel in PANELS]
+    others = logged.keys() - _NO_CURVES - {name for panel in PANELS for name in panel.names}
+    return [panel for panel in known if panel.names] + [Panel(name, (name,)) for name in logged if name in others]
 
-    plots = []
-    for axis in axes:
-        curves = [
-            Curve(
-                x=[row[axis] for row in rows],
-                y=[row[name] for row in rows],
-                run=i,
-                has_marks=name == panel.evaluation,
-                is_faint=name == panel.training and panel.evaluation is not None,
-            )
-            for name in (panel.training, panel.evaluation)
-            if name is not None
-            for i, run in enumerate(runs)
-            if (rows := [row for row in run.having(name) if panel.y_axis != "log" or row[name] > 0])
+
+def _columns(rows: list[Row], names: Sequence[str], most: int) -> Columns:
+    """What the plots show of a run, by name; of evaluations, ``eval_step`` and so on are the places.
+
+    Args:
+        rows: Of the run.
+        names: What is shown.
+        most: Rows of training, and of evaluation.
+    """
+    columns: Columns = {}
+    for prefix in ("", "eval_"):
+        of_kind = [name for name in names if name.startswith("eval_") == bool(prefix)]
+        taken = _spread([row for row in rows if any(is_number(row.get(name)) for name in of_kind)], max(1, most))
+        columns |= {prefix + axis: [_short(row.get(axis)) for row in taken] for axis in _AXES}
+        found = [name for name in of_kind if any(is_number(row.get(name)) for row in taken)]
+        columns |= {name: [_short(row.get(name)) for row in taken] for name in found}
+    return columns
+
+
+def _with_derived(run: RunRecord) -> list[Row]:
+    """The rows, with minutes, and with the rate of Muon's matrices: ``learning_rate`` is of the other weights."""
+    ratio = None  # of the two rates, at every update: one schedule scales both
+    if run.settings.get("optimizer") == "muon" and run.settings.get("learning_rate"):
+        ratio = run.settings["muon_learning_rate"] / run.settings["learning_rate"]
+    rows = []
+    for row in run.rows:
+        derived = {}
+        if is_number(row.get("seconds")):
+            derived["minutes"] = row["seconds"] / 60
+        if ratio is not None and is_number(row.get("learning_rate")):
+            derived["muon_learning_rate"] = ratio * row["learning_rate"]
+        rows.append({**row, **derived})
+    return rows
+
+
+def _spread(rows: list[Row], most: int) -> list[Row]:
+    """The rows, or that many of them from the first to the last."""
+    count = min(len(rows), most)
+    return [rows[round(k * (len(rows) - 1) / max(1, count - 1))] for k in range(count)]
+
+
+def _short(value: object) -> float | None:
+    """A number in six digits, where it is one."""
+    if not is_number(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _picture(panel: Panel, columns: Sequence[Columns]) -> str:
+    """The panel without scripts, over updates."""
+    curves = []
+    for name in panel.names:
+        place = "eval_step" if name.startswith("eval_") else "step"
+        for i, of_run in enumerate(columns):
+            style = f"stroke: var(--run-{i % _NUM_COLOURS}); stroke-width: {1.2 if name == panel.names[0] else 2.4}"
+            pairs = zip(of_run[place], of_run.get(name, ()), strict=False)
+            curves.append((style, [(x, y) for x, y in pairs if x is not None and y is not None]))
+    return draw(curves, y_axis=panel.y_axis)
+
+
+def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence for each pair of masking rates that differ, because losses at different rates do not compare."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        settings = run.settings
+        rates = [
+            rate for name in ("mlm_probability", "mlm_probability_end") if (rate := settings.get(name)) is not None
         ]
-        if curves:
-            plots.append((axis, draw(curves, x_axis=axis, y_axis=panel.y_axis)))
-    return plots
+        held_out = settings.get("eval_mlm_probability") or (rates or [None])[0]
+        if any(rate != held_out for rate in rates):
+            training = " to ".join(f"{100 * rate:.3g}%" for rate in rates)
+            text = f"training masks {training} of the tokens, and held-out text {100 * held_out:.3g}%"
+            names.setdefault(text, []).append(run.name)
+    return [
+        f"{'Here' if len(which) == len(runs) else 'In ' + ', '.join(which)}, {text}: the two losses do not compare."
+        for text, which in names.items()
+    ]
 
 
-def _headline(run: RunRecord) -> dict[str, str]:
+def _state(run: RunRecord) -> str:
     updates = f"{run.rows[-1]['step']:,} updates" if run.rows else "nothing logged yet"
-    return {
-        "perplexity": shown(_evaluation(run), "eval_perplexity"),
-        "state": f"finished, {updates}" if run.is_finished else f"not finished: {updates}",
-    }
+    return f"finished, {updates}" if run.is_finished else f"not finished: {updates}"
 
 
 def _figures(run: RunRecord) -> dict[str, str]:
     """The last and the best of everything; of held-out text what the model is worth."""
-    figures: dict[str, str] = {}
+    figures = {"state": "finished" if run.is_finished else "not finished"}
+    for name in ("perplexity", "loss", "accuracy"):
+        if (text := shown(_evaluation(run), f"eval_{name}")) != "-":
+            figures[f"held-out {name}"] = text
+    if rows := run.having("eval_perplexity"):
+        best = min(rows, key=lambda row: float(row["eval_perplexity"]))
+        figures["lowest perplexity"] = f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}"
+    if rows := run.having("loss"):
+        figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
     if run.rows:
         last = run.rows[-1]
         figures["updates"] = f"{last['step']:,}"
@@ -169,23 +268,15 @@ def _figures(run: RunRecord) -> dict[str, str]:
         if last["tokens"] is not None:
             figures["tokens"] = f"{last['tokens']:,}"
         if is_number(last.get("seconds")):
-            figures["time"] = _duration(last["seconds"])
+            figures["time (h:min:s)"] = _duration(last["seconds"])
     for label, name, form in (
         ("tokens a second, median", "tokens_per_second", ",.0f"),
-        ("FLOP utilisation, median", "flop_utilization", ".1%"),
+        ("share of the measured matrix rate, median", "flop_utilization", ".1%"),
     ):
         if rows := run.having(name):
             figures[label] = format(statistics.median(row[name] for row in rows), form)
     if rows := run.having("peak_memory_bytes"):
         figures["peak memory of a process"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
-    if rows := run.having("loss"):
-        figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
-    for name in ("loss", "perplexity", "accuracy"):
-        if (text := shown(_evaluation(run), f"eval_{name}")) != "-":
-            figures[f"held-out {name}"] = text
-    if rows := run.having("eval_perplexity"):
-        best = min(rows, key=lambda row: float(row["eval_perplexity"]))
-        figures["lowest perplexity"] = f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}"
     return figures
 
 
@@ -194,18 +285,17 @@ def _evaluation(run: RunRecord) -> Row:
     return run.evaluation or next(reversed(run.having("eval_loss")), {})
 
 
-def _evaluations(run: RunRecord) -> list[tuple[str, ...]]:
-    """A row of the table for each evaluation."""
-    return [tuple(shown(row, name) for name in EVAL_COLUMNS) for row in run.having("eval_loss")]
+def _evaluations(run: RunRecord) -> tuple[int, list[tuple[str, ...]]]:
+    """How many there were, and a table of them."""
+    rows = run.having("eval_loss")
+    return len(rows), [tuple(shown(row, name) for name in EVAL_COLUMNS) for row in _spread(rows, _MOST_EVALUATIONS)]
 
 
 def _probes(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[int, list[tuple[int, list[Row]]]]]]]:
     """(sentence, [(run, [(step, fills), ...]), ...]): some evaluations from the first to the last."""
     sentences: dict[str, dict[int, list[tuple[int, list[Row]]]]] = {}
     for i, run in enumerate(runs):
-        rows = run.having("probes")
-        count = min(len(rows), _MOST_PROBES)
-        for row in (rows[round(k * (len(rows) - 1) / max(1, count - 1))] for k in range(count)):
+        for row in _spread(run.having("probes"), _MOST_PROBES):
             for probe in row["probes"]:
                 sentences.setdefault(probe["text"], {}).setdefault(i, []).append((row["step"], probe["fills"]))
     return [(text, list(by_run.items())) for text, by_run in sentences.items()]
@@ -230,5 +320,4 @@ def _text(value: object) -> str:
 
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

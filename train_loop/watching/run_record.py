@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -57,23 +58,31 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     """What a run's folder tells of it.
 
     Raises:
-        ValueError: It holds no metrics.jsonl.
+        ValueError: It holds no metrics.jsonl, or its settings or its environment cannot be read.
     """
     path = folder / run_files.METRICS
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")
-    config, environment = folder / run_files.CONFIG, folder / run_files.ENVIRONMENT
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else {}
+    settings = _parse(yaml.safe_load, folder / run_files.CONFIG) or {}
+    starts = _parse(json.loads, folder / run_files.ENVIRONMENT) or []
     rows = _read_rows(path)
     is_finished = (folder / run_files.MODEL).exists()
     return RunRecord(
         name=name or folder.resolve().name,
         rows=rows,
         settings=settings,
-        starts=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else [],
+        starts=starts,
         is_finished=is_finished,
         step=_final_step(settings, rows) if is_finished else _last_step(rows),
     )
+
+
+def _parse(parse: Callable[[str], Any], path: Path) -> Any:
+    """What a file says, or None where it is not there."""
+    try:
+        return parse(path.read_text(encoding="utf-8")) if path.exists() else None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path.parent}: {path.name} is damaged: {error}") from error
 
 
 def read_record(model: Path) -> RunRecord:
