@@ -21,7 +21,6 @@ from launch.run.settings import OneLineParser
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub", "safetensors")
 _EXTRAS = {
-    "matplotlib": "report.html",
     "tensorboard": "--report_to tensorboard",
     "wandb": "--report_to wandb",
     "trackio": "--report_to trackio",
