@@ -3,6 +3,7 @@
     checkpoints/step-00001234/
         config.json model.safetensors tokenizer.json ...   from_pretrained opens it
         optimizer.safetensors    every tensor of the optimizers, by parameter name
+        objective.safetensors    weights of the objective that are not the model's; where it has some
         data.safetensors         where the streams of text are, and their shuffle buffers; when streaming
         state.json               step, best evaluation, what the run is made of
         manifest.json            SHA-256 of each file above, written last
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +26,12 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MANIFEST = "manifest.json"
+_OPTIMIZER = "optimizer.safetensors"
+_OBJECTIVE = "objective.safetensors"
 _DATA_STATE = "data.safetensors"
 
 
@@ -70,8 +72,9 @@ def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer_tensors: dict[str, Tensor],
     *,
+    own_weights: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
     state: TrainState,
     identity: dict[str, Any],
     settings: dict[str, Any],
@@ -80,7 +83,8 @@ def save_checkpoint(
     """Write a checkpoint, complete or not at all.
 
     Args:
-        optimizer_tensors: See `optimizer_tensors`.
+        own_weights: Weights of the objective that are not the model's.
+        optimizer: The optimizers' tensors.
         data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
         identity: What a run that goes on from here must have in common with this one.
         settings: All settings, so that a run that goes on from here can say which have changed.
@@ -88,7 +92,9 @@ def save_checkpoint(
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
+        safetensors.torch.save_file(optimizer, temporary / _OPTIMIZER)
+        if own_weights:
+            safetensors.torch.save_file(own_weights, temporary / _OBJECTIVE)
         if data_state:
             safetensors.numpy.save_file(data_state, temporary / _DATA_STATE)
         _write_json(temporary / "state.json", {**asdict(state), "identity": identity, "settings": settings})
@@ -109,6 +115,10 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 is not the one in {_MANIFEST})")
 
 
+# Settings of the identity that older checkpoints do not name, with the value that they had.
+_BEFORE = {"objective": "masked_lm", "objective_kwargs": {}}
+
+
 def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     """The state of a verified checkpoint.
 
@@ -116,7 +126,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
         CheckpointError: It is of a run that differs; the message names the field.
     """
     facts = json.loads((folder / "state.json").read_text())
-    saved = facts.pop("identity")
+    saved = _BEFORE | facts.pop("identity")
     facts.pop("settings", None)
     for name, value in identity.items():
         if saved.get(name) != value:
@@ -142,35 +152,16 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
     ]
 
 
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the optimizers, and weights of the objective that are not the model's."""
+    paths = (path for path in (folder / _OPTIMIZER, folder / _OBJECTIVE) if path.exists())
+    return {name: tensor for path in paths for name, tensor in safetensors.torch.load_file(path).items()}
+
+
 def load_data_state(folder: Path) -> dict[str, np.ndarray]:
     """What `save_checkpoint` was given as ``data_state``."""
     path = folder / _DATA_STATE
     return safetensors.numpy.load_file(path) if path.exists() else {}
-
-
-def load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Put what `optimizer_tensors` gave back into the optimizers."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    by_parameter: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, slot = key.rpartition("/")
-        by_parameter.setdefault(name, {})[slot] = tensor.clone()  # out of a file's memory map, see load_model
-    for optimizer in optimizers:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        packed = optimizer.state_dict()
-        state = {i: by_parameter[names[id(p)]] for i, p in enumerate(parameters) if names[id(p)] in by_parameter}
-        optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
-
-
-def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """A copy in host memory of every tensor of the optimizers' states: ``{"parameter name/slot": tensor}``."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}/{slot}": value.detach().to("cpu", copy=True).contiguous()
-        for optimizer in optimizers
-        for p, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
 
 
 @contextmanager

@@ -67,6 +67,10 @@ class TrainConfig:
     per_device_eval_batch_size: int = 64
     """Blocks that a process evaluates at once; changes no result."""
 
+    objective: Annotated[str, "identity"] = "masked_lm"
+    """What is trained for: masked_lm, or path/to/file.py:Name of a train_loop.objective.Objective."""
+    objective_kwargs: Annotated[dict[str, Any], "identity"] = field(default_factory=dict)
+    """Options of the objective: name=value name=value."""
     optimizer: Annotated[str, "identity"] = "adamw"
     """adamw; muon, on the hidden matrices, with AdamW on all other parameters; or path/to/file.py:name."""
     learning_rate: float = 5e-5

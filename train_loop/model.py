@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,22 +18,30 @@ _PUBLISHED = {"roberta": {"layer_norm_eps": 1e-5}}
 
 
 def open_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, block_size: int, seed: int
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    vocab_size: int,
+    block_size: int,
+    seed: int,
+    auto_class: Any = AutoModelForMaskedLM,
 ) -> PreTrainedModel:
     """The model that the settings name, in fp32, checked against the tokenizer and the blocks.
 
     Args:
         vocab_size: One more than the tokenizer's largest id.
         seed: Of the initialisation.
+        auto_class: The class of transformers that makes it.
 
     Raises:
         ValueError: It cannot be loaded or built, or does not fit.
     """
     torch.manual_seed(seed)
     if config.model_name_or_path is not None:
-        model = load_model(config.model_name_or_path, config.model_revision, config.attn_implementation)
+        name, revision = config.model_name_or_path, config.model_revision
+        model = load_model(name, revision, config.attn_implementation, auto_class=auto_class)
     else:
-        model = _from_scratch(config, tokenizer, vocab_size)
+        model = _from_scratch(config, tokenizer, vocab_size, auto_class)
     check_fit(model, config, vocab_size=vocab_size, block_size=block_size)
     if config.gradient_checkpointing:
         # The name since transformers 5.23, and the one before.
@@ -49,11 +58,13 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     *,
+    auto_class: Any = AutoModelForMaskedLM,
     needs_all_weights: bool = False,
 ) -> PreTrainedModel:
-    """An ``AutoModelForMaskedLM`` from safetensors, in fp32.
+    """A model from safetensors, in fp32.
 
     Args:
+        auto_class: The class of transformers that opens it.
         needs_all_weights: Refuse a model that was saved without some of its weights, such as the head, which
             training would begin at random.
 
@@ -61,7 +72,7 @@ def load_model(
         ValueError: There is no such model, or it is no masked language model.
     """
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
+        model, info = auto_class.from_pretrained(
             name,
             revision=revision or "main",
             dtype=torch.float32,
@@ -85,7 +96,9 @@ def load_model(
     return model
 
 
-def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedModel:
+def _from_scratch(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int, auto_class: Any
+) -> PreTrainedModel:
     name = str(config.model_type)
     if name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         near = difflib.get_close_matches(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES, n=1)
@@ -100,7 +113,7 @@ def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab
         ids = {key: value for key, value in ids.items() if hasattr(known, key)}
         values = {"vocab_size": vocab_size, **ids, **_PUBLISHED.get(name, {}), **config.model_config}
         model_config = AutoConfig.for_model(name, **values)
-        return AutoModelForMaskedLM.from_config(model_config, attn_implementation=config.attn_implementation)
+        return auto_class.from_config(model_config, attn_implementation=config.attn_implementation)
     except (TypeError, ValueError, ArithmeticError, ImportError) as error:
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
 

@@ -7,23 +7,24 @@ has the same form, is found by who builds the run.
 from collections.abc import Callable, Sequence
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from train_loop.config import TrainConfig
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """AdamW on all parameters, or Muon on the hidden matrices and AdamW on the rest.
+def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """AdamW on all parameters of the objective, or Muon on the hidden matrices and AdamW on the rest.
 
     Weight decay is decoupled and applies to matrices and embeddings, not to
     norms and biases (all that has one dimension).
     """
-    hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
+    hidden = _hidden_matrices(objective) if config.optimizer == "muon" else []
     hidden_ids = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden_ids]
+    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in hidden_ids]
     adamw = AdamW(
         [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -87,15 +88,17 @@ def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], num_
     return x if wide is matrix else x.T
 
 
-def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
     """The weights of linear layers, but not embeddings and the output layer, even where it is not tied to them.
 
     Muon makes all singular values of an update alike, which suits a map between
     hidden states and not a table of vectors (Jordan et al. 2024).
     """
-    tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}  # type: ignore[operator]
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)} - tables
-    return [p for p in model.parameters() if id(p) in matrices and p.requires_grad]
+    models = [module for module in objective.modules() if isinstance(module, PreTrainedModel)]
+    heads = [head for model in models if (head := model.get_output_embeddings()) is not None]
+    tables = {id(m.weight) for m in (*objective.modules(), *heads) if isinstance(m, nn.Embedding) or m in heads}
+    matrices = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Linear)} - tables
+    return [p for p in objective.parameters() if id(p) in matrices and p.requires_grad]
 
 
 def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
@@ -128,6 +131,25 @@ SCHEDULES: dict[str, BuildSchedule] = {
     for kind in TYPE_TO_SCHEDULER_FUNCTION
     if kind.value not in ("reduce_lr_on_plateau", "greedy")
 }
+
+
+def step_unless(
+    is_bad: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
+) -> None:
+    """Step all optimizers, or change nothing of any; then let fp16's loss scaler choose the next scale, once.
+
+    Our optimizers read the flag on the device, by the way that torch made for its
+    loss scaler. For one that cannot, this waits.
+    """
+    for optimizer in (prepared.optimizer for prepared in optimizers):
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = is_bad.float()
+            optimizer.step()
+            del optimizer.found_inf
+        elif not is_bad:
+            optimizer.step()
+    if scaler is not None:
+        scaler.update()
 
 
 def set_learning_rates(optimizers: Sequence[Optimizer], factor: float) -> None:

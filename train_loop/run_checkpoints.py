@@ -8,17 +8,15 @@ only the user deletes that.
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 from torch import Tensor
-from torch.optim import Optimizer
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop import run_files
 from train_loop.checkpoint import (
@@ -27,14 +25,16 @@ from train_loop.checkpoint import (
     changed_settings,
     load_data_state,
     load_state,
+    load_tensors,
     mark_for_deletion,
-    optimizer_tensors,
     save_checkpoint,
     verify,
     whole_or_nothing,
 )
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
+from train_loop.objective import Objective
+from train_loop.parallel import OWN
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class Resumed:
     data_state: dict[str, np.ndarray]
     changed: list[str]
 
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """From the checkpoint's folder, so on the main process only."""
-        return safetensors.torch.load_file(self.folder / "optimizer.safetensors")
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the model's weights, from the folder, so on the main process only."""
+        return load_tensors(self.folder)
 
 
 class RunCheckpoints:
@@ -147,23 +147,24 @@ class RunCheckpoints:
 
     def save(
         self,
-        model: PreTrainedModel,
-        optimizers: Sequence[Optimizer],
+        objective: Objective,
+        tensors: Mapping[str, Tensor],
         *,
         state: TrainState,
         data_state: dict[str, np.ndarray],
     ) -> None:
-        """Copy everything now; write it, and delete what is old, later.
+        """Copy the weights now; write everything, and delete what is old, later. Call `wait` before.
 
-        Raises:
-            CheckpointError: The save before this one failed, and the settings say to stop then.
+        Args:
+            tensors: The full state of the objective and its optimizers.
         """
-        self.wait()
         if self._host_model is None:
-            self._host_model = AutoModelForMaskedLM.from_config(model.config)
+            self._host_model = objective.auto_class.from_config(objective.model.config)
         host_model = self._host_model
-        host_model.load_state_dict(model.state_dict())
-        tensors = optimizer_tensors(model, optimizers)
+        optimizer = {name: tensor for name, tensor in tensors.items() if "/" in name}
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(OWN) and name not in optimizer}
+        host_model.load_state_dict({k: v for k, v in tensors.items() if k not in own and k not in optimizer})
+        own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in own.items()}
         state = replace(state)
         folder = checkpoint_folder(self._output_dir, state.step)
         best_step = state.best_step if self._config.keeps_best else None
@@ -173,7 +174,8 @@ class RunCheckpoints:
                 folder,
                 host_model,
                 self.tokenizer,
-                tensors,
+                own_weights=own,
+                optimizer=optimizer,
                 state=state,
                 identity=self._identity,
                 settings=self._settings,
@@ -188,7 +190,7 @@ class RunCheckpoints:
         """Return when nothing is left to write.
 
         Raises:
-            CheckpointError: See `save`.
+            CheckpointError: The last save failed, and the settings say to stop then.
         """
         if self._pending is None:
             return
@@ -202,15 +204,15 @@ class RunCheckpoints:
                 raise CheckpointError(text) from error
             logger.warning("%s; training goes on", text)
 
-    def load_best(self, step: int, model: PreTrainedModel) -> str | None:
-        """Load the weights of a step's checkpoint; return why that cannot be, or None."""
+    def load(self, step: int, objective: Objective) -> dict[str, Tensor]:
+        """The full state that a step's checkpoint holds.
+
+        Raises:
+            ValueError: It is not whole.
+        """
         folder = checkpoint_folder(self._output_dir, step)
-        try:
-            verify(folder)
-            model.load_state_dict(load_model(str(folder)).state_dict())
-        except (ValueError, OSError) as error:
-            return str(error)
-        return None
+        verify(folder)
+        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | load_tensors(folder)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -242,7 +244,7 @@ def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
             problems.append(str(error))
         else:
             for problem in problems:
-                logger.warning("passed over a checkpoint: %s", problem)
+                logger.warning("skipped a checkpoint: %s", problem)
             return folder
     if problems:
         raise CheckpointError(

@@ -18,31 +18,32 @@ class StepMetrics:
         step: Number of the update, from 0.
         lr_factor: Factor on the peak learning rates.
         block_ids: Of this process's micro-batches, ``[B]`` each, on the CPU.
-        loss_sums: ``[micro-batches]``, summed over this process's masked tokens.
-        num_masked: Masked tokens of the global batch.
+        loss_sums: ``[micro-batches, K]``, of the K terms of the loss, summed over this process's predictions.
+        counts: ``[K]``, predictions in the global batch, 1 where there are none.
         grad_norm: Norm of the whole gradient, before clipping.
         is_skipped: Whether the loss or the gradient was not finite, the same on
             all processes: parameters and optimizers are then as they were, bit for bit.
-            An overflow under fp16, by which its loss scaler finds the scale, is left
-            out in the same way and does not count as one.
-        num_tokens: Tokens that this process's micro-batches held.
+            An overflow under fp16, by which its loss scaler finds the scale, skips
+            the update in the same way and does not count as one.
+        num_tokens, num_masked: Tokens, and masked tokens, in this process's micro-batches.
     """
 
     step: int
     lr_factor: float
     block_ids: list[Tensor]
     loss_sums: Tensor
-    num_masked: Tensor
+    counts: Tensor
     grad_norm: Tensor
     is_skipped: Tensor
     num_tokens: int
+    num_masked: int
 
 
 def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
     """What to say of an update that was skipped; to be called by all processes."""
     bad = [
         ids
-        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().tolist(), strict=True)
+        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().all(-1).tolist(), strict=True)
         if not is_finite
     ]
     block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))

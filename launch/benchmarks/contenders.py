@@ -29,8 +29,8 @@ from data.blocks.vocabulary import vocab_size
 from launch.benchmarks.text import MLM_PROBABILITY, train_loader
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.model import open_model
-from train_loop.model_checks import gather_in_last_layer
-from train_loop.objective import MaskedLMObjective
+from train_loop.objectives.checks import gather_in_last_layer
+from train_loop.objectives.masked_lm import MaskedLMObjective
 from train_loop.optim import build_optimizers
 from train_loop.speed.compile import compile_layers
 from train_loop.step import train_step
@@ -120,9 +120,9 @@ def this_project(setup: Setup) -> dict[str, float]:
     model = setup.open_model(tokenizer, blocks.block_size).to(accelerator.device)
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, setup.training)]
     objective = MaskedLMObjective(model)
-    gather_in_last_layer(objective)
+    gather_in_last_layer(objective.logits)
     if accelerator.device.type == "cuda":
-        objective.pad_vocabulary_to = setup.training.pad_vocabulary_to
+        objective.logits.pad_vocabulary_to = setup.training.pad_vocabulary_to
     if setup.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)

@@ -19,8 +19,8 @@ from launch.benchmarks import measuring
 from launch.benchmarks.contenders import CONTENDERS, Setup
 from launch.benchmarks.measuring import Spread, in_child, ratios
 from launch.benchmarks.text import MLM_PROBABILITY, write_text
-from train_loop.model_checks import gather_in_last_layer
-from train_loop.objective import MaskedLMObjective
+from train_loop.objectives.checks import gather_in_last_layer
+from train_loop.objectives.masked_lm import MaskedLMObjective
 from train_loop.speed.flops import count_flops, matmul_rate
 
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 def _flops_per_token(setup: Setup, length: int) -> float:
     """The operations that the loss needs, also for contenders that compute more."""
     objective = MaskedLMObjective(setup.open_model(setup.open_tokenizer(), length))
-    gather_in_last_layer(objective)
+    gather_in_last_layer(objective.logits)
     return count_flops(objective, length).of(1, MLM_PROBABILITY)
 
 

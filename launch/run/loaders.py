@@ -1,14 +1,15 @@
 """What hands a process its batches, as the settings name it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from data.batch import MaskedBatch
 from data.batches.chunks import StreamCorpus
 from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader
+from data.batches.loader import MicroBatches, TrainLoader, eval_batches
 from data.batches.masking import Choose, choose_token
 from data.batches.order import Order
 from data.batches.streaming import StreamLoader
@@ -50,9 +51,22 @@ def train_loader(
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)
 
 
-def eval_dataset(corpus: Corpus, seed: int) -> MicroBatches:
-    """The evaluation's blocks; tokens are chosen one by one whatever the training does, so that runs compare."""
-    return MicroBatches(corpus.eval, collator(corpus, choose_token, seed))
+def eval_loader(
+    settings: Settings, corpus: Corpus, *, rank: int, num_processes: int, device: torch.device
+) -> Iterator[MaskedBatch]:
+    """Yield a process's evaluation batches.
+
+    Tokens are chosen one by one whatever the training does, so that runs compare.
+    """
+    return eval_batches(
+        MicroBatches(corpus.eval, collator(corpus, choose_token, settings.train.eval_seed)),
+        settings.train.per_device_eval_batch_size,
+        settings.data.eval_mlm_probability or settings.data.mlm_probability,
+        rank,
+        num_processes,
+        device,
+        corpus.config,
+    )
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int) -> Collator:

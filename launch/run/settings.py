@@ -52,6 +52,13 @@ class Settings:
         }
 
     @cached_property
+    def build_objective(self) -> Any:
+        """What ``objective`` names."""
+        from train_loop.objectives import OBJECTIVES
+
+        return find("objective", self.train.objective, OBJECTIVES)
+
+    @cached_property
     def build_optimizers(self) -> "BuildOptimizers":
         """What ``optimizer`` names; found once, see `DataConfig`."""
         from train_loop.optim import OPTIMIZERS  # torch takes seconds, and many commands do not train

@@ -9,7 +9,8 @@ from launch.run.corpus import Corpus, print_corpus
 from launch.run.processes import idle_gpus, local_processes
 from launch.run.settings import is_local_main
 from train_loop import run_files
-from train_loop.evaluate import EvalMetrics
+from train_loop.objective import EvalMetrics
+from train_loop.objectives.masked_lm import MaskedLMMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
 from train_loop.watching.metrics import largest_peak_memory
@@ -43,19 +44,25 @@ def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: s
     memory = largest_peak_memory(run.accelerator)
     if not run.accelerator.is_main_process:
         return
-    if unigram is None:
-        compared = ""
-    elif final.eval_perplexity <= unigram:
-        compared = f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
-    else:
-        times = shown_perplexity(final.eval_perplexity / unigram)
-        compared = f", {times} times the unigram model's: worse than guessing by frequency alone"
     in_one = " in one process" if run.accelerator.num_processes > 1 else ""
     model, report = run.output_dir / run_files.MODEL, run.output_dir / run_files.REPORT
-    print(f"\nperplexity {shown_perplexity(final.eval_perplexity)} on held-out text{compared}")
+    print(f"\n{_quality(final, unigram)}")
     print(f"memory     {memory / 1e9:.2f} GB at the most{in_one}")
     print(f"metrics    {run.output_dir / run_files.METRICS}")
     if report.exists():
         print(f"report     {report}")
     print(f"model      {model}")
     print(f'try it     python -m launch.fill_mask --model {model} "The default {mask_token} is None."')
+
+
+def _quality(final: EvalMetrics, unigram: float | None) -> str:
+    if not isinstance(final, MaskedLMMetrics):
+        return f"loss       {final.eval_loss:.4f} on held-out text"
+    perplexity = final.eval_perplexity
+    text = f"perplexity {shown_perplexity(perplexity)} on held-out text"
+    if unigram is None:
+        return text
+    if perplexity <= unigram:
+        return f"{text}, 1/{unigram / perplexity:.1f} of the unigram model's"
+    times = shown_perplexity(perplexity / unigram)
+    return f"{text}, {times} times the unigram model's: worse than guessing by frequency alone"

@@ -21,9 +21,10 @@ from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.summary import print_end, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
-from train_loop.evaluate import EvalMetrics, unigram_perplexity
+from train_loop.evaluate import unigram_perplexity
 from train_loop.inference.probes import fill_probes
 from train_loop.loop import train
+from train_loop.objective import EvalMetrics
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
@@ -102,7 +103,7 @@ def _train_or_exit(
 
     def filled() -> list[dict[str, Any]]:
         with accelerator.autocast():
-            return fill_probes(run.model, tokenizer, probes)
+            return fill_probes(run.bare_objective.model, tokenizer, probes)
 
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, settings.data.block_size)
     signals.listen()

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
-from train_loop.model_checks import gather_in_last_layer
-from train_loop.objective import MaskedLMObjective
+from train_loop.objectives.checks import gather_in_last_layer
+from train_loop.objectives.masked_logits import MaskedLogits
 
 _MOST_POSITIONS = 512  # in one batch: of a vocabulary of 50,000 their logits are 100 MB
 
@@ -70,11 +70,11 @@ class MaskPredictor:
             )
         if device is not None:
             model.to(device)
-        self.objective = MaskedLMObjective(model)
+        self.logits = MaskedLogits(model)
         # Tried out in full precision: a difference by rounding would look like one in substance.
         if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type):
             with _without_dropout(model):
-                gather_in_last_layer(self.objective)
+                gather_in_last_layer(self.logits)
         if dtype is not None:
             model.to(_dtype(dtype))
         self.tokenizer = tokenizer
@@ -165,7 +165,7 @@ class MaskPredictor:
     @torch.no_grad()
     def _logits(self, queries: Sequence[Query]) -> Tensor:
         """``[M, V]`` in fp32, without dropout, of one batch whose first query is the longest."""
-        model = self.objective.model
+        model = self.logits.model
         length = len(queries[0].input_ids)
         rows = [[*ids, *[self._pad] * (length - len(ids))] for ids, _ in queries]
         flat = [number * length + position for number, query in enumerate(queries) for position in query.positions]
@@ -174,7 +174,7 @@ class MaskPredictor:
             lengths = torch.tensor([len(ids) for ids, _ in queries])
             attention_mask = (torch.arange(length) < lengths[:, None]).long().to(model.device)
         with _without_dropout(model):
-            return self.objective.masked_logits(
+            return self.logits(
                 torch.tensor(rows).to(model.device), torch.tensor(flat).to(model.device), attention_mask
             ).float()
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from train_loop.objective import MaskedLMObjective
+from train_loop.objective import Objective
 
 
-def compile_layers(objective: MaskedLMObjective) -> int:
+def compile_layers(objective: Objective) -> int:
     """Compile the encoder's layers in place, each by itself, and return how many.
 
     They are alike, so one compilation serves all of them, and each sees one

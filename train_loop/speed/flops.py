@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from train_loop.objective import MaskedLMObjective
+from data.batch import MaskedBatch
+from train_loop.objective import Objective
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,14 +39,14 @@ class Arithmetic:
     rate: float
 
 
-def measure_arithmetic(accelerator: Accelerator, objective: MaskedLMObjective, length: int) -> Arithmetic:
+def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
     """Count and measure; to be called by all processes, which measure at the same time."""
     accelerator.wait_for_everyone()
     rate = torch.tensor(matmul_rate(accelerator.device, accelerator.mixed_precision), device=accelerator.device)
     return Arithmetic(count_flops(objective, length), float(accelerator.reduce(rate, "sum")))
 
 
-def count_flops(objective: MaskedLMObjective, length: int) -> Flops:
+def count_flops(objective: Objective, length: int) -> Flops:
     """Count the matrix products and attention in forwards of a block of ``length`` tokens.
 
     A product of the forward becomes two in the backward, so it counts three times.
@@ -58,16 +59,14 @@ def count_flops(objective: MaskedLMObjective, length: int) -> Flops:
 
 
 @torch.no_grad()
-def _flops_of_forward(objective: MaskedLMObjective, length: int, num_masked: int) -> int:
-    device = next(objective.parameters()).device
-    input_ids = torch.zeros(1, length, dtype=torch.long, device=device)
-    positions = torch.arange(num_masked, device=device)
+def _flops_of_forward(objective: Objective, length: int, num_masked: int) -> int:
+    batch = MaskedBatch.of_zeros(1, length, num_masked=num_masked, device=next(objective.parameters()).device)
     was_training = objective.training
     objective.eval()
     # The attention on a CPU is not on torch's list.
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-        objective(input_ids, positions, positions)
+        objective(batch)
     objective.train(was_training)
     return counter.get_total_flops()
 

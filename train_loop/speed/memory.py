@@ -10,14 +10,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
-from train_loop.objective import MaskedLMObjective
+from data.batch import MaskedBatch
+from train_loop.objective import Objective
 
 _SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
 
 
 def fewest_micro_batches(
     accelerator: Accelerator,
-    objective: MaskedLMObjective,
+    objective: Objective,
     share: int,
     *,
     length: int,
@@ -66,17 +67,16 @@ def fewest_micro_batches(
 
 
 def _forward_and_backward(
-    objective: MaskedLMObjective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
+    objective: Objective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
 ) -> None:
     device = next(objective.parameters()).device
     optimizer_state = [torch.empty(2, *p.shape, device=device) for p in objective.parameters() if p.requires_grad]
-    input_ids = torch.zeros(size, length, dtype=torch.long, device=device)
     expected = size * length * masked_share
     num_masked = min(size * length, math.ceil(expected + 4 * math.sqrt(expected)))  # four standard deviations
-    positions = torch.arange(num_masked, device=device)
-    objective(
-        input_ids, positions, positions % 2, torch.ones_like(input_ids) if has_attention_mask else None
-    ).backward()
+    batch = MaskedBatch.of_zeros(
+        size, length, num_masked=num_masked, device=device, has_attention_mask=has_attention_mask
+    )
+    objective(batch).sum().backward()
     del optimizer_state  # held until here
 
 

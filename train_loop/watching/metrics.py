@@ -5,7 +5,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,16 @@ class TrainWindow:
     Adding an update waits for nothing; reading does, and lets all processes' sums meet.
     """
 
-    def __init__(self, accelerator: Accelerator, learning_rate: float, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, accelerator: Accelerator, terms: Mapping[str, float], learning_rate: float, arithmetic: Arithmetic
+    ) -> None:
+        """Begin the first window.
+
+        Args:
+            terms: The weight of each term of the loss, by name.
+        """
         self._accelerator = accelerator
+        self._terms = terms
         self._arithmetic = arithmetic
         self._learning_rate = learning_rate
         self.reset()
@@ -53,24 +61,29 @@ class TrainWindow:
     def read(self) -> dict[str, float]:
         """A training row, over all processes; then begin anew.
 
-        ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
+        ``loss`` is the mean over the window's masked tokens; where it has several
+        terms, it is their weighted sum, and each has its mean in ``loss_NAME``. ``learning_rate`` and
         ``grad_norm`` are of its last update, ``num_tokens`` and ``tokens_per_second`` count all tokens,
         ``flop_utilization`` is the share of the devices' matrix-product rate that
         went into arithmetic which the loss needs, and ``peak_memory_bytes`` is of
         the process that took most, since the run began.
         """
         last = self._updates[-1]
-        local_loss = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum()
-        local_tokens = torch.tensor(sum(update.num_tokens for update in self._updates)).double()
-        loss_sum, num_tokens = sum_over_processes(self._accelerator, [torch.stack([local_loss, local_tokens])])
-        num_masked = int(torch.stack([update.num_masked for update in self._updates]).sum())
+        local_losses = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum(0)
+        local_tokens = [sum(update.num_tokens for update in self._updates)]
+        local_masked = [sum(update.num_masked for update in self._updates)]
+        local = torch.cat([local_losses, torch.tensor(local_tokens + local_masked).double()])
+        *loss_sums, num_tokens, num_masked = sum_over_processes(self._accelerator, [local])
+        counts = torch.stack([update.counts for update in self._updates]).sum(0).tolist()
+        means = {name: loss / count for name, loss, count in zip(self._terms, loss_sums, counts, strict=True)}
         seconds = time.perf_counter() - self._start
         flops = self._arithmetic.flops.of(num_tokens, num_masked)
         row = {
-            "loss": loss_sum / num_masked,
+            "loss": sum(self._terms[name] * mean for name, mean in means.items()),
+            **({f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}),
             "learning_rate": self._learning_rate * last.lr_factor,
             "grad_norm": float(last.grad_norm),
-            "num_masked_tokens": num_masked,
+            "num_masked_tokens": int(num_masked),
             "num_tokens": int(num_tokens),
             "tokens_per_second": num_tokens / seconds,
             "flop_utilization": flops / seconds / self._arithmetic.rate,

@@ -5,36 +5,36 @@ import logging
 import torch
 from torch import Tensor
 
-from train_loop.objective import ATTENTION_END, MaskedLMObjective
+from train_loop.objectives.masked_logits import ATTENTION_END, MaskedLogits
 
 logger = logging.getLogger(__name__)
 
 
-def check_document_attention(objective: MaskedLMObjective, block_size: int) -> None:
+def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
     """Raise ValueError if two documents in one block do not get the logits that each gets alone.
 
     Tried out, not looked up: a model may convolve across the border, mix the
     whole block, or have no place for such a mask. To be called once, before the
     model is prepared; it costs the forward of a few blocks and draws no dropout.
     """
-    was_training = objective.training
-    objective.eval()
+    was_training = logits.model.training
+    logits.model.eval()
     try:
-        problem = _leak(objective, block_size)
+        problem = _leak(logits, block_size)
     finally:
-        objective.train(was_training)
+        logits.model.train(was_training)
     if problem is not None:
         raise ValueError(
-            f"document_attention: model_type {objective.model.config.model_type!r} {problem}: "
+            f"document_attention: model_type {logits.model.config.model_type!r} {problem}: "
             "use --document_attention false, or a model such as roberta, bert, modernbert"
         )
 
 
 @torch.no_grad()
-def _leak(objective: MaskedLMObjective, block_size: int) -> str | None:
+def _leak(logits: MaskedLogits, block_size: int) -> str | None:
     """What the model does to two documents in one block, seen at the first and last token of each; None if nothing."""
-    model = objective.model
-    device = next(objective.parameters()).device
+    model = logits.model
+    device = logits.model.device
     vocab_size = model.get_input_embeddings().num_embeddings
     tokens = torch.randint(1, vocab_size, (1, block_size), generator=torch.Generator().manual_seed(0)).to(device)
     # Never the padding token, which has no position of its own in RoBERTa's kin.
@@ -43,13 +43,13 @@ def _leak(objective: MaskedLMObjective, block_size: int) -> str | None:
     short = min(4, block_size // 2)
     lengths = [short, block_size - short]
     ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
-    apart = [objective.masked_logits(*one) for one in zip(tokens.split(lengths, dim=1), ends, strict=True)]
+    apart = [logits(*one) for one in zip(tokens.split(lengths, dim=1), ends, strict=True)]
     position_ids = torch.cat([torch.arange(n, device=device) for n in lengths]).unsqueeze(0)
     is_second = torch.arange(block_size, device=device) >= short
     try:
         # The block, then with another second document, then with another first one.
         packed, first, second = (
-            objective.masked_logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids).float()
+            logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids).float()
             for block in (tokens, *(torch.where(other, tokens.flip(1), tokens) for other in (is_second, ~is_second)))
         )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
@@ -75,23 +75,23 @@ def _rounding(device_type: str) -> float:
     return 2.0**-11 if is_tf32 else 2.0**-24
 
 
-def gather_in_last_layer(objective: MaskedLMObjective) -> bool:
-    """Let the objective gather as early as it can, in the last layer, if that changes no logit; whether it does.
+def gather_in_last_layer(logits: MaskedLogits) -> bool:
+    """Gather as early as it can, in the last layer, if that changes no logit; whether it does.
 
     BERT's kin end a layer's attention by a module of (attended, residual), and
     from there on each position is for itself. Whether that is so is tried out,
     not looked up. To be called once, before the model is
     prepared; it costs two forwards of two small blocks and draws no dropout.
     """
-    ends = [name for name, _ in objective.model.named_modules() if name.endswith(f".{ATTENTION_END}")]
+    ends = [name for name, _ in logits.model.named_modules() if name.endswith(f".{ATTENTION_END}")]
     if not ends:
         return False
-    was_training = objective.model.training
-    objective.model.eval()
+    was_training = logits.model.training
+    logits.model.eval()
     try:
-        late = _logits_of_two_blocks(objective)
-        objective.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
-        early = _logits_of_two_blocks(objective)
+        late = _logits_of_two_blocks(logits)
+        logits.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
+        early = _logits_of_two_blocks(logits)
         # In units of the logits' spread; rounding makes less than 1e-5, or a few roundings of half precision in what
         # comes after the gathering. "not <" takes NaN for a difference.
         bound = max(1e-4, 16 * _rounding(late.device.type))
@@ -99,48 +99,22 @@ def gather_in_last_layer(objective: MaskedLMObjective) -> bool:
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
         differ = True
     finally:
-        objective.model.train(was_training)
+        logits.model.train(was_training)
     if differ:
-        objective.gather_in(None)
+        logits.gather_in(None)
         logger.warning(
-            "masked_last_layer: model_type %r needs its last layer at all positions", objective.model.config.model_type
+            "masked_last_layer: model_type %r needs its last layer at all positions", logits.model.config.model_type
         )
     return not differ
 
 
 @torch.no_grad()
-def _logits_of_two_blocks(objective: MaskedLMObjective) -> Tensor:
+def _logits_of_two_blocks(logits: MaskedLogits) -> Tensor:
     """``[M, V]`` at some positions of two random blocks, one of them padded."""
-    device = next(objective.parameters()).device
-    vocab_size = objective.model.get_input_embeddings().num_embeddings
+    device = logits.model.device
+    vocab_size = logits.model.get_input_embeddings().num_embeddings
     input_ids = torch.randint(vocab_size, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[1, 5:] = 0
     positions = torch.tensor([0, 3, 4, 7, 8, 10, 12], device=device)
-    return objective.masked_logits(input_ids, positions, attention_mask).float()
-
-
-def freeze_unused(objective: MaskedLMObjective) -> list[str]:
-    """Freeze the parameters that the loss does not reach (some families keep a pooler) and return their names.
-
-    DDP would wait for their gradients for ever. One forward and backward of two tokens finds them.
-
-    Raises:
-        ValueError: The model does not compute at this precision, or with this attention.
-    """
-    device = next(objective.parameters()).device
-    input_ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    position = torch.zeros(1, dtype=torch.long, device=device)
-    try:
-        objective(input_ids, position, position).backward()
-    except RuntimeError as error:
-        raise ValueError(
-            f"model_type {objective.model.config.model_type!r} does not compute with attn_implementation="
-            f"{objective.model.config._attn_implementation} at this mixed_precision: {' '.join(str(error).split())}; "
-            "change one of them"
-        ) from error
-    unused = [name for name, parameter in objective.named_parameters() if parameter.grad is None]
-    objective.zero_grad(set_to_none=True)
-    for name in unused:
-        objective.get_parameter(name).requires_grad_(False)
-    return unused
+    return logits(input_ids, positions, attention_mask).float()

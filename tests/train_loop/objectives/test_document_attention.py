@@ -20,7 +20,7 @@ from train_loop import (
     train_step,
 )
 from train_loop.evaluate import evaluate
-from train_loop.objective import document_mask
+from train_loop.objectives.masked_lm import document_mask
 
 V, PAD = 300, 1
 # Two blocks of 64, of five documents; ModernBERT's window here is 4 tokens to each side. The first ends in padding.
@@ -198,7 +198,7 @@ def _everything(position_ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_the_check_sees_a_wrong_mask(family: str, is_half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train_loop.objective.document_mask", _everything)
+    monkeypatch.setattr("train_loop.objectives.masked_lm.document_mask", _everything)
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=is_half),
         pytest.raises(ValueError, match="mixes the documents"),

@@ -1,0 +1,72 @@
+"""How a run is spread over its processes: each holds the whole objective, and DDP averages the gradients.
+
+Nothing else knows where a parameter lives. The names are those of a checkpoint: what belongs to the saved model is
+named as in it, other weights of the objective as ``objective.name``, and tensors of the optimizers ``parameter/slot``.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from train_loop.objective import Objective
+
+OWN = "objective."
+
+
+def prepare(
+    accelerator: Accelerator, objective: Objective, build_optimizers: Callable[[Objective], Sequence[Optimizer]]
+) -> tuple[nn.Module, list[AcceleratedOptimizer]]:
+    """The objective on the device, computing at the run's precision and wrapped in DDP; and its optimizers."""
+    # broadcast_buffers is the only name that Accelerate has for it.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    prepared, *optimizers = accelerator.prepare(objective, *build_optimizers(objective))
+    return prepared, optimizers
+
+
+def gradient_sync(accelerator: Accelerator, objective: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    """Within it a backward adds to the gradients; the last one of an update also averages them over the processes."""
+    return nullcontext() if is_last else accelerator.no_sync(objective)
+
+
+def full_state(objective: Objective, optimizers: Sequence[Optimizer], *, is_wanted: bool) -> dict[str, Tensor]:
+    """Whole tensors by name: weights and buffers, and copies in host memory of the optimizers' tensors.
+
+    All processes call this; where it is not wanted, it is empty.
+    """
+    if not is_wanted:
+        return {}
+    names = _parameter_names(objective)
+    return {_name(name): tensor for name, tensor in objective.state_dict().items()} | {
+        f"{names[id(p)]}/{slot}": value.detach().to("cpu", copy=True).contiguous()
+        for optimizer in optimizers
+        for p, slots in optimizer.state.items()
+        for slot, value in slots.items()
+    }
+
+
+def load_full_state(objective: Objective, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `full_state` gave; the weights, or some of them, may be missing."""
+    names = {_name(name): name for name in objective.state_dict()}
+    objective.load_state_dict({names[name]: t for name, t in tensors.items() if "/" not in name}, strict=False)
+    names_by_id = _parameter_names(objective)
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, _, slot in (key.rpartition("/") for key in tensors if "/" in key):
+        # A copy, out of a file's memory map: see load_model.
+        by_parameter.setdefault(name, {})[slot] = tensors[f"{name}/{slot}"].clone()
+    for optimizer in optimizers:
+        parameters = [names_by_id[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        state = {i: by_parameter[name] for i, name in enumerate(parameters) if name in by_parameter}
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _parameter_names(objective: Objective) -> dict[int, str]:
+    return {id(p): _name(name) for name, p in objective.named_parameters()}
+
+
+def _name(name: str) -> str:
+    return name.removeprefix("model.") if name.startswith("model.") else f"{OWN}{name}"
