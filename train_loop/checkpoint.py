@@ -2,8 +2,8 @@
 
     checkpoints/step-00001234/
         config.json model.safetensors tokenizer.json ...   from_pretrained opens it
-        optimizer.safetensors    every tensor of the optimizers, by parameter name
-        objective.safetensors    weights of the objective that are not the model's; where it has some
+        optimizer.safetensors    every tensor of the optimizers, as parameter/slot; weights of the objective that
+                                 are not the model's
         data.safetensors         where the streams of text are, and their shuffle buffers; when streaming
         state.json               step, best evaluation, what the run is made of
         manifest.json            SHA-256 of each file above, written last
@@ -30,8 +30,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MANIFEST = "manifest.json"
-_OPTIMIZER = "optimizer.safetensors"
-_OBJECTIVE = "objective.safetensors"
+_TENSORS = "optimizer.safetensors"
 _DATA_STATE = "data.safetensors"
 
 
@@ -72,9 +71,8 @@ def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    tensors: dict[str, Tensor],
     *,
-    own_weights: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
     state: TrainState,
     identity: dict[str, Any],
     settings: dict[str, Any],
@@ -83,8 +81,7 @@ def save_checkpoint(
     """Write a checkpoint, complete or not at all.
 
     Args:
-        own_weights: Weights of the objective that are not the model's.
-        optimizer: The optimizers' tensors.
+        tensors: Those that are not the model's.
         data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
         identity: What a run that goes on from here must have in common with this one.
         settings: All settings, so that a run that goes on from here can say which have changed.
@@ -92,9 +89,7 @@ def save_checkpoint(
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        safetensors.torch.save_file(optimizer, temporary / _OPTIMIZER)
-        if own_weights:
-            safetensors.torch.save_file(own_weights, temporary / _OBJECTIVE)
+        safetensors.torch.save_file(tensors, temporary / _TENSORS)
         if data_state:
             safetensors.numpy.save_file(data_state, temporary / _DATA_STATE)
         _write_json(temporary / "state.json", {**asdict(state), "identity": identity, "settings": settings})
@@ -153,9 +148,8 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the optimizers, and weights of the objective that are not the model's."""
-    paths = (path for path in (folder / _OPTIMIZER, folder / _OBJECTIVE) if path.exists())
-    return {name: tensor for path in paths for name, tensor in safetensors.torch.load_file(path).items()}
+    """What `save_checkpoint` was given as ``tensors``."""
+    return safetensors.torch.load_file(folder / _TENSORS)
 
 
 def load_data_state(folder: Path) -> dict[str, np.ndarray]:

@@ -165,9 +165,9 @@ def _save_checkpoint(run: Run) -> None:
     is_main = run.processes.is_main
     if is_main:
         run.checkpoints.wait()
-    tensors = full_state(run.bare_objective, run.optimizers, is_wanted=is_main)
+    weights, tensors = full_state(run.bare_objective, run.optimizers, is_wanted=is_main)
     if is_main:
-        run.checkpoints.save(run.bare_objective, tensors, state=run.state, data_state=data_state)
+        run.checkpoints.save(run.bare_objective, weights, tensors, state=run.state, data_state=data_state)
 
 
 def _wait_for_checkpoints(run: Run) -> None:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from train_loop.objective import Objective
 
-OWN = "objective."
+_OWN = "objective."
 
 
 def prepare(
@@ -33,20 +33,25 @@ def gradient_sync(accelerator: Accelerator, objective: nn.Module, *, is_last: bo
     return nullcontext() if is_last else accelerator.no_sync(objective)
 
 
-def full_state(objective: Objective, optimizers: Sequence[Optimizer], *, is_wanted: bool) -> dict[str, Tensor]:
-    """Whole tensors by name: weights and buffers, and copies in host memory of the optimizers' tensors.
+def full_state(
+    objective: Objective, optimizers: Sequence[Optimizer], *, is_wanted: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whole tensors by name: the model's weights and buffers, where they are, and host copies of all others.
 
-    All processes call this; where it is not wanted, it is empty.
+    All processes call this; where it is not wanted, both are empty.
     """
     if not is_wanted:
-        return {}
+        return {}, {}
     names = _parameter_names(objective)
-    return {_name(name): tensor for name, tensor in objective.state_dict().items()} | {
-        f"{names[id(p)]}/{slot}": value.detach().to("cpu", copy=True).contiguous()
+    weights = {_name(name): tensor for name, tensor in objective.state_dict().items()}
+    others = {name: tensor for name, tensor in weights.items() if name.startswith(_OWN)} | {
+        f"{names[id(p)]}/{slot}": value
         for optimizer in optimizers
         for p, slots in optimizer.state.items()
         for slot, value in slots.items()
     }
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in others.items()}
+    return {name: tensor for name, tensor in weights.items() if name not in others}, copies
 
 
 def load_full_state(objective: Objective, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
@@ -69,4 +74,4 @@ def _parameter_names(objective: Objective) -> dict[int, str]:
 
 
 def _name(name: str) -> str:
-    return name.removeprefix("model.") if name.startswith("model.") else f"{OWN}{name}"
+    return name.removeprefix("model.") if name.startswith("model.") else f"{_OWN}{name}"

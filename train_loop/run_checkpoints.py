@@ -34,7 +34,6 @@ from train_loop.checkpoint import (
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
 from train_loop.objective import Objective
-from train_loop.parallel import OWN
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +147,8 @@ class RunCheckpoints:
     def save(
         self,
         objective: Objective,
-        tensors: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        tensors: dict[str, Tensor],
         *,
         state: TrainState,
         data_state: dict[str, np.ndarray],
@@ -156,15 +156,13 @@ class RunCheckpoints:
         """Copy the weights now; write everything, and delete what is old, later. Call `wait` before.
 
         Args:
-            tensors: The full state of the objective and its optimizers.
+            weights: The model's.
+            tensors: All others of the objective and its optimizers, in memory of their own.
         """
         if self._host_model is None:
             self._host_model = objective.auto_class.from_config(objective.model.config)
         host_model = self._host_model
-        optimizer = {name: tensor for name, tensor in tensors.items() if "/" in name}
-        own = {name: tensor for name, tensor in tensors.items() if name.startswith(OWN) and name not in optimizer}
-        host_model.load_state_dict({k: v for k, v in tensors.items() if k not in own and k not in optimizer})
-        own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in own.items()}
+        host_model.load_state_dict(weights)
         state = replace(state)
         folder = checkpoint_folder(self._output_dir, state.step)
         best_step = state.best_step if self._config.keeps_best else None
@@ -174,8 +172,7 @@ class RunCheckpoints:
                 folder,
                 host_model,
                 self.tokenizer,
-                own_weights=own,
-                optimizer=optimizer,
+                tensors,
                 state=state,
                 identity=self._identity,
                 settings=self._settings,

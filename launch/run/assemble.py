@@ -114,9 +114,16 @@ def open_objective(
             vocab_size=vocab_size(tokenizer),
             block_size=settings.data.block_size,
             seed=settings.train.seed,
-            auto_class=settings.build_objective.auto_class,
+            auto_class=getattr(settings.build_objective, "auto_class", Objective.auto_class),
         )
-        return settings.build_objective(model, **settings.train.objective_kwargs)
+        name, options = settings.train.objective, settings.train.objective_kwargs
+        try:
+            built = settings.build_objective(model, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"objective={name!r} with objective_kwargs={options}: {error}") from error
+        if not isinstance(built, Objective):
+            raise ValueError(f"objective={name!r} made a {type(built).__name__}, which is no train_loop.Objective")
+        return built
 
     objective = processes.together(build)
     if resumed is not None:
