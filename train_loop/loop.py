@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from data.batch import MaskedBatch
-from train_loop import run_files
-from train_loop.checkpoint import save_model
 from train_loop.evaluate import evaluate
 from train_loop.objective import EvalMetrics
 from train_loop.parallel import full_state, load_full_state
@@ -194,7 +192,8 @@ def _finish(run: Run, watch: Watch, evaluation: EvalMetrics | None) -> EvalMetri
             watch.line(f"{last}, not the best, of step {best_step}: {error}")
             watch.row({"model_step": run.state.step})
     with _evaluation_weights(run):
+        weights, _ = full_state(objective, (), is_wanted=run.processes.is_main)
         if run.processes.is_main:
-            save_model(run.output_dir / run_files.MODEL, objective.model, run.checkpoints.tokenizer)
+            run.checkpoints.save_final(objective, weights)
         run.processes.wait()
         return evaluation or evaluate(run.accelerator, objective, _eval_batches(run))

@@ -5,32 +5,40 @@ named as in it, other weights of the objective as ``objective.name``, and tensor
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from train_loop.config import TrainConfig
 from train_loop.objective import Objective
+from train_loop.optim import BuildOptimizers
 
 _OWN = "objective."
 
 
 def prepare(
-    accelerator: Accelerator, objective: Objective, build_optimizers: Callable[[Objective], Sequence[Optimizer]]
+    accelerator: Accelerator, objective: Objective, build_optimizers: BuildOptimizers, config: TrainConfig
 ) -> tuple[nn.Module, list[AcceleratedOptimizer]]:
     """The objective on the device, computing at the run's precision and wrapped in DDP; and its optimizers."""
     # broadcast_buffers is the only name that Accelerate has for it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    prepared, *optimizers = accelerator.prepare(objective, *build_optimizers(objective))
+    prepared, *optimizers = accelerator.prepare(objective, *build_optimizers(objective, config))
     return prepared, optimizers
 
 
 def gradient_sync(accelerator: Accelerator, objective: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
     """Within it a backward adds to the gradients; the last one of an update also averages them over the processes."""
     return nullcontext() if is_last else accelerator.no_sync(objective)
+
+
+def clip_grad_norm(accelerator: Accelerator, objective: nn.Module, max_norm: float) -> Tensor:
+    """Clip the gradient to a norm, or not at all where that is 0; return the norm that it had."""
+    return accelerator.clip_grad_norm_(objective.parameters(), max_norm or torch.inf)
 
 
 def full_state(

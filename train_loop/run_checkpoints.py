@@ -28,6 +28,7 @@ from train_loop.checkpoint import (
     load_tensors,
     mark_for_deletion,
     save_checkpoint,
+    save_model,
     verify,
     whole_or_nothing,
 )
@@ -86,7 +87,7 @@ class RunCheckpoints:
             on_saved: Told of each checkpoint that is on the disk, by the thread that wrote it.
         """
         self._config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self._output_dir = Path(config.output_dir)
         self._identity = identity
         self._settings = settings
@@ -159,10 +160,7 @@ class RunCheckpoints:
             weights: The model's.
             tensors: All others of the objective and its optimizers, in memory of their own.
         """
-        if self._host_model is None:
-            self._host_model = objective.auto_class.from_config(objective.model.config)
-        host_model = self._host_model
-        host_model.load_state_dict(weights)
+        host_model = self._on_host(objective, weights)
         state = replace(state)
         folder = checkpoint_folder(self._output_dir, state.step)
         best_step = state.best_step if self._config.keeps_best else None
@@ -171,7 +169,7 @@ class RunCheckpoints:
             save_checkpoint(
                 folder,
                 host_model,
-                self.tokenizer,
+                self._tokenizer,
                 tensors,
                 state=state,
                 identity=self._identity,
@@ -182,6 +180,17 @@ class RunCheckpoints:
             remove_old(folder, self._config.save_total_limit, best_step)
 
         self._pending = folder, self._thread.submit(write)
+
+    def save_final(self, objective: Objective, weights: Mapping[str, Tensor]) -> None:
+        """Write the run's final model. Call `wait` before."""
+        save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self._tokenizer)
+
+    def _on_host(self, objective: Objective, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+        """A model in host memory with these weights, the same one at each call."""
+        if self._host_model is None:
+            self._host_model = objective.auto_class.from_config(objective.model.config)
+        self._host_model.load_state_dict(weights)
+        return self._host_model
 
     def wait(self) -> None:
         """Return when nothing is left to write.

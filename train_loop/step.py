@@ -25,7 +25,7 @@ from torch import nn
 from data.batch import MaskedBatch
 from train_loop.objective import Objective
 from train_loop.optim import set_learning_rates, step_unless
-from train_loop.parallel import gradient_sync
+from train_loop.parallel import clip_grad_norm, gradient_sync
 from train_loop.step_metrics import StepMetrics
 
 
@@ -66,7 +66,7 @@ def train_step(
             accelerator.backward((micro_sums * scales).sum())
         loss_sums.append(micro_sums.detach())
 
-    grad_norm = accelerator.clip_grad_norm_(objective.parameters(), max_grad_norm or torch.inf)
+    grad_norm = clip_grad_norm(accelerator, objective, max_grad_norm)
     # After the all-reduce a bad value anywhere is in everybody's norm.
     is_skipped = is_bad = ~torch.isfinite(grad_norm)
     if accelerator.scaler is not None:
