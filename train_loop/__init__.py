@@ -2,11 +2,8 @@
 
     masked batches -> updates -> checkpoints -> a model that fills masks
 
-Read `step` first: it is one optimizer update. `objective` is the loss and the
-masked-only head, `optim` the optimizers and the schedule, `evaluate` the
-perplexity, `loop` the cadence, `checkpoint` what is written and resumed,
-`fill_mask` and `scoring` what the model is then used for, both by way of
-`predictor`. `model_card` and `publish` share it. Of the data half only the batch type is known here.
+Read `step` first: it is one optimizer update. The core stands at the root; `objectives`, `speed`, `watching`,
+`inference` and `sharing` are its rooms. Of the data half only `data.batch` is known here.
 """
 
 import importlib

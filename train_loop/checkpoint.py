@@ -1,11 +1,11 @@
-"""Checkpoints that are complete or do not exist, and say nothing of the number of processes.
+"""The files of a checkpoint. It is complete or it does not exist, and it does not depend on the number of processes.
 
     checkpoints/step-00001234/
         config.json model.safetensors tokenizer.json ...   from_pretrained opens it
         optimizer.safetensors    every tensor of the optimizers, as parameter/slot; weights of the objective that
                                  are not the model's
-        data.safetensors         where the streams of text are, and their shuffle buffers; when streaming
-        state.json               step, best evaluation, what the run is made of
+        data.safetensors         positions of the streams of text, and their shuffle buffers; when streaming
+        state.json               step, best evaluation, identity and settings of the run
         manifest.json            SHA-256 of each file above, written last
 
 Written to a temporary folder, synced to disk, renamed. Nothing is pickled.
@@ -35,19 +35,19 @@ _DATA_STATE = "data.safetensors"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used or written; the message names the file and what is wrong."""
+    """A checkpoint cannot be used or written. The message names the file and the problem."""
 
 
 @dataclass
 class TrainState:
-    """All that a run knows besides parameters and optimizer, and that changes.
+    """The state of a run besides the parameters and the optimizers.
 
     Attributes:
-        step: Updates made.
-        best_step, best_loss: Of the evaluation with the lowest loss so far.
-        evaluated_step: Of the last evaluation; a run that was stopped within one makes it again.
-        evaluations_without_improvement: For early stopping.
-        num_skipped_steps: Updates skipped because they were not finite.
+        step: Number of updates made.
+        best_step, best_loss: Step and loss of the best evaluation so far.
+        evaluated_step: Step of the last evaluation. A run that was stopped within an evaluation makes it again.
+        evaluations_without_improvement: Number of evaluations since the best one, for early stopping.
+        num_skipped_steps: Number of updates that were skipped because they were not finite.
         scaler: State of the fp16 loss scaler, or None.
     """
 
@@ -61,7 +61,7 @@ class TrainState:
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write what ``from_pretrained`` opens, in place of what was there; complete or not at all."""
+    """Write a folder that ``from_pretrained`` opens, or nothing; it replaces what was there."""
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -78,13 +78,13 @@ def save_checkpoint(
     settings: dict[str, Any],
     data_state: dict[str, np.ndarray],
 ) -> None:
-    """Write a checkpoint, complete or not at all.
+    """Write a complete checkpoint or none.
 
     Args:
-        tensors: Those that are not the model's.
-        data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
-        identity: What a run that goes on from here must have in common with this one.
-        settings: All settings, so that a run that goes on from here can say which have changed.
+        tensors: All tensors but the model's weights.
+        data_state: State of the loaders of all processes, by name; empty where the step determines it.
+        identity: What a run that resumes from here must have in common with this one.
+        settings: All settings, so that a run that resumes from here can report which have changed.
     """
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
@@ -97,7 +97,7 @@ def save_checkpoint(
 
 
 def verify(folder: Path) -> None:
-    """Raise CheckpointError, naming the file, unless every file is what the manifest says."""
+    """Raise CheckpointError, naming the file, unless every file matches the manifest."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -118,7 +118,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     """The state of a verified checkpoint.
 
     Raises:
-        CheckpointError: It is of a run that differs; the message names the field.
+        CheckpointError: The checkpoint belongs to a different run; the message names the field.
     """
     facts = json.loads((folder / "state.json").read_text())
     saved = _BEFORE | facts.pop("identity")
@@ -132,12 +132,12 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     return TrainState(**facts)
 
 
-# Where things are, and no part of what is computed.
+# Folders and files, which change no result.
 _PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")
 
 
 def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """A line for each setting that differs from those that a checkpoint was made with."""
+    """A line for each setting that differs from the checkpoint's."""
     saved = json.loads((folder / "state.json").read_text()).get("settings", {})
     ours = json.loads(json.dumps(settings))
     return [
@@ -160,10 +160,10 @@ def load_data_state(folder: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` at the end, and is removed if that is not reached.
+    """A temporary folder that replaces ``folder`` at the end, and is removed after an error.
 
     Raises:
-        OSError: It could not be written; safetensors has an error of its own for that.
+        OSError: A file could not be written, also where safetensors raises an error of its own.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -190,7 +190,7 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def mark_for_deletion(folder: Path) -> Path:
-    """Rename a folder that is to be deleted, at once, so that no part of it is ever taken for the whole."""
+    """Rename a folder before it is deleted, so that a half-deleted one is never taken for a whole one."""
     marked = folder.with_name(folder.name + ".old")
     shutil.rmtree(marked, ignore_errors=True)
     return folder.rename(marked)

@@ -1,4 +1,4 @@
-"""Settings of the training half: which model, how it is trained, what is written."""
+"""Settings of the training half: the model, its training, and the outputs."""
 
 import math
 from dataclasses import dataclass, field
@@ -155,20 +155,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_batch()
         for name in (
-            "max_steps",
-            "global_batch_size",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "per_device_eval_batch_size",
-            "logging_steps",
-            "eval_steps",
-            "save_steps",
-            "save_total_limit",
-            "early_stopping_patience",
-            "cpu_threads",
-            "max_skipped_steps",
-            "pad_vocabulary_to",
-        ):
+            "max_steps", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
+            "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to",
+        ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name in ("num_train_epochs", "process_timeout", "learning_rate", "muon_learning_rate", "adam_epsilon"):
@@ -180,7 +170,6 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
-
         self._check_texts()
 
     def _check_texts(self) -> None:

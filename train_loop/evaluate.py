@@ -40,7 +40,7 @@ def perplexity(loss: float) -> float:
 
 
 def unigram_perplexity(accelerator: Accelerator, weights: Tensor, batches: Iterable[MaskedBatch]) -> float:
-    """Perplexity of predicting every masked token by its frequency alone: what a model must beat to have learned.
+    """Perplexity of predicting every masked token by its frequency alone. A model that has learned is below it.
 
     Args:
         weights: ``[V]``, occurrences in the training text plus one, so that no

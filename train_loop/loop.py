@@ -1,4 +1,4 @@
-"""Cadence: when to step, log, evaluate, save and stop. What each of them means is elsewhere."""
+"""When to step, log, evaluate, save and stop. Other modules do each of these."""
 
 import math
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ def train(run: Run, watch: Watch) -> EvalMetrics:
     """Train from ``run.state`` to the end, save the final model, and return its evaluation.
 
     Raises:
-        Stopped: A process was told to stop; all of them stop at the same step, with a checkpoint of it.
-        NonFiniteError: An update was not finite, and the settings do not allow to skip it; known when the next row
-            is due, before anything is evaluated or saved.
+        Stopped: A process was told to stop. All processes stop at the same step, after a checkpoint of it.
+        NonFiniteError: An update was not finite, and the settings do not allow to skip it. This is noticed at the
+            next training row, before anything is evaluated or saved.
     """
     try:
         evaluation = _make_updates(run, watch)
@@ -94,7 +94,7 @@ def _is_due(run: Run, every: int) -> bool:
 
 
 def _owes_evaluation(run: Run) -> bool:
-    """Whether an evaluation comes first: the settings ask for it, or the run was stopped within that of this step."""
+    """Whether to evaluate before the first update: by the settings, or because the run was stopped within it."""
     if run.state.evaluated_step == run.state.step:
         return False
     return _is_due(run, run.plan.eval_steps) if run.state.step else run.config.eval_on_start
@@ -109,11 +109,7 @@ def _is_out_of_patience(run: Run, watch: Watch) -> bool:
 
 
 def _evaluate(run: Run, watch: Watch) -> EvalMetrics:
-    """Evaluate, remember the best, and write the row.
-
-    Raises:
-        Stopped: See `_eval_batches`.
-    """
+    """Evaluate, remember the best loss, and write the row. Raises Stopped."""
     state = run.state
     with _evaluation_weights(run):
         metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
@@ -130,7 +126,7 @@ def _evaluate(run: Run, watch: Watch) -> EvalMetrics:
 
 @contextmanager
 def _evaluation_weights(run: Run) -> Iterator[None]:
-    """The weights that the optimizers evaluate with: for one that averages them, as schedule-free's do, the average."""
+    """Switch to the weights for evaluation: an optimizer that averages weights, like schedule-free's, has its own."""
     for optimizer in run.optimizers:
         optimizer.eval()
     yield
@@ -139,9 +135,7 @@ def _evaluation_weights(run: Run) -> Iterator[None]:
 
 
 def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
-    """Yield this process's evaluation batches.
-
-    All processes vote before each batch, as often as the one with most batches.
+    """Yield this process's evaluation batches; before each of them all processes vote on stopping.
 
     Raises:
         Stopped: A process was told to stop.
@@ -175,11 +169,7 @@ def _wait_for_checkpoints(run: Run) -> None:
 
 
 def _finish(run: Run, watch: Watch, evaluation: EvalMetrics | None) -> EvalMetrics:
-    """Save the final model: the last one, or the best where the settings ask for it; return its evaluation.
-
-    Raises:
-        Stopped: A process was told to stop before the model that is saved was evaluated.
-    """
+    """Save the final model, which is the last or the best one, and return its evaluation. Raises Stopped."""
     _wait_for_checkpoints(run)
     objective, best_step = run.bare_objective, run.state.best_step
     if run.config.keeps_best and best_step is not None and best_step != run.state.step:

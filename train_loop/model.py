@@ -26,15 +26,15 @@ def open_model(
     seed: int,
     auto_class: Any = AutoModelForMaskedLM,
 ) -> PreTrainedModel:
-    """The model that the settings name, in fp32, checked against the tokenizer and the blocks.
+    """Load or build the model of the settings, in fp32, and check it against the tokenizer and the blocks.
 
     Args:
         vocab_size: One more than the tokenizer's largest id.
-        seed: Of the initialisation.
-        auto_class: The class of transformers that makes it.
+        seed: Seed of the initialisation.
+        auto_class: The transformers class that opens the model.
 
     Raises:
-        ValueError: It cannot be loaded or built, or does not fit.
+        ValueError: The model cannot be loaded or built, or does not fit.
     """
     torch.manual_seed(seed)
     if config.model_name_or_path is not None:
@@ -61,15 +61,15 @@ def load_model(
     auto_class: Any = AutoModelForMaskedLM,
     needs_all_weights: bool = False,
 ) -> PreTrainedModel:
-    """A model from safetensors, in fp32.
+    """Load a model from safetensors, in fp32.
 
     Args:
-        auto_class: The class of transformers that opens it.
-        needs_all_weights: Refuse a model that was saved without some of its weights, such as the head, which
-            training would begin at random.
+        auto_class: The transformers class that opens the model.
+        needs_all_weights: Refuse a model that was saved without some of its weights, such as the head. In training
+            they start at random.
 
     Raises:
-        ValueError: There is no such model, or it is no masked language model.
+        ValueError: The model does not exist, or is not a masked language model.
     """
     try:
         model, info = auto_class.from_pretrained(
@@ -89,8 +89,8 @@ def load_model(
                 "train it first, or name a model that was saved with its head"
             )
         logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
-    # Out of the file's memory map: matrix products of one row round otherwise where a matrix does not begin at a
-    # multiple of 64 bytes, and a resumed run would not be the uninterrupted one.
+    # Copy out of the file's memory map. There a matrix may not begin at a multiple of 64 bytes, products of one row
+    # then round differently, and a resumed run would differ from an uninterrupted one.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
@@ -119,7 +119,7 @@ def _from_scratch(
 
 
 def _check_names(overrides: dict[str, object], known: PreTrainedConfig) -> None:
-    """transformers takes any name without a word."""
+    """Check names of the model's configuration: transformers accepts any."""
     names = {*known.to_dict(), *known.attribute_map}
     for name in overrides:
         if name not in names:
@@ -172,5 +172,5 @@ def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
 
 
 def _short(error: Exception) -> str:
-    """The first sentence of a message on one line: transformers' go on with lists of all models."""
+    """The beginning of a message, on one line: transformers appends lists of all models."""
     return " ".join(str(error).split())[:300]

@@ -1,7 +1,6 @@
 """Parameter groups, optimizers, and the schedule as a pure function of the step.
 
-`OPTIMIZERS` and `SCHEDULES` are what goes by a name. A function of a user's own, which
-has the same form, is found by who builds the run.
+`OPTIMIZERS` and `SCHEDULES` hold the functions that settings name. A user's own function has the same form.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,12 +40,12 @@ def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimize
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024), but on a CPU its iteration is in fp32.
+    """torch's Muon (Jordan et al. 2024), which on a CPU iterates in fp32.
 
-    torch iterates in bf16 everywhere, and on a CPU without bf16 instructions a
-    product of two 768 wide matrices is fifty times slower so.
+    torch iterates in bf16 everywhere. On a CPU without bf16 instructions that makes
+    a product of two matrices of width 768 fifty times slower.
 
-    As torch's fused optimizers do, it changes nothing while ``found_inf`` is not 0,
+    Like torch's fused optimizers, it changes nothing while ``found_inf`` is not 0,
     and reads that on the device.
     """
 
@@ -77,7 +76,7 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
-    """The matrix with all its singular values near 1, by Newton and Schulz's iteration (a quintic)."""
+    """The matrix with all singular values near 1, by a quintic Newton-Schulz iteration."""
     a, b, c = coefficients
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide.float() if matrix.device.type == "cpu" else wide.bfloat16()
@@ -102,10 +101,10 @@ def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
 
 
 def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
-    """The factor on every peak learning rate at an update (from 0), by transformers' schedules.
+    """A function from the update (from 0) to the factor on the peak learning rates, by transformers' schedules.
 
     Raises:
-        ValueError: Options that the schedule does not take.
+        ValueError: The schedule does not take these options.
     """
     name = config.lr_scheduler_type
     warmup = config.warmup_steps
@@ -121,11 +120,11 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
     return factor
 
 
-# The optimizers' rates are the peaks, which the schedule's factor scales: (config, total_steps) -> step -> factor.
+# (objective, config) -> optimizers at their peak learning rates; (config, total_steps) -> step -> factor on them.
 BuildOptimizers = Callable[[nn.Module, TrainConfig], list[Optimizer]]
 BuildSchedule = Callable[[TrainConfig, int], Callable[[int], float]]
 OPTIMIZERS: dict[str, BuildOptimizers] = {"adamw": build_optimizers, "muon": build_optimizers}
-# Of transformers, but on a plateau and greedy, which are no functions of the step.
+# All schedules of transformers that are functions of the step; on a plateau and greedy are not.
 SCHEDULES: dict[str, BuildSchedule] = {
     kind.value: build_schedule
     for kind in TYPE_TO_SCHEDULER_FUNCTION
@@ -136,10 +135,10 @@ SCHEDULES: dict[str, BuildSchedule] = {
 def step_unless(
     is_bad: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
 ) -> None:
-    """Step all optimizers, or change nothing of any; then let fp16's loss scaler choose the next scale, once.
+    """Step all optimizers, or none of them if the update is bad; then update fp16's loss scale once.
 
-    Our optimizers read the flag on the device, by the way that torch made for its
-    loss scaler. For one that cannot, this waits.
+    Optimizers with torch's ``found_inf`` protocol, ours among them, read the flag on
+    the device. For any other this waits for the device.
     """
     for optimizer in (prepared.optimizer for prepared in optimizers):
         if getattr(optimizer, "_step_supports_amp_scaling", False):

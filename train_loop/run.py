@@ -18,7 +18,7 @@ from train_loop.run_checkpoints import RunCheckpoints
 
 
 class Stopped(Exception):
-    """Somebody asked the run to stop, and it did, after a checkpoint; ``step`` is the last step made."""
+    """A process was told to stop. ``step`` is the last step made, of which there is a checkpoint."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")

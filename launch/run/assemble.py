@@ -17,7 +17,7 @@ from launch.run.folder import RunFolder
 from launch.run.loaders import eval_loader, train_loader
 from launch.run.processes import check_compiler
 from launch.run.settings import Settings
-from train_loop.checkpoint import TrainState
+from train_loop.checkpoint import load_tensors
 from train_loop.inference.probes import check_probes
 from train_loop.model import open_model
 from train_loop.objective import Objective, freeze_unused
@@ -25,7 +25,7 @@ from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
 from train_loop.processes import Processes, weights_digest
 from train_loop.run import Run
-from train_loop.run_checkpoints import Resumed, RunCheckpoints
+from train_loop.run_checkpoints import RunCheckpoints, Start
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
 from train_loop.watching.trackers import open_trackers
@@ -54,12 +54,11 @@ def assemble(
     checkpoints = RunCheckpoints(
         config, corpus.tokenizer, identity=identity, settings=settings.as_dict(), on_saved=on_saved
     )
-    resumed = processes.from_main(checkpoints.resume)
-    state = TrainState() if resumed is None else resumed.state
+    start = processes.from_main(checkpoints.start)
     lr_factor = processes.together(lambda: settings.build_schedule(config, plan.total_steps))
-    objective = open_objective(settings, corpus.tokenizer, resumed, processes)
+    objective = open_objective(settings, corpus.tokenizer, start, processes)
     if processes.number > 1:  # for one, a second of hashing for nothing
-        held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": state.step}
+        held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": start.state.step}
         processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
     prepared, optimizers = prepare(accelerator, objective, settings.build_optimizers, config)
@@ -68,14 +67,14 @@ def assemble(
     if config.torch_compile:
         processes.together(check_compiler)
         compile_layers(objective)
-    if resumed is not None:
-        load_full_state(objective, optimizers, processes.tensors_from_main(resumed.tensors))
-        if accelerator.scaler is not None and state.scaler is not None:
-            accelerator.scaler.load_state_dict(state.scaler)
+    if (folder_of_start := start.folder) is not None:
+        load_full_state(objective, optimizers, processes.tensors_from_main(lambda: load_tensors(folder_of_start)))
+    if accelerator.scaler is not None and start.state.scaler is not None:
+        accelerator.scaler.load_state_dict(start.state.scaler)
     world = {"rank": processes.rank, "num_processes": processes.number, "device": accelerator.device}
-    loader = train_loader(settings, corpus, plan, state={} if resumed is None else resumed.data_state, **world)
-    processes.from_main(lambda: open_folder(folder, accelerator, checkpoints, resumed))
-    open_trackers(accelerator, config, settings.as_dict(), step=state.step)
+    loader = train_loader(settings, corpus, plan, state=start.data_state, **world)
+    processes.from_main(lambda: open_folder(folder, accelerator, checkpoints, start))
+    open_trackers(accelerator, config, settings.as_dict(), step=start.state.step)
     return Run(
         config=config,
         accelerator=accelerator,
@@ -86,22 +85,22 @@ def assemble(
         plan=plan,
         loader=loader,
         eval_batches=partial(eval_loader, settings, corpus, **world),
-        state=state,
+        state=start.state,
         checkpoints=checkpoints,
     )
 
 
 def open_objective(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, resumed: Resumed | None, processes: Processes
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, start: Start, processes: Processes
 ) -> Objective:
     """The objective with its model: as the settings have it, or with the weights of the main process's checkpoint."""
     config = settings.model
-    if resumed is not None:
+    if start.folder is not None:
         # The others may not see the checkpoint: they build its model, and the weights come from the main process.
-        kind, shape = resumed.model_config["model_type"], resumed.model_config
+        kind, shape = start.model_config["model_type"], start.model_config
         config = replace(
             config,
-            model_name_or_path=str(resumed.folder) if processes.is_main else None,
+            model_name_or_path=str(start.folder) if processes.is_main else None,
             model_revision=None,
             model_type=None if processes.is_main else kind,
             model_config={} if processes.is_main else {k: v for k, v in shape.items() if k != "model_type"},
@@ -126,7 +125,7 @@ def open_objective(
         return built
 
     objective = processes.together(build)
-    if resumed is not None:
+    if start.folder is not None:
         processes.weights_from_main(objective)
     return objective
 
@@ -146,15 +145,13 @@ def try_out(
         objective.adapt(settings.train, settings.data.block_size, document_attention=settings.data.document_attention)
 
 
-def open_folder(
-    folder: RunFolder, accelerator: Accelerator, checkpoints: RunCheckpoints, resumed: Resumed | None
-) -> None:
+def open_folder(folder: RunFolder, accelerator: Accelerator, checkpoints: RunCheckpoints, start: Start) -> None:
     """Open the run's folder on the main process, and say what the run goes on from."""
     folder.open()
-    record_start(folder.path, accelerator, step=0 if resumed is None else resumed.state.step)
-    if resumed is not None:
-        print(f"resumed  {resumed.folder}, after step {resumed.state.step}")
-        for line in (*resumed.changed, *checkpoints.begin(resumed)):
+    record_start(folder.path, accelerator, step=start.state.step)
+    if start.folder is not None:
+        print(f"resumed  {start.folder}, after step {start.state.step}")
+        for line in (*start.changed, *checkpoints.begin(start)):
             print(line)
 
 
