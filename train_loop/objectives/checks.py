@@ -1,4 +1,4 @@
-"""What is tried out on a model before it is prepared: what it allows, on the device and at the precision of the run."""
+"""Trials of what a model allows, on the device and at the precision of the run."""
 
 import logging
 
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
     """Raise ValueError if two documents in one block do not get the logits that each gets alone.
 
-    Tried out, not looked up: a model may convolve across the border, mix the
-    whole block, or have no place for such a mask. To be called once, before the
-    model is prepared; it costs the forward of a few blocks and draws no dropout.
+    A model may convolve across the border, mix the whole block, or ignore the mask.
+    Call it once, before the model is prepared. It costs the forward of a few
+    blocks and draws no dropout.
     """
     was_training = logits.model.training
     logits.model.eval()
@@ -32,7 +32,7 @@ def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
 
 @torch.no_grad()
 def _leak(logits: MaskedLogits, block_size: int) -> str | None:
-    """What the model does to two documents in one block, seen at the first and last token of each; None if nothing."""
+    """How the model mixes two documents of one block, at the first and last token of each; None if it does not."""
     model = logits.model
     device = logits.model.device
     vocab_size = model.get_input_embeddings().num_embeddings
@@ -54,10 +54,10 @@ def _leak(logits: MaskedLogits, block_size: int) -> str | None:
         )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return "takes no mask of documents"
-    # In units of the logits' spread. What another document changes is nothing at all, at any precision, as the same
-    # products are computed; the least leak, through the few untrained units of a test's model, is more than 6e-3.
-    # Alone, they round otherwise: by less than 1e-5, or 21 roundings of half precision in 12 layers with large
-    # weights. "not <" takes NaN for a leak.
+    # Bounds are in units of the logits' standard deviation. Another document changes nothing at any precision, since
+    # the same products are computed; the smallest leak seen, in a test's tiny untrained model, is more than 6e-3.
+    # A document alone rounds differently: by less than 1e-5, or by 21 roundings of half precision in 12 layers with
+    # large weights. "not <" treats NaN as a leak.
     expected = torch.cat(apart).float()
     changed = torch.cat([first[:2], second[2:]]) - packed
     if not changed.abs().max() < 1e-3 * expected.std():
@@ -68,7 +68,7 @@ def _leak(logits: MaskedLogits, block_size: int) -> str | None:
 
 
 def _rounding(device_type: str) -> float:
-    """By how much a matrix product rounds its factors, as it is computed now: 2^-24 in fp32, 2^-8 in bf16."""
+    """The relative rounding of a matrix product's factors at the current precision: 2^-24 in fp32, 2^-8 in bf16."""
     if torch.is_autocast_enabled(device_type):
         return torch.finfo(torch.get_autocast_dtype(device_type)).eps / 2
     is_tf32 = device_type == "cuda" and torch.get_float32_matmul_precision() != "highest"
@@ -76,12 +76,12 @@ def _rounding(device_type: str) -> float:
 
 
 def gather_in_last_layer(logits: MaskedLogits) -> bool:
-    """Gather as early as it can, in the last layer, if that changes no logit; whether it does.
+    """Gather in the last layer, after its attention, if that changes no logit. Return whether it does.
 
-    BERT's kin end a layer's attention by a module of (attended, residual), and
-    from there on each position is for itself. Whether that is so is tried out,
-    not looked up. To be called once, before the model is
-    prepared; it costs two forwards of two small blocks and draws no dropout.
+    In BERT and its relatives the attention of a layer ends in a module of (attended,
+    residual), and from there on no position reads another. A trial finds out
+    whether that holds. Call it once, before the model is prepared. It costs two
+    forwards of two small blocks and draws no dropout.
     """
     ends = [name for name, _ in logits.model.named_modules() if name.endswith(f".{ATTENTION_END}")]
     if not ends:
@@ -92,8 +92,8 @@ def gather_in_last_layer(logits: MaskedLogits) -> bool:
         late = _logits_of_two_blocks(logits)
         logits.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
         early = _logits_of_two_blocks(logits)
-        # In units of the logits' spread; rounding makes less than 1e-5, or a few roundings of half precision in what
-        # comes after the gathering. "not <" takes NaN for a difference.
+        # In units of the logits' standard deviation: rounding is below 1e-5, or a few roundings of half precision in
+        # the operations after the gathering. "not <" treats NaN as a difference.
         bound = max(1e-4, 16 * _rounding(late.device.type))
         differ = not (early - late).abs().max() < bound * late.std()
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):

@@ -21,7 +21,7 @@ from train_loop.model import first_position
 from train_loop.objectives.logits import compute_logits
 
 ATTENTION_END = "attention.output"  # in a layer of BERT's kin
-# Where a call of `MaskedLogits` gathers, and what; of each thread by itself, for a model may serve many at once.
+# The module at which a call of `MaskedLogits` gathers, and the positions. Threads may share a model, so each has its own.
 _gathering: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("gathering", default=None)
 
 
@@ -47,7 +47,7 @@ class MaskedLogits:
             model.base_model.register_forward_hook(_gather_after_encoder)
 
     def gather_in(self, last_layer: str | None) -> None:
-        """Gather where the attention of the layer of that name ends; None: at the end of the encoder."""
+        """Gather at the end of the attention of this layer; None: at the end of the encoder."""
         self.last_layer = last_layer
         if last_layer is not None:
             end = self.model.get_submodule(f"{last_layer}.{ATTENTION_END}")
@@ -77,7 +77,7 @@ class MaskedLogits:
             inputs["position_ids"] = position_ids + self.first_position
 
         layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
-        # With gradient checkpointing the backward computes the layer again, and gathers nothing there.
+        # With gradient checkpointing the backward computes the layer again, outside of this call: it would not gather.
         if layer is None or (layer.training and getattr(layer, "gradient_checkpointing", False)):
             where = self.model.base_model
         else:
@@ -87,7 +87,7 @@ class MaskedLogits:
             logits = compute_logits(self.model, inputs, pad_to=self.pad_vocabulary_to)
         finally:
             _gathering.reset(token)
-        # A family whose head does not read the encoder's first output would go unnoticed, and be slow or wrong.
+        # A head that does not read the encoder's first output would be slow or wrong without this check.
         assert logits.shape[:-1].numel() == len(masked_positions), (
             f"{type(self.model).__name__}: the head gave logits at {logits.shape[:-1].numel()} positions, "
             f"not at the {len(masked_positions)} masked ones"
@@ -95,7 +95,7 @@ class MaskedLogits:
         return logits.flatten(0, -2)
 
     def _inside_documents(self, position_ids: Tensor) -> Any:
-        """`document_mask` in the form that the model takes: the library applies one of four dimensions as it is."""
+        """`document_mask` in the form for the model. transformers passes a four-dimensional mask through unchanged."""
         config = self.model.config
         masks = {"full_attention": document_mask(position_ids)}
         has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
@@ -124,7 +124,7 @@ def _gather_after_attention(end: nn.Module, attended_and_residual: tuple[Tensor,
 
 
 def _positions_at(module: nn.Module) -> Tensor | None:
-    """The positions that are gathered at a module in this call; a compiled layer gathers none."""
+    """The positions to gather at a module in this call. A compiled layer gathers none."""
     gathering = None if torch.compiler.is_compiling() else _gathering.get()
     return gathering[1] if gathering is not None and gathering[0] is module else None
 
@@ -135,13 +135,13 @@ def _gather(hidden_BLD: Tensor, positions: Tensor) -> Tensor:
 
 
 def document_mask(position_ids: Tensor) -> Tensor:
-    """``[B, 1, L, L]`` bool: which tokens attend to which, those of a document to each other.
+    """``[B, 1, L, L]`` bool: whether a token attends to another, which it does within its document.
 
     position_ids  0 1 2 0 1 0 0     two documents, then two tokens of padding
     document      1 1 1 2 2 3 4
 
-    So each token of padding is a document of its own: no other attends to it,
-    and its own row is not all False, which would give NaN.
+    Each token of padding is a document of its own. So no other token attends to
+    it, and its own row is not all False, which would give NaN.
     """
     document_BL = (position_ids == 0).cumsum(dim=1)
     return (document_BL[:, :, None] == document_BL[:, None, :]).unsqueeze(1)

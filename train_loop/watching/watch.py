@@ -1,4 +1,4 @@
-"""Everything that looks at a run while it trains: rows, bar, trackers, report, profiler."""
+"""Everything that observes a run: rows, bar, trackers, report, profiler."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,12 +21,12 @@ Rows = list[dict[str, Any]]
 
 
 class Watch:
-    """What is written and shown of a run."""
+    """Writes and shows the measurements of a run. All processes have one, and call the same methods."""
 
     def __init__(
         self, run: Run, arithmetic: Arithmetic, fill_probes: Callable[[], list[dict[str, Any]]] | None
     ) -> None:
-        """Open the bar and the rows, of which those that the run will write again are dropped.
+        """Open the bar and the rows. Rows that the run will write again are dropped.
 
         Args:
             fill_probes: Fills the probe sentences, for a row; None where there are none.
@@ -59,7 +59,7 @@ class Watch:
         self._profiler.before(self._run.state.step)
 
     def after_update(self, metrics: StepMetrics) -> None:
-        """Count an update in; this waits for nothing."""
+        """Add an update to the window, without waiting for the device."""
         step = self._run.state.step
         self._window.add(metrics)
         self._profiler.after(step, last=step == self._run.plan.total_steps)
@@ -87,11 +87,11 @@ class Watch:
             self.row({"probes": probes})
 
     def restart_clock(self) -> None:
-        """Keep what came since the last update, an evaluation or a save, out of the throughput."""
+        """Exclude the time since the last update, of an evaluation or a save, from the throughput."""
         self._window.reset()
 
     def report(self, *, is_last: bool = False) -> None:
-        """Make ``report.html`` anew, where that does not take too long."""
+        """Write ``report.html`` again, unless that takes too long."""
         self._report.update(is_last=is_last)
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class Watch:
         return accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
 
     def _is_kept(self, row: dict[str, Any]) -> bool:
-        """Whether a row of an earlier start belongs to the state that the run goes on from."""
+        """Whether a row of an earlier start belongs to the state that the run resumes from."""
         state = self._run.state
         if row["step"] != state.step:
             return row["step"] < state.step
