@@ -21,7 +21,7 @@ from train_loop.model import first_position
 from train_loop.objectives.logits import compute_logits
 
 ATTENTION_END = "attention.output"  # in a layer of BERT's kin
-# The module at which a call of `MaskedLogits` gathers, and the positions. Threads may share a model, so each has its own.
+# The module at which a call of `MaskedLogits` gathers, and the positions: one per thread, as threads may share a model.
 _gathering: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("gathering", default=None)
 
 
