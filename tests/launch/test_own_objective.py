@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from tests.launch.conftest import Train
-from tests.launchers import OF_THE_MACHINE
+from tests.launchers import OF_THE_MACHINE, ROOT
 from tests.models import tiny_model
 
 TWO_TERMS = """
@@ -123,6 +123,14 @@ def test_its_update_is_the_same_in_any_micro_batches(
     for a, b in zip(one, cut, strict=True):
         for name in ("loss", "loss_masked_lm", "loss_spotting", "grad_norm"):
             assert b[name] == pytest.approx(a[name], rel=1e-5), name
+
+
+def test_the_example_of_the_readme_trains(train: Train, tmp_path: Path) -> None:
+    _, code = (ROOT / "train_loop" / "README.md").read_text().split("```python\n")
+    (tmp_path / "mine.py").write_text(code.partition("```")[0])
+    row = train(tmp_path / "run", "--objective", f"{tmp_path / 'mine.py'}:WithSmallLogits", "--max_steps", "1")[0]
+    assert row["loss"] == pytest.approx(row["loss_masked_lm"] + 1e-4 * row["loss_z"], rel=1e-12)
+    assert row["loss_z"] > 1
 
 
 @pytest.mark.parametrize("change", ["the options", "the file", "the objective"])
