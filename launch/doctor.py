@@ -4,7 +4,6 @@ python -m launch.doctor
 python -m launch.doctor --output_dir /data/runs
 """
 
-import argparse
 import importlib.metadata
 import importlib.util
 import multiprocessing
@@ -37,9 +36,7 @@ Finding = tuple[str, str]
 
 def main(arguments: list[str]) -> None:
     """Print a line for each check; exit 1 if training cannot work."""
-    parser = OneLineParser(
-        prog="python -m launch.doctor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = OneLineParser(prog="python -m launch.doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
     options = parser.parse_args(arguments)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -4,25 +4,24 @@ python -m launch.score --model DIR_OR_ID "The default value is None." "The defau
 python -m launch.score --model DIR_OR_ID --file texts.jsonl > scores.jsonl
 """
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING
 
-from launch.run.settings import OneLineParser
-from launch.terminal.texts import add_text_options, as_json, open_texts, run_or_fail
+from launch.run.settings import OneLineParser, one_line_errors
+from launch.terminal.texts import add_text_options, as_json, open_texts
 from train_loop.watching.run_record import shown_perplexity
 
 if TYPE_CHECKING:
     from train_loop.inference.scoring import TextScore
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Print the score of each text; exit 2 with one line for a user error."""
+    """Print the score of each text."""
     parser = OneLineParser(
         prog="python -m launch.score",
         description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
-        formatter_class=argparse.RawTextHelpFormatter,
     )
     add_text_options(parser)
     parser.add_argument(
@@ -32,10 +31,6 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--tokens", action="store_true", help="also print the log-probability of each token")
     options = parser.parse_args(arguments)
-    run_or_fail(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> None:
     if not options.texts and options.file is None and sys.stdin.isatty():
         raise ValueError("no texts: give some, or --file, or pipe them in")
     texts = open_texts(options)

@@ -1,13 +1,11 @@
 """Show the batch of one update as the model sees it: ``python -m launch.show_batch --recipe quickstart --step 1``."""
 
-import argparse
 import io
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from launch.run.settings import Command, Settings, parse_settings
-from launch.terminal.texts import run_or_fail
+from launch.run.settings import Command, Settings, one_line_errors, parse_settings
 from train_loop.plan import BatchPlan, plan_batches
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong setting is told before that
@@ -32,13 +30,10 @@ COMMAND = Command(
 )
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Print the batch and the corpus; exit 2 with one line for a user error."""
+    """Print the batch and what the corpus is made of."""
     settings, options = parse_settings(arguments, COMMAND)
-    run_or_fail(lambda: _show(settings, options))
-
-
-def _show(settings: Settings, options: argparse.Namespace) -> None:
     for name, smallest in (("step", 1), ("rows", 0), ("num_processes", 1)):
         if (value := getattr(options, name)) < smallest:
             raise ValueError(f"{name}={value} must be {smallest} or more")

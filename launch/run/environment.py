@@ -43,7 +43,7 @@ def environment(accelerator: Accelerator, step: int) -> dict[str, Any]:
         **git_state(_ROOT),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cpu_cores": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": accelerator.device.type,
@@ -71,8 +71,8 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
-    """The processor's model; where the system does not tell, its architecture."""
+def processor() -> str:
+    """The processor's model, or its architecture where the system does not name the model."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,15 +1,12 @@
-"""Opens the texts of a command, from its words, a file or standard input, and reports its errors."""
+"""Opens the texts of a command: its arguments, a file or standard input."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.run.settings import fail
-
-if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
+if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
 
@@ -47,7 +44,7 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
         ValueError: There are texts and a file, or the file cannot be read.
     """
     if options.file is None:
-        return iter(options.texts) if options.texts else _lines(sys.stdin)
+        return iter(options.texts or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))
     if options.texts:
         raise ValueError("give texts or --file, not both")
     path = Path(options.file).expanduser()
@@ -62,10 +59,6 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     shows_bar = sys.stderr.isatty() and not sys.stdout.isatty()
     total = sum(1 for _ in _rows(path, options.text_column)) if shows_bar else None
     return iter(tqdm(_rows(path, options.text_column), total=total, unit=" texts", disable=not shows_bar))
-
-
-def _lines(file: Iterable[str]) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in file if line.strip())
 
 
 def _rows(path: Path, text_column: str) -> Iterator[str]:
@@ -97,15 +90,3 @@ def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
         return targets
     return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]
-
-
-def run_or_fail(action: Callable[[], None]) -> None:
-    """Run what prints results: a user error is one line and exit code 2, a closed output (``| head``) is no error."""
-    try:
-        action()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except (ValueError, OSError) as error:
-        fail(error)
