@@ -1,5 +1,6 @@
 """The training loops that are compared, each a function that a child process runs on the same weights and blocks."""
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from transformers import (
 
 from data.blocks.store import TokenBlocks
 from data.blocks.vocabulary import vocab_size
+from data.cores import available_cores
 from launch.benchmarks.text import MLM_PROBABILITY, train_loader
 from train_loop.config import ModelConfig, TrainConfig
 from train_loop.model import open_model
@@ -37,6 +39,7 @@ from train_loop.step import train_step
 from train_loop.watching.metrics import peak_memory
 
 _SEED = 0
+_CONFIG = TrainConfig()  # all contenders use its learning rate, weight decay and clipping
 
 
 @dataclass(frozen=True)
@@ -45,34 +48,36 @@ class Setup:
 
     Attributes:
         tokenizer, blocks: Folders.
+        length: Tokens in a block.
         batch: Blocks in a batch.
         steps: Updates that are timed.
         warm_up: Updates before those.
         precision: As Accelerate names it: no, bf16, fp16.
-        num_workers: Processes that prepare batches for the tuned `Trainer`.
         torch_compile: Whether this project compiles the layers.
     """
 
     tokenizer: Path
     blocks: Path
     model: ModelConfig
+    length: int
     batch: int
     steps: int
     warm_up: int
     precision: str
-    num_workers: int
     torch_compile: bool
 
-    def open_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, which returns no columns but RoBERTa's."""
+    @property
+    def total_steps(self) -> int:
+        """Updates in all."""
+        return self.warm_up + self.steps
+
+    def open(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+        """The tokenizer, which returns no columns but RoBERTa's, and the model, with the same weights each time."""
         tokenizer = AutoTokenizer.from_pretrained(str(self.tokenizer))
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
-        return tokenizer
-
-    def open_model(self, tokenizer: PreTrainedTokenizerBase, block_size: int) -> PreTrainedModel:
-        """The model, with the same weights each time."""
         size = vocab_size(tokenizer)
-        return open_model(self.model, tokenizer, vocab_size=size, block_size=block_size, seed=_SEED).train()
+        model = open_model(self.model, tokenizer, vocab_size=size, block_size=self.length, seed=_SEED)
+        return tokenizer, model.train()
 
     def rows(self, *, with_mask: bool) -> datasets.Dataset:
         """The blocks as rows of a dataset, as the guide makes them."""
@@ -83,97 +88,83 @@ class Setup:
             columns["attention_mask"] = list(np.ones_like(ids, dtype=np.int8))
         return datasets.Dataset.from_dict(columns)
 
-    @property
-    def training(self) -> TrainConfig:
-        """Learning rate, weight decay, clipping: `Trainer` gets the same."""
-        return TrainConfig()
 
-
-class _Clock:
+class _Clock(TrainerCallback):  # type: ignore[misc]
     """Times the updates that follow the warm-up."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._num_updates = 0
         self._start = 0.0
-        self.seconds = 0.0
+        self._seconds = 0.0
 
-    def tick(self) -> None:
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Count an update that has ended."""
         self._num_updates += 1
-        if self._num_updates in (self._setup.warm_up, self._setup.warm_up + self._setup.steps):
+        if self._num_updates in (self._setup.warm_up, self._setup.total_steps):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds, self._start = time.perf_counter() - self._start, time.perf_counter()
+            self._seconds, self._start = time.perf_counter() - self._start, time.perf_counter()
 
-    def result(self, length: int) -> dict[str, float]:
-        """Tokens per second, and the peak of the memory."""
-        num_tokens = self._setup.steps * self._setup.batch * length
-        return {"tokens_per_second": num_tokens / self.seconds, "peak_memory": peak_memory()}
+    def result(self) -> dict[str, float]:
+        """Tokens per second, and the peak of the memory in bytes."""
+        num_tokens = self._setup.steps * self._setup.batch * self._setup.length
+        return {"tokens_per_second": num_tokens / self._seconds, "peak_memory": peak_memory()}
 
 
 def this_project(setup: Setup) -> dict[str, float]:
     """`train_step` on cached blocks; as in a run, the head and the last feed-forward compute masked positions only."""
-    blocks = TokenBlocks(setup.blocks)
-    tokenizer = setup.open_tokenizer()
+    tokenizer, model = setup.open()
     accelerator = Accelerator(mixed_precision=setup.precision)
-    model = setup.open_model(tokenizer, blocks.block_size).to(accelerator.device)
-    optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, setup.training)]
+    model.to(accelerator.device)
+    optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, _CONFIG)]
     objective = MaskedLMObjective(model)
     gather_in_last_layer(objective)
     if accelerator.device.type == "cuda":
-        objective.pad_vocabulary_to = setup.training.pad_vocabulary_to
+        objective.pad_vocabulary_to = _CONFIG.pad_vocabulary_to
     if setup.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)
-    loader = train_loader(blocks, tokenizer, setup.batch, accelerator.device)
+    loader = train_loader(TokenBlocks(setup.blocks), tokenizer, setup.batch, accelerator.device)
     clock = _Clock(setup)
-    total = setup.warm_up + setup.steps
-    for step, batches in enumerate(loader.steps(0, total)):
+    for step, batches in enumerate(loader.steps(0, setup.total_steps)):
         train_step(
             accelerator,
             objective,
             optimizers,
             batches,
             step=step,
-            lr_factor=1 - step / total,
-            max_grad_norm=setup.training.max_grad_norm,
+            lr_factor=1 - step / setup.total_steps,
+            max_grad_norm=_CONFIG.max_grad_norm,
             seed=_SEED,
         )
-        clock.tick()
-    return clock.result(blocks.block_size)
+        clock.on_step_end()
+    return clock.result()
 
 
 def trainer(setup: Setup) -> dict[str, float]:
     """`Trainer` with the stock collator, as the guide uses it."""
-    return _trainer(setup, setup.open_tokenizer(), with_mask=True)
+    return _trainer(setup, with_mask=True)
 
 
 def tuned_trainer(setup: Setup) -> dict[str, float]:
     """`Trainer` with worker processes, fused AdamW and no attention mask."""
-    tokenizer = setup.open_tokenizer()
-    tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
-    options = {"dataloader_num_workers": setup.num_workers, "optim": "adamw_torch_fused"}
-    return _trainer(setup, tokenizer, with_mask=False, **options)
+    return _trainer(setup, with_mask=False, dataloader_num_workers=available_cores(), optim="adamw_torch_fused")
 
 
-def _trainer(setup: Setup, tokenizer: PreTrainedTokenizerBase, *, with_mask: bool, **options: Any) -> dict[str, float]:
-    length = TokenBlocks(setup.blocks).block_size
+def _trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float]:
+    tokenizer, model = setup.open()
+    if not with_mask:
+        tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
     clock = _Clock(setup)
-
-    class Ticks(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            clock.tick()
-
-    config = setup.training
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=setup.batch,
-            max_steps=setup.warm_up + setup.steps,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
+            max_steps=setup.total_steps,
+            learning_rate=_CONFIG.learning_rate,
+            weight_decay=_CONFIG.weight_decay,
+            max_grad_norm=_CONFIG.max_grad_norm,
             bf16=setup.precision == "bf16",
             fp16=setup.precision == "fp16",
             save_strategy="no",
@@ -183,51 +174,41 @@ def _trainer(setup: Setup, tokenizer: PreTrainedTokenizerBase, *, with_mask: boo
             **options,
         )
         Trainer(
-            model=setup.open_model(tokenizer, length),
+            model=model,
             args=arguments,
             train_dataset=setup.rows(with_mask=with_mask),
             data_collator=DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=MLM_PROBABILITY),
-            callbacks=[Ticks()],
+            callbacks=[clock],
         ).train()
-    return clock.result(length)
+    return clock.result()
 
 
 def accelerate_loop(setup: Setup) -> dict[str, float]:
     """A loop like transformers' run_mlm_no_trainer.py, with clipping."""
-    tokenizer = setup.open_tokenizer()
-    length = TokenBlocks(setup.blocks).block_size
-    model = setup.open_model(tokenizer, length)
+    tokenizer, model = setup.open()
     accelerator = Accelerator(mixed_precision=setup.precision)
-    config = setup.training
-    no_decay = ["bias", "LayerNorm.weight"]
-    decays = {True: [], False: []}  # type: dict[bool, list[torch.nn.Parameter]]
+    decays: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
-        decays[not any(part in name for part in no_decay)].append(parameter)
-    optimizer: Any = AdamW(
-        [{"params": decays[True], "weight_decay": config.weight_decay}, {"params": decays[False], "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
+        decays["bias" not in name and "LayerNorm.weight" not in name].append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decays[True]}, {"params": decays[False], "weight_decay": 0.0}]
+    optimizer: Any = AdamW(groups, lr=_CONFIG.learning_rate, weight_decay=_CONFIG.weight_decay)
     collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=MLM_PROBABILITY)
     loader: Any = DataLoader(
         setup.rows(with_mask=True), shuffle=True, collate_fn=collator, batch_size=setup.batch, drop_last=True
     )
-    schedule = get_scheduler("linear", optimizer, 0, setup.warm_up + setup.steps)
+    schedule = get_scheduler("linear", optimizer, 0, setup.total_steps)
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     clock = _Clock(setup)
-    for _, batch in zip(range(setup.warm_up + setup.steps), _forever(loader), strict=False):
+    epochs: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(loader))
+    for batch in itertools.islice(epochs, setup.total_steps):
         loss = model(**batch).loss
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        accelerator.clip_grad_norm_(model.parameters(), _CONFIG.max_grad_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        clock.tick()
-    return clock.result(length)
-
-
-def _forever(loader: Any) -> Iterator[Any]:
-    while True:
-        yield from loader
+        clock.on_step_end()
+    return clock.result()
 
 
 CONTENDERS: dict[str, Callable[[Setup], dict[str, float]]] = {

@@ -33,9 +33,9 @@ class Text:
     rows: Path
     tokenizer: Path
 
-    def config(self, cache_dir: Path, block_size: int) -> DataConfig:
-        """The settings of a run on this text."""
-        return DataConfig(
+    def open(self, cache_dir: Path, block_size: int) -> tuple[list[Documents], PreTrainedTokenizerBase, DataConfig]:
+        """The arguments with which a run on this text calls `build_blocks`."""
+        config = DataConfig(
             dataset=str(self.rows),
             text_column=TEXT_COLUMN,
             eval_dataset=str(self.rows),  # so that nothing is held out of training
@@ -43,17 +43,14 @@ class Text:
             cache_dir=str(cache_dir),
             block_size=block_size,
         )
-
-    def documents(self, config: DataConfig) -> list[Documents]:
-        """The documents of this text, none of them held out."""
-        return open_documents(config)[0]
+        documents, _ = open_documents(config)
+        return documents, open_tokenizer(config, documents, None), config
 
 
 def write_text(options: argparse.Namespace, folder: Path) -> Text:
     """Write rows and tokenizer into a folder.
 
-    Each copy of the text after the first adds a word of its own to every document, so that no
-    two documents are equal.
+    Each copy of the text after the first adds a word to every document, so that no two documents are equal.
 
     Raises:
         ValueError: The text or the tokenizer cannot be opened.
@@ -64,17 +61,16 @@ def write_text(options: argparse.Namespace, folder: Path) -> Text:
         train_tokenizer=options.tokenizer_name_or_path is None,
         tokenizer_name_or_path=options.tokenizer_name_or_path,
         vocab_size=options.vocab_size,
-        cache_dir=str(Path(options.cache_dir).expanduser()),
-        block_size=options.length,
+        cache_dir=options.cache_dir,
     )
-    documents = [part for parts in open_documents(config) for part in parts]  # training text and what is held out
-    tokenizer = open_tokenizer(config, documents, None)
+    train, held_out = open_documents(config)
+    tokenizer = open_tokenizer(config, [*train, *held_out], None)
     tokenizer.save_pretrained(folder / "tokenizer")
     rows = folder / "rows.jsonl"
     with rows.open("w", encoding="utf-8") as file:
         for copy in range(options.copies):
             ending = f" copy{copy}" if copy else ""
-            for source in documents:
+            for source in (*train, *held_out):
                 for texts in source.texts():
                     file.writelines(json.dumps({"answers": {"text": [text + ending]}}) + "\n" for text in texts)
     return Text(rows, folder / "tokenizer")
