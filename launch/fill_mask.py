@@ -5,10 +5,9 @@ python -m launch.fill_mask --model DIR_OR_ID --file texts.jsonl > fills.jsonl
 python -m launch.fill_mask --model DIR_OR_ID          # asks for texts
 """
 
+import itertools
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator
 
 from launch.run.settings import OneLineParser, one_line_errors
 from launch.terminal.tables import print_fills
@@ -50,15 +49,8 @@ def main(arguments: list[str]) -> None:
         prompt(fill_mask, settings)
         return
     mask_token = str(fill_mask.tokenizer.mask_token)
-    waiting: deque[str] = deque()  # read ahead, not yet answered
-
-    def masked() -> Iterator[str]:
-        for text in texts:
-            waiting.append(own_mask(text, mask_token))
-            yield waiting[-1]
-
-    for fills in fill_mask(masked(), **settings):
-        text = waiting.popleft()
+    asked, shown = itertools.tee(own_mask(text, mask_token) for text in texts)
+    for fills, text in zip(fill_mask(asked, **settings), shown, strict=True):
         if as_json(options):
             print(json.dumps(fills, ensure_ascii=False))
         else:

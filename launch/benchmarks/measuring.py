@@ -8,18 +8,15 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from data.cores import available_cores
-from launch.run.environment import processor
+from launch.run.environment import processor, versions
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "numpy")
 
 
 def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -109,7 +106,7 @@ def print_report(
         "cores": available_cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
+        **versions(),
     }
     if options.json:
         report = {"benchmark": benchmark, "surroundings": surroundings, "repeats": options.repeats, **facts}

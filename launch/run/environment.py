@@ -1,4 +1,4 @@
-"""What a run is made with: machine, versions, commit. No name of a host or a user, nothing secret."""
+"""Records what a run is made with: machine, versions, commit. It records no name of a host or a user, and no secret."""
 
 import json
 import platform
@@ -17,11 +17,11 @@ from data.cores import available_cores
 from train_loop import run_files
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "huggingface_hub", "numpy")
 
 
 def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
-    """Write ``environment.json``: one entry for each start of the run, without those that came to nothing.
+    """Add this start to ``environment.json``, after the earlier starts whose updates still count.
 
     Args:
         step: Updates made before this start.
@@ -35,8 +35,7 @@ def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
 
 
 def environment(accelerator: Accelerator, step: int) -> dict[str, Any]:
-    """This start: when, on what, with what."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """The entry of this start: when it was, on which machine, with which versions."""
     return {
         "step": step,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -47,15 +46,20 @@ def environment(accelerator: Accelerator, step: int) -> dict[str, Any]:
         "cpu_cores": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": accelerator.device.type,
-        "gpus": devices,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "versions": versions(),
     }
 
 
+def versions() -> dict[str, str]:
+    """The version of each library that a run depends on."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
 def git_state(root: Path) -> dict[str, Any]:
-    """Commit of the checkout that ``root`` is, and whether files differ from it; nothing if it is none."""
+    """The commit of the checkout at ``root``, and whether files differ from it; empty if there is no checkout."""
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():  # installed, perhaps inside another project
         return {}
