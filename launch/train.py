@@ -16,7 +16,7 @@ COMMAND = Command(
 
 
 def main(arguments: list[str]) -> None:
-    """Train."""
+    """Train, and exit as `launch.run.training.run_training` says."""
     settings, options = parse_settings(arguments, COMMAND)
     from launch.run.training import run_training  # imports torch, which takes seconds: a wrong setting is told before
 

@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,15 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from data.blocks.store import build_blocks
+from data.config import DataConfig
 from data.cores import available_cores
 from launch.benchmarks.measuring import comparisons, in_child, interleave, print_comparisons
-from launch.benchmarks.text import MLM_PROBABILITY, TEXT_COLUMN, Text, train_loader, write_text
+from launch.benchmarks.text import TEXT_COLUMN, open_text, write_text
+from launch.run.corpus import open_corpus
+from launch.run.loaders import train_loader
+from launch.run.settings import Settings
+from train_loop.config import ModelConfig, TrainConfig
+from train_loop.plan import plan_batches
 
 _BATCH = 64
 _WARM_UP_BATCHES = 3
@@ -38,15 +45,15 @@ def run(options: argparse.Namespace) -> None:
     """
     cores = available_cores()
     with tempfile.TemporaryDirectory() as folder:
-        text = (write_text(options, Path(folder)), options.length)
+        config = write_text(options, Path(folder))
         ways = {
-            "ours, 1 core": partial(in_child, blocks_rate, *text, pinned=True),
-            "guide, 1 core": partial(in_child, guide_rate, *text, pinned=True),
-            "ours": partial(in_child, blocks_rate, *text),
-            "guide": partial(in_child, guide_rate, *text),
-            "guide, num_proc": partial(in_child, guide_rate, *text, num_proc=cores),
-            "our batches": partial(in_child, batch_rate, *text),
-            "guide's batches": partial(in_child, guide_batch_rate, *text),
+            "ours, 1 core": partial(in_child, blocks_rate, config, pinned=True),
+            "guide, 1 core": partial(in_child, guide_rate, config, pinned=True),
+            "ours": partial(in_child, blocks_rate, config),
+            "guide": partial(in_child, guide_rate, config),
+            "guide, num_proc": partial(in_child, guide_rate, config, num_proc=cores),
+            "our batches": partial(in_child, batch_rate, config),
+            "guide's batches": partial(in_child, guide_batch_rate, config),
         }
         speeds = interleave(ways, options.repeats)
     compared = [
@@ -63,49 +70,52 @@ def run(options: argparse.Namespace) -> None:
 # Each of the following functions runs in a child process, with nothing cached, and returns tokens per second.
 
 
-def blocks_rate(text: Text, block_size: int, *, pinned: bool = False) -> float:
+def blocks_rate(config: DataConfig, *, pinned: bool = False) -> float:
     """The rate of `build_blocks`."""
     _settle(pinned=pinned)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in a run, which tokenizes in threads of its own
     with tempfile.TemporaryDirectory() as folder:
-        documents, tokenizer, config = text.open(Path(folder), block_size)
+        text = open_text(config, folder)
         start = time.perf_counter()
-        blocks = build_blocks(documents, tokenizer, config)
+        blocks = build_blocks(*text)
         return blocks.counts.kept / (time.perf_counter() - start)
 
 
-def guide_rate(text: Text, block_size: int, *, num_proc: int | None = None, pinned: bool = False) -> float:
+def guide_rate(config: DataConfig, *, num_proc: int | None = None, pinned: bool = False) -> float:
     """The rate of the guide's two passes."""
     _settle(pinned=pinned)
     with tempfile.TemporaryDirectory() as folder:
-        rows = _guide_rows(text, folder)
+        rows = _guide_rows(config, folder)
         start = time.perf_counter()
-        grouped = _guide_blocks(rows, text.tokenizer, block_size, num_proc)
-        return len(grouped) * block_size / (time.perf_counter() - start)
+        grouped = _guide_blocks(rows, config, num_proc)
+        return len(grouped) * config.block_size / (time.perf_counter() - start)
 
 
-def batch_rate(text: Text, block_size: int) -> float:
+def batch_rate(config: DataConfig) -> float:
     """The rate of this project's masked batches."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        documents, tokenizer, config = text.open(Path(folder), block_size)
-        blocks = build_blocks(documents, tokenizer, config)
-        loader = train_loader(blocks, tokenizer, _BATCH, torch.device("cpu"))
+        train = TrainConfig(global_batch_size=_BATCH, num_train_epochs=_PASSES)
+        settings = Settings(replace(config, cache_dir=folder), ModelConfig(model_type="roberta"), train)
+        corpus = open_corpus(settings)
+        plan = plan_batches(train, corpus.blocks_per_epoch, num_processes=1)
+        world: dict[str, Any] = {"rank": 0, "num_processes": 1, "device": torch.device("cpu")}
+        loader = train_loader(settings, corpus, plan, **world, state={})
         for _ in loader.steps(0, _WARM_UP_BATCHES):
             pass
         start = time.perf_counter()
-        num_tokens = sum(batch.num_tokens for (batch,) in loader.steps(0, _PASSES * -(-len(blocks) // _BATCH)))
+        num_tokens = sum(batch.num_tokens for (batch,) in loader.steps(0, plan.total_steps))
         return num_tokens / (time.perf_counter() - start)
 
 
-def guide_batch_rate(text: Text, block_size: int) -> float:
+def guide_batch_rate(config: DataConfig) -> float:
     """The rate of the guide's masked batches."""
     _settle(pinned=False)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        grouped = _guide_blocks(_guide_rows(text, folder), text.tokenizer, block_size, None)
-        tokenizer = AutoTokenizer.from_pretrained(str(text.tokenizer))
-        collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=MLM_PROBABILITY)
+        grouped = _guide_blocks(_guide_rows(config, folder), config, None)
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
+        collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=config.mlm_probability)
         loader = DataLoader(grouped, batch_size=_BATCH, shuffle=True, collate_fn=collator)
         for _, _ in zip(range(_WARM_UP_BATCHES), loader, strict=False):
             pass
@@ -120,15 +130,14 @@ def _settle(*, pinned: bool) -> None:
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 
 
-def _guide_rows(text: Text, cache_dir: str) -> datasets.Dataset:
-    return datasets.load_dataset("json", data_files=str(text.rows), split="train", cache_dir=cache_dir).flatten()
+def _guide_rows(config: DataConfig, cache_dir: str) -> datasets.Dataset:
+    return datasets.load_dataset("json", data_files=config.dataset, split="train", cache_dir=cache_dir).flatten()
 
 
-def _guide_blocks(
-    rows: datasets.Dataset, tokenizer_folder: Path, block_size: int, num_proc: int | None
-) -> datasets.Dataset:
+def _guide_blocks(rows: datasets.Dataset, config: DataConfig, num_proc: int | None) -> datasets.Dataset:
     """Tokenize and group with the guide's own code, in two passes of `map`."""
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_folder))
+    block_size = config.block_size
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
     # As RoBERTa's tokenizer. The base class would add token types, which no contender uses.
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
 

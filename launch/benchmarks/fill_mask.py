@@ -4,8 +4,7 @@
 - ``batch_size=32``: the pipeline is told to batch.
 - ``one at a time``: both are called text by text, as a server does.
 
-The model has random weights, which take as long as trained ones. The word in
-the middle of each sentence is masked.
+The model has random weights, which take as long as trained ones. The word in the middle of each sentence is masked.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from transformers import pipeline
 from data.blocks.vocabulary import vocab_size
 from data.documents.documents import Documents
 from launch.benchmarks.measuring import comparisons, interleave, print_comparisons
-from launch.benchmarks.text import write_text
+from launch.benchmarks.text import open_text, write_text
 from train_loop.inference.fill_mask import FillMask
 from train_loop.model import open_model
 
@@ -41,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         ValueError: The text, the tokenizer or the model cannot be opened, or there are no sentences.
     """
     with tempfile.TemporaryDirectory() as folder:
-        documents, tokenizer, _ = write_text(options, Path(folder)).open(Path(folder), options.length)
+        documents, tokenizer, _ = open_text(write_text(options, Path(folder)))
         texts = list(itertools.islice(masked_sentences(documents, str(tokenizer.mask_token)), options.texts))
     if not texts:
         raise ValueError(f"texts={options.texts}: dataset={options.dataset!r} has no sentence to fill a mask of")

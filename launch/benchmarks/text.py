@@ -2,55 +2,25 @@
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader
-from data.batches.order import Order
-from data.blocks.store import TokenBlocks
 from data.blocks.tokenization import open_tokenizer
-from data.blocks.vocabulary import vocabulary
 from data.config import DataConfig
 from data.documents.documents import Documents, open_documents
 
-MLM_PROBABILITY = 0.15
 TEXT_COLUMN = "answers.text"  # the column's name in the guide's dataset
 
 
-@dataclass(frozen=True)
-class Text:
-    """The files that `write_text` wrote.
-
-    Attributes:
-        rows: JSON lines with the columns of the guide's dataset.
-        tokenizer: The tokenizer's folder.
-    """
-
-    rows: Path
-    tokenizer: Path
-
-    def open(self, cache_dir: Path, block_size: int) -> tuple[list[Documents], PreTrainedTokenizerBase, DataConfig]:
-        """The arguments with which a run on this text calls `build_blocks`."""
-        config = DataConfig(
-            dataset=str(self.rows),
-            text_column=TEXT_COLUMN,
-            eval_dataset=str(self.rows),  # so that nothing is held out of training
-            tokenizer_name_or_path=str(self.tokenizer),
-            cache_dir=str(cache_dir),
-            block_size=block_size,
-        )
-        documents, _ = open_documents(config)
-        return documents, open_tokenizer(config, documents, None), config
-
-
-def write_text(options: argparse.Namespace, folder: Path) -> Text:
-    """Write rows and tokenizer into a folder.
+def write_text(options: argparse.Namespace, folder: Path) -> DataConfig:
+    """Write JSON lines with the columns of the guide's dataset, and the tokenizer, into a folder.
 
     Each copy of the text after the first adds a word to every document, so that no two documents are equal.
+
+    Returns:
+        The settings of a run on this text, with the folder as its cache.
 
     Raises:
         ValueError: The text or the tokenizer cannot be opened.
@@ -73,20 +43,21 @@ def write_text(options: argparse.Namespace, folder: Path) -> Text:
             for source in (*train, *held_out):
                 for texts in source.texts():
                     file.writelines(json.dumps({"answers": {"text": [text + ending]}}) + "\n" for text in texts)
-    return Text(rows, folder / "tokenizer")
-
-
-def train_loader(
-    blocks: TokenBlocks, tokenizer: PreTrainedTokenizerBase, batch_size: int, device: torch.device
-) -> TrainLoader:
-    """This project's loader of masked batches, in one process, each batch one micro-batch."""
-    return TrainLoader(
-        MicroBatches(blocks, Collator(vocabulary(tokenizer), seed=0, pad_token_id=tokenizer.pad_token_id)),
-        Order((len(blocks),), (1.0,), batch_size, seed=0),
-        mlm_probability=lambda step: MLM_PROBABILITY,
-        micro_batch_size=batch_size,
-        rank=0,
-        num_processes=1,
-        device=device,
-        config=DataConfig(),
+    return DataConfig(
+        dataset=str(rows),
+        text_column=TEXT_COLUMN,
+        eval_dataset=str(rows),  # so that nothing is held out of training
+        max_eval_blocks=1,
+        tokenizer_name_or_path=str(folder / "tokenizer"),
+        cache_dir=str(folder),
+        block_size=options.length,
     )
+
+
+def open_text(
+    config: DataConfig, cache_dir: str | None = None
+) -> tuple[list[Documents], PreTrainedTokenizerBase, DataConfig]:
+    """The arguments with which a run calls `build_blocks`, with another cache if one is given."""
+    config = replace(config, cache_dir=cache_dir or config.cache_dir)
+    documents, _ = open_documents(config)
+    return documents, open_tokenizer(config, documents, None), config

@@ -1,7 +1,7 @@
 """Compares updates per second of this loop, `Trainer`, a tuned `Trainer`, and a plain Accelerate loop.
 
-All start from the same weights and train on the same blocks, with the model's own
-dropout, AdamW and clipping. Each runs in a process of its own, in every round.
+All start from the same weights and train on the same blocks, with the model's own dropout, AdamW and clipping. Each
+runs in a process of its own, in every round.
 """
 
 import argparse
@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from data.blocks.store import build_blocks
 from launch.benchmarks.contenders import CONTENDERS, Setup
 from launch.benchmarks.measuring import in_child, interleave, print_report, rate, ratio, spread, times
-from launch.benchmarks.text import MLM_PROBABILITY, write_text
+from launch.benchmarks.text import write_text
+from launch.run.corpus import open_corpus
+from launch.run.settings import Settings
+from train_loop.config import TrainConfig
 from train_loop.model_checks import gather_in_last_layer
 from train_loop.objective import MaskedLMObjective
 from train_loop.speed.flops import count_flops, matmul_rate
-
-_SHARED = ("model", "length", "batch", "steps", "warm_up", "precision", "torch_compile")  # options and fields of Setup
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,16 +30,17 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: The text, the tokenizer or the model cannot be opened.
     """
+    train = TrainConfig(global_batch_size=options.batch, torch_compile=options.torch_compile)
     with tempfile.TemporaryDirectory() as folder:
-        text = write_text(options, Path(folder))
-        blocks = build_blocks(*text.open(Path(folder), options.length))
-        if len(blocks) < options.batch:
-            raise ValueError(f"batch={options.batch}: the text has {len(blocks)} blocks: use --batch {len(blocks)}")
-        setup = Setup(text.tokenizer, blocks.folder, **{name: getattr(options, name) for name in _SHARED})
+        settings = Settings(write_text(options, Path(folder)), options.model, train)
+        num_blocks = len(open_corpus(settings).train[0])
+        if num_blocks < options.batch:
+            raise ValueError(f"batch={options.batch}: the text has {num_blocks} blocks: use --batch {num_blocks}")
+        setup = Setup(settings, options.batch, options.steps, options.warm_up, options.precision)
         flops_per_token = in_child(_flops_per_token, setup)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ways: dict[str, Any] = {name: partial(in_child, contender, setup) for name, contender in CONTENDERS.items()}
-        ways["matmul"] = partial(in_child, matmul_rate, device, setup.precision, seconds=3.0)
+        ways["matmul"] = partial(in_child, matmul_rate, device, options.precision, seconds=3.0)
         results = interleave(ways, options.repeats)
     cases = []
     speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in CONTENDERS}
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         }
         cases.append(case)
     facts = {name: getattr(options, name) for name in ("batch", "length", "precision", "torch_compile")}
-    facts |= {"model": asdict(setup.model), "flops_per_token": flops_per_token}
+    facts |= {"model": asdict(options.model), "flops_per_token": flops_per_token}
     facts["matmul_flops_per_second"] = spread(results["matmul"])
     header = ["training", "tokens/s", "ratio to Trainer", "peak memory", "of the matrix-product rate"]
     print_report("train", options, cases, header, _row, **facts)
@@ -62,10 +63,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _flops_per_token(setup: Setup) -> float:
     """The operations that the loss needs, also for contenders that compute more."""
-    _, model = setup.open()
+    corpus, model = setup.open()
     objective = MaskedLMObjective(model)
     gather_in_last_layer(objective)
-    return count_flops(objective, setup.length).of(1, MLM_PROBABILITY)
+    return count_flops(objective, corpus.config.block_size).of(1, corpus.config.mlm_probability)
 
 
 def _row(case: dict[str, Any]) -> list[str]:

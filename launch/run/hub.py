@@ -1,4 +1,4 @@
-"""What a run does for the Hub: a check before training, a push at each save and at the end, and the model's card."""
+"""Shares a run's model: a check of the Hub before training, a push at each save and at the end, the model's card."""
 
 import os
 import signal
@@ -23,18 +23,18 @@ from train_loop.sharing.hub import (
 )
 from train_loop.sharing.model_card import write_card
 
-NOT_PUSHED = 3  # exit code where all but the push was done
+NOT_PUSHED = 3  # exit code if only the push failed
 _WAITS_AT_START = (1.0, 2.0)
 
 
 class Sharing:
-    """The main process's way to the Hub; without push_to_hub it writes the card, and on other processes nothing."""
+    """Writes the card and pushes the model on the main process; without push_to_hub, it only writes the card."""
 
     def __init__(self, config: TrainConfig, *, is_main: bool) -> None:
-        """Make sure, before time is spent, that pushing can work, and that no process waits for the Hub for ever.
+        """Limit the time of all requests to the Hub, and check before training that a push can work.
 
         Raises:
-            ValueError: It cannot: a name is wrong, there is no token, or the Hub refuses or is out of reach.
+            ValueError: It cannot work: a name is wrong, there is no token, or the Hub refuses or cannot be reached.
         """
         self._config = config
         self._is_main = is_main
@@ -55,14 +55,13 @@ class Sharing:
 
     @property
     def on_saved(self) -> Callable[[Path], None]:
-        """What a checkpoint's writer calls."""
+        """The function to call with the folder of each complete checkpoint."""
         return (lambda _: None) if self._background is None else self._background.push
 
     def finish(self, model: Path) -> None:
         """Write the final model's card, and push both.
 
-        Exits with one line where that does not come to its end: 3 if the Hub does not take them, 143 or 130 for a
-        signal.
+        If the push fails, the process exits with one line and code 3; after a signal, the code is 143 or 130.
         """
         if self._is_main:
             try:
@@ -76,7 +75,7 @@ class Sharing:
 
         def break_off(number: int, _: FrameType | None) -> None:
             line = f"error: not pushed, {signal.Signals(number).name} came first; {again}\n"
-            os.write(sys.stderr.fileno(), line.encode())  # print may be under way
+            os.write(sys.stderr.fileno(), line.encode())  # the signal may have interrupted a print
             self._break_off(128 + number)
 
         def push() -> str:
@@ -87,10 +86,10 @@ class Sharing:
         sys.stdout.flush()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, break_off)
-        with ThreadPoolExecutor(1) as thread:  # not this one, which is where signals are seen
+        with ThreadPoolExecutor(1) as thread:  # this thread must be free to handle signals
             pushed = thread.submit(push)
             while wait([pushed], timeout=0.5).not_done:
-                pass  # between two waits also those that another thread got
+                pass  # between two waits, Python handles a signal that another thread received
             try:
                 where = pushed.result()
             except PublishError as error:
@@ -98,7 +97,7 @@ class Sharing:
         print(f"pushed     {where}")
 
     def leave(self, code: int) -> NoReturn:
-        """Exit, and not wait for a push that is under way."""
+        """Exit without waiting for a push in the background."""
         if self._background is None:
             sys.exit(code)
         sys.stdout.flush()
@@ -106,7 +105,7 @@ class Sharing:
         self._break_off(code)
 
     def _break_off(self, code: int) -> NoReturn:
-        """Exit at once: on the way out of Python the client would finish its uploads first."""
+        """Exit at once. A normal exit from Python would wait for the uploads of the Hub's client."""
         if self._background is not None:
             self._background.abandon()
         os._exit(code)

@@ -31,14 +31,12 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
 
 
 def as_json(options: argparse.Namespace) -> bool:
-    """Whether to print JSON lines for a program, not a table for a person."""
+    """Whether to print JSON lines for a program, rather than a table for a person."""
     return options.json if options.json is not None else not (options.texts or sys.stdout.isatty())
 
 
 def open_texts(options: argparse.Namespace) -> Iterator[str]:
-    """The texts of a command, from wherever they are, without blank lines.
-
-    A progress bar is shown on the terminal if the results go elsewhere.
+    """The texts of a command, without blank lines. If results do not go to the terminal, it shows a progress bar.
 
     Raises:
         ValueError: There are texts and a file, or the file cannot be read.
@@ -52,7 +50,7 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
         raise ValueError(f"--file {options.file}: no such file")
     from tqdm import tqdm
 
-    from data.documents import files  # reads Parquet too, whose library takes a while
+    from data.documents import files  # imports fsspec
 
     if files.file_format(str(path)) is None:
         raise ValueError(f"--file {options.file} must be one of {files.known_formats()}")
@@ -83,8 +81,8 @@ def own_mask(text: str, mask_token: str) -> str:
 def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """``a,b`` as targets, each a word of its own.
 
-    A mask token with ``lstrip`` takes the place of the space before it too, so a target needs that space: to RoBERTa
-    `` cat`` is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) is kept.
+    A mask token with ``lstrip`` also replaces the space before it, so a target needs that space: for RoBERTa, `` cat``
+    is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) stays as it is.
     """
     targets = [word.strip() for word in words.split(",")]
     if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
