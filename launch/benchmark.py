@@ -33,12 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="updates beside Trainer and a plain Accelerate loop")
     _add_text_options(train)
     _add_model_options(train)
-    train.add_argument(
-        "--precision", default="no", choices=("no", "bf16", "fp16"), help="Mixed precision. Default: %(default)s."
-    )
-    _add_counts(
-        train, batch=(16, "Blocks in a batch."), steps=(8, "Updates timed."), warm_up=(2, "Updates before those.")
-    )
+    train.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, which is fp32.")
+    _add_counts(train, batch=(16, "Blocks in a batch."), steps=(8, "Updates timed."), warm_up=(2, "Updates before."))
     train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
     fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
     _add_text_options(fill_mask)
@@ -71,16 +67,9 @@ def _add_text_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
-    parser.add_argument(
-        "--model_type", default="roberta", metavar="TYPE", help="A model with random weights. Default: %(default)s."
-    )
-    parser.add_argument(
-        "--shape",
-        nargs="+",
-        default=[],
-        metavar="KEY=N",
-        help="Changes to the model's configuration. Default: DistilRoBERTa's for roberta.",
-    )
+    parser.add_argument("--model_type", default="roberta", metavar="TYPE", help="Random weights. Default: roberta.")
+    shape = "Changes to the model's configuration. Default: DistilRoBERTa's for roberta."
+    parser.add_argument("--shape", nargs="+", default=[], metavar="KEY=N", help=shape)
 
 
 def _model_config(options: argparse.Namespace) -> ModelConfig:

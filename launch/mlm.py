@@ -6,17 +6,9 @@ import sys
 
 from launch.run.settings import fail
 
-COMMANDS = {  # word -> module of launch, in the order in which a new user meets them
-    "doctor": "doctor",
-    "prepare": "prepare",
-    "show-batch": "show_batch",
-    "train": "train",
-    "report": "report",
-    "fill": "fill_mask",
-    "score": "score",
-    "publish": "publish",
-    "benchmark": "benchmark",
-}
+# In the order in which a new user meets them.
+_MODULES = ("doctor", "prepare", "show_batch", "train", "report", "fill_mask", "score", "publish", "benchmark")
+COMMANDS = {module.removesuffix("_mask").replace("_", "-"): module for module in _MODULES}  # word -> module of launch
 
 
 def main() -> None:

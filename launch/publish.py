@@ -49,9 +49,7 @@ def _push(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     parser = OneLineParser(prog="python -m launch.publish export", description="Export a model to another format.")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's model folder, or an id of the Hub")
-    parser.add_argument(
-        "--format", required=True, choices=("onnx", "keras"), help="for ONNX Runtime, or a KerasHub preset"
-    )
+    parser.add_argument("--format", required=True, choices=("onnx", "keras"), help="ONNX Runtime, or a KerasHub preset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     options = parser.parse_args(arguments)
     output = Path(options.output)

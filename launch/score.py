@@ -46,28 +46,25 @@ def main(arguments: list[str]) -> None:
         log_likelihood += result.pseudo_log_likelihood
         num_tokens += len(result.tokens)
         num_texts += 1
-        if as_json(options):
-            print(json.dumps(_as_dict(result, tokens=options.tokens), ensure_ascii=False))
-        else:
-            _print_row(result, is_first=num_texts == 1, tokens=options.tokens)
+        if num_texts == 1 and not as_json(options):
+            print("pseudo-perplexity  log-likelihood  tokens  text")
+        _print(result, as_json=as_json(options), tokens=options.tokens)
     if num_texts > 1 and not as_json(options):
         overall = shown_perplexity(perplexity(-log_likelihood / num_tokens))
         print(f"pseudo-perplexity {overall} over {num_tokens:,} tokens")
 
 
-def _as_dict(score: "TextScore", *, tokens: bool) -> dict[str, object]:
-    row: dict[str, object] = {
-        "text": score.text,
-        "pseudo_log_likelihood": score.pseudo_log_likelihood,
-        "num_tokens": len(score.tokens),
-        "pseudo_perplexity": score.pseudo_perplexity,
-    }
-    return {**row, "tokens": score.tokens, "log_probs": score.log_probs} if tokens else row
-
-
-def _print_row(score: "TextScore", *, is_first: bool, tokens: bool) -> None:
-    if is_first:
-        print("pseudo-perplexity  log-likelihood  tokens  text")
+def _print(score: "TextScore", *, as_json: bool, tokens: bool) -> None:
+    if as_json:
+        row = {
+            "text": score.text,
+            "pseudo_log_likelihood": score.pseudo_log_likelihood,
+            "num_tokens": len(score.tokens),
+            "pseudo_perplexity": score.pseudo_perplexity,
+        }
+        row |= {"tokens": score.tokens, "log_probs": score.log_probs} if tokens else {}
+        print(json.dumps(row, ensure_ascii=False))
+        return
     perplexity = shown_perplexity(score.pseudo_perplexity)
     print(f"{perplexity:>17}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  {score.text}")
     if tokens:

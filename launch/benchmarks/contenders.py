@@ -13,14 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorForLanguageModeling,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    get_scheduler,
-)
+from transformers import DataCollatorForLanguageModeling, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.optimization import get_scheduler
 
 from data.blocks.vocabulary import vocab_size
 from data.cores import available_cores

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 from data.blocks.store import build_blocks
 from data.config import DataConfig
 from data.cores import available_cores
-from launch.benchmarks.measuring import comparisons, in_child, interleave, print_comparisons
+from launch.benchmarks.measuring import in_child, interleave, print_comparisons
 from launch.benchmarks.text import TEXT_COLUMN, open_text, write_text
 from launch.run.corpus import open_corpus
 from launch.run.loaders import train_loader
@@ -47,24 +47,23 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = write_text(options, Path(folder))
         ways = {
-            "ours, 1 core": partial(in_child, blocks_rate, config, pinned=True),
-            "guide, 1 core": partial(in_child, guide_rate, config, pinned=True),
-            "ours": partial(in_child, blocks_rate, config),
-            "guide": partial(in_child, guide_rate, config),
-            "guide, num_proc": partial(in_child, guide_rate, config, num_proc=cores),
-            "our batches": partial(in_child, batch_rate, config),
-            "guide's batches": partial(in_child, guide_batch_rate, config),
+            "ours, 1 core": partial(blocks_rate, config, pinned=True),
+            "guide, 1 core": partial(guide_rate, config, pinned=True),
+            "ours": partial(blocks_rate, config),
+            "guide": partial(guide_rate, config),
+            "guide, num_proc": partial(guide_rate, config, num_proc=cores),
+            "our batches": partial(batch_rate, config),
+            "guide's batches": partial(guide_batch_rate, config),
         }
-        speeds = interleave(ways, options.repeats)
+        speeds = interleave({name: partial(in_child, way) for name, way in ways.items()}, options.repeats)
+    grouping, batching = {"required_ratio": 2.5}, {"required_ratio": 20.0, "required_rate": 6e6}
     compared = [
-        ("tokenize and group, 1 core", "ours, 1 core", "guide, 1 core", 2.5),
-        (f"tokenize and group, {cores} cores, 1 process", "ours", "guide", 2.5),
-        (f"tokenize and group, {cores} cores, num_proc={cores}", "ours", "guide, num_proc", 2.5),
-        (f"masked batches of {_BATCH}", "our batches", "guide's batches", 20.0),
+        ("tokenize and group, 1 core", "ours, 1 core", "guide, 1 core", grouping),
+        (f"tokenize and group, {cores} cores, 1 process", "ours", "guide", grouping),
+        (f"tokenize and group, {cores} cores, num_proc={cores}", "ours", "guide, num_proc", grouping),
+        (f"masked batches of {_BATCH}", "our batches", "guide's batches", batching),
     ]
-    cases = comparisons(speeds, "tokens/s", "guide", compared)
-    cases[-1]["required_rate"] = 6e6
-    print_comparisons("data", options, cases, "guide")
+    print_comparisons("data", options, speeds, compared, unit="tokens/s", rival="guide")
 
 
 # Each of the following functions runs in a child process, with nothing cached, and returns tokens per second.

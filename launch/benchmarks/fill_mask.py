@@ -23,7 +23,7 @@ from transformers import pipeline
 
 from data.blocks.vocabulary import vocab_size
 from data.documents.documents import Documents
-from launch.benchmarks.measuring import comparisons, interleave, print_comparisons
+from launch.benchmarks.measuring import interleave, print_comparisons
 from launch.benchmarks.text import open_text, write_text
 from train_loop.inference.fill_mask import FillMask
 from train_loop.model import open_model
@@ -59,12 +59,12 @@ def run(options: argparse.Namespace) -> None:
         way(texts[:_WARM_UP_TEXTS])
     speeds = interleave({name: partial(_rate, way, texts) for name, way in ways.items()}, options.repeats)
     compared = [
-        ("as it comes", "ours", "pipeline", 4.0),
-        (f"batch_size={_BATCH}", "ours", "pipeline, batched", 1.8),
-        ("one at a time", "ours, alone", "pipeline, alone", 1.3),
+        ("as it comes", "ours", "pipeline", {"required_ratio": 4.0}),
+        (f"batch_size={_BATCH}", "ours", "pipeline, batched", {"required_ratio": 1.8}),
+        ("one at a time", "ours, alone", "pipeline, alone", {"required_ratio": 1.3}),
     ]
-    cases = comparisons(speeds, "texts/s", "pipeline", compared)
-    print_comparisons("fill_mask", options, cases, "pipeline", model=asdict(options.model), num_texts=len(texts))
+    facts = {"model": asdict(options.model), "num_texts": len(texts)}
+    print_comparisons("fill_mask", options, speeds, compared, unit="texts/s", rival="pipeline", **facts)
 
 
 def _rate(way: Callable[[list[str]], Any], texts: list[str]) -> float:

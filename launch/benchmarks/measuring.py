@@ -8,22 +8,21 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from data.cores import available_cores
 from launch.run.environment import processor, versions
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def in_child(function: Callable[[], T]) -> T:
     """Call a function in a new process, so that no cache and no setting of an earlier call matters."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_print_to_stderr) as child:
-        return child.submit(function, *args, **kwargs).result()
+        return child.submit(function).result()
 
 
 def _print_to_stderr() -> None:
@@ -49,32 +48,35 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def comparisons(
-    speeds: Mapping[str, Sequence[float]], unit: str, rival: str, compared: Iterable[tuple[str, str, str, float]]
-) -> list[dict[str, Any]]:
-    """The cases of a report on this project and one rival.
+def print_comparisons(
+    benchmark: str,
+    options: argparse.Namespace,
+    speeds: Mapping[str, Sequence[float]],
+    compared: Iterable[tuple[str, str, str, dict[str, float]]],
+    *,
+    unit: str,
+    rival: str,
+    **facts: Any,
+) -> None:
+    """Print the report on this project and one rival.
 
     Args:
-        speeds: What `interleave` returns.
-        compared: For each case its name, our key in ``speeds``, the rival's key, and the ratio that is required.
+        speeds: What `interleave` returned.
+        compared: For each case its name, our key in ``speeds``, the rival's key, and what is required:
+            ``required_ratio`` and perhaps ``required_rate``.
+        facts: See `print_report`.
     """
-    return [
+    cases = [
         {
             "name": name,
             "unit": unit,
             "ours": spread(speeds[ours]),
             rival: spread(speeds[theirs]),
             "ratio": ratio(speeds[ours], speeds[theirs]),
-            "required_ratio": required,
+            **required,
         }
         for name, ours, theirs, required in compared
     ]
-
-
-def print_comparisons(
-    benchmark: str, options: argparse.Namespace, cases: list[dict[str, Any]], rival: str, **facts: Any
-) -> None:
-    """Print the report on the cases that `comparisons` made."""
 
     def row(case: dict[str, Any]) -> list[str]:
         required = f"{case['required_ratio']:g}x"
@@ -82,7 +84,7 @@ def print_comparisons(
             required += f", {case['required_rate'] / 1e6:g} M"
         return [case["name"], rate(case["ours"]), rate(case[rival]), times(case["ratio"]), required]
 
-    header = [cases[0]["unit"], "this project", f"the {rival}", "ratio", "required"]
+    header = [unit, "this project", f"the {rival}", "ratio", "required"]
     print_report(benchmark, options, cases, header, row, **facts)
 
 

@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> None:
         if num_blocks < options.batch:
             raise ValueError(f"batch={options.batch}: the text has {num_blocks} blocks: use --batch {num_blocks}")
         setup = Setup(settings, options.batch, options.steps, options.warm_up, options.precision)
-        flops_per_token = in_child(_flops_per_token, setup)
+        flops_per_token = in_child(partial(_flops_per_token, setup))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        ways: dict[str, Any] = {name: partial(in_child, contender, setup) for name, contender in CONTENDERS.items()}
-        ways["matmul"] = partial(in_child, matmul_rate, device, options.precision, seconds=3.0)
-        results = interleave(ways, options.repeats)
+        ways: dict[str, Any] = {name: partial(contender, setup) for name, contender in CONTENDERS.items()}
+        ways["matmul"] = partial(matmul_rate, device, options.precision, seconds=3.0)
+        results = interleave({name: partial(in_child, way) for name, way in ways.items()}, options.repeats)
     cases = []
     speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in CONTENDERS}
     for name in CONTENDERS:

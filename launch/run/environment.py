@@ -60,19 +60,18 @@ def versions() -> dict[str, str]:
 
 def git_state(root: Path) -> dict[str, Any]:
     """The commit of the checkout at ``root``, and whether files differ from it; empty if there is no checkout."""
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():  # installed, perhaps inside another project
-        return {}
-    commit = _git(root, "rev-parse", "HEAD")
-    return {"git_commit": commit, "git_changes": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
 
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
 
-def _git(root: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != root.resolve():  # installed, perhaps inside another project
+            return {}
+        return {"git_commit": commit, "git_changes": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return {}
 
 
 def processor() -> str:

@@ -11,16 +11,7 @@ from typing import NoReturn
 
 from launch.run.settings import fail
 from train_loop.config import TrainConfig
-from train_loop.sharing.hub import (
-    BackgroundPush,
-    PublishError,
-    Repository,
-    check_licence,
-    limit_waiting,
-    open_repository,
-    publish_command,
-    push_model,
-)
+from train_loop.sharing import hub
 from train_loop.sharing.model_card import write_card
 
 NOT_PUSHED = 3  # exit code if only the push failed
@@ -38,20 +29,20 @@ class Sharing:
         """
         self._config = config
         self._is_main = is_main
-        self._repository: Repository | None = None
-        self._background: BackgroundPush | None = None
-        limit_waiting()
+        self._repository: hub.Repository | None = None
+        self._background: hub.BackgroundPush | None = None
+        hub.limit_waiting()
         if not (config.push_to_hub and is_main):
             return
         try:
-            self._repository = Repository(str(config.hub_model_id), config.hub_private_repo)
-            open_repository(self._repository, _WAITS_AT_START)
+            self._repository = hub.Repository(str(config.hub_model_id), config.hub_private_repo)
+            hub.open_repository(self._repository, _WAITS_AT_START)
             if config.hub_license is not None:
-                check_licence(config.hub_license, _WAITS_AT_START)
-        except (ValueError, PublishError) as error:
+                hub.check_licence(config.hub_license, _WAITS_AT_START)
+        except (ValueError, hub.PublishError) as error:
             raise ValueError(f"push_to_hub with hub_model_id={config.hub_model_id!r}: {error}") from error
         if config.hub_strategy == "every_save":
-            self._background = BackgroundPush(Path(config.output_dir), self._repository)
+            self._background = hub.BackgroundPush(Path(config.output_dir), self._repository)
 
     @property
     def on_saved(self) -> Callable[[Path], None]:
@@ -71,7 +62,7 @@ class Sharing:
         if self._repository is None:
             return
         repository = self._repository
-        again = f"{model} is complete; push it by: {publish_command(model, repository)}"
+        again = f"{model} is complete; push it by: {hub.publish_command(model, repository)}"
 
         def break_off(number: int, _: FrameType | None) -> None:
             line = f"error: not pushed, {signal.Signals(number).name} came first; {again}\n"
@@ -81,7 +72,7 @@ class Sharing:
         def push() -> str:
             if self._background is not None:
                 self._background.finish()
-            return push_model(model, repository, message="Model at the end of training")
+            return hub.push_model(model, repository, message="Model at the end of training")
 
         sys.stdout.flush()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,7 +83,7 @@ class Sharing:
                 pass  # between two waits, Python handles a signal that another thread received
             try:
                 where = pushed.result()
-            except PublishError as error:
+            except hub.PublishError as error:
                 fail(f"not pushed: {error}; {again}", NOT_PUSHED)
         print(f"pushed     {where}")
 

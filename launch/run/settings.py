@@ -80,8 +80,7 @@ class Command:
     """A command that takes settings.
 
     Attributes:
-        prog: The words that start it, for ``--help``.
-        description: What it does.
+        prog, description: For ``--help``.
         options: Its own options, which are no settings of a run: name -> keywords of ``add_argument``.
         lists_settings: Whether ``--help`` lists the settings, or names the command that does.
     """
