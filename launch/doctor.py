@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from launch.run.settings import OneLineParser
 
 _EXTRAS = {
@@ -133,8 +135,6 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    import psutil
-
     memory = psutil.virtual_memory()
     yield "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
 

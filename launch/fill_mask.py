@@ -40,8 +40,7 @@ def main(arguments: list[str]) -> None:
 
     logging.disable_progress_bar()
     fill_mask = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
-    names = ("top_k", "joint", "num_beams", "batch_size", "truncation")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in ("top_k", "joint", "num_beams", "batch_size", "truncation")}
     settings["targets"] = target_words(options.targets, fill_mask.tokenizer) if options.targets else None
     if not options.texts and options.file is None and sys.stdin.isatty():
         from launch.terminal.prompt import prompt

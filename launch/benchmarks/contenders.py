@@ -38,21 +38,16 @@ class Setup:
     Attributes:
         settings: Those of a run; all contenders use its text, model, learning rate, weight decay and clipping.
         batch: Blocks in a batch.
-        steps: Updates that are timed.
-        warm_up: Updates before those.
+        steps: Updates that are timed, the last ones.
+        total_steps: All updates.
         precision: As Accelerate names it: no, bf16, fp16.
     """
 
     settings: Settings
     batch: int
     steps: int
-    warm_up: int
+    total_steps: int
     precision: str
-
-    @property
-    def total_steps(self) -> int:
-        """Updates in all."""
-        return self.warm_up + self.steps
 
     def open(self) -> tuple[Corpus, PreTrainedModel]:
         """The corpus, whose tokenizer returns RoBERTa's columns alone, and the model, always with the same weights."""
@@ -64,7 +59,7 @@ class Setup:
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Times the updates that follow the warm-up."""
+    """Times the last updates."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -75,7 +70,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Count an update that has ended."""
         self._num_updates += 1
-        if self._num_updates in (self._setup.warm_up, self._setup.total_steps):
+        if self._num_updates in (self._setup.total_steps - self._setup.steps, self._setup.total_steps):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self._seconds, self._start = time.perf_counter() - self._start, time.perf_counter()

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
         (f"tokenize and group, {cores} cores, num_proc={cores}", "ours", "guide, num_proc", grouping),
         (f"masked batches of {_BATCH}", "our batches", "guide's batches", batching),
     ]
-    print_comparisons("data", options, speeds, compared, unit="tokens/s", rival="guide")
+    print_comparisons(options, speeds, compared, unit="tokens/s", rival="guide")
 
 
 # Each of the following functions runs in a child process, with nothing cached, and returns tokens per second.
@@ -74,7 +74,7 @@ def blocks_rate(config: DataConfig, *, pinned: bool = False) -> float:
     _settle(pinned=pinned)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in a run, which tokenizes in threads of its own
     with tempfile.TemporaryDirectory() as folder:
-        text = open_text(config, folder)
+        text = open_text(replace(config, cache_dir=folder))
         start = time.perf_counter()
         blocks = build_blocks(*text)
         return blocks.counts.kept / (time.perf_counter() - start)

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         ("one at a time", "ours, alone", "pipeline, alone", {"required_ratio": 1.3}),
     ]
     facts = {"model": asdict(options.model), "num_texts": len(texts)}
-    print_comparisons("fill_mask", options, speeds, compared, unit="texts/s", rival="pipeline", **facts)
+    print_comparisons(options, speeds, compared, unit="texts/s", rival="pipeline", **facts)
 
 
 def _rate(way: Callable[[list[str]], Any], texts: list[str]) -> float:

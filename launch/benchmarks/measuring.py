@@ -16,6 +16,8 @@ from data.cores import available_cores
 from launch.run.environment import processor, versions
 
 T = TypeVar("T")
+Speeds = Mapping[str, Sequence[float]]
+Case = tuple[str, str, str, dict[str, float]]
 
 
 def in_child(function: Callable[[], T]) -> T:
@@ -49,24 +51,17 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def print_comparisons(
-    benchmark: str,
-    options: argparse.Namespace,
-    speeds: Mapping[str, Sequence[float]],
-    compared: Iterable[tuple[str, str, str, dict[str, float]]],
-    *,
-    unit: str,
-    rival: str,
-    **facts: Any,
+    options: argparse.Namespace, speeds: Speeds, compared: Iterable[Case], *, unit: str, rival: str, **facts: Any
 ) -> None:
     """Print the report on this project and one rival.
 
     Args:
-        speeds: What `interleave` returned.
-        compared: For each case its name, our key in ``speeds``, the rival's key, and what is required:
+        speeds: Name -> the speed in each round.
+        compared: For each case its name, our name in ``speeds``, the rival's name, and what is required:
             ``required_ratio`` and perhaps ``required_rate``.
         facts: See `print_report`.
     """
-    cases = [
+    cases: list[dict[str, Any]] = [
         {
             "name": name,
             "unit": unit,
@@ -77,30 +72,23 @@ def print_comparisons(
         }
         for name, ours, theirs, required in compared
     ]
-
-    def row(case: dict[str, Any]) -> list[str]:
+    table = [[unit, "this project", f"the {rival}", "ratio", "required"]]
+    for case in cases:
         required = f"{case['required_ratio']:g}x"
         if "required_rate" in case:
             required += f", {case['required_rate'] / 1e6:g} M"
-        return [case["name"], rate(case["ours"]), rate(case[rival]), times(case["ratio"]), required]
-
-    header = [unit, "this project", f"the {rival}", "ratio", "required"]
-    print_report(benchmark, options, cases, header, row, **facts)
+        table.append([case["name"], rate(case["ours"]), rate(case[rival]), times(case["ratio"]), required])
+    print_report(options, table, cases, **facts)
 
 
 def print_report(
-    benchmark: str,
-    options: argparse.Namespace,
-    cases: list[dict[str, Any]],
-    header: list[str],
-    row: Callable[[dict[str, Any]], list[str]],
-    **facts: Any,
+    options: argparse.Namespace, table: list[list[str]], cases: list[dict[str, Any]], **facts: Any
 ) -> None:
-    """Print one JSON object, or a Markdown table of the cases and a line with the machine and the versions.
+    """Print one JSON object with the cases, or the table and a line with the machine and the versions.
 
     Args:
-        row: Makes the cells of a case.
-        facts: What the JSON object holds besides.
+        table: The cells of each row, the header first.
+        facts: What else the JSON object holds.
     """
     surroundings = {
         "machine": platform.machine(),
@@ -111,10 +99,11 @@ def print_report(
         **versions(),
     }
     if options.json:
-        report = {"benchmark": benchmark, "surroundings": surroundings, "repeats": options.repeats, **facts}
+        report = {"benchmark": options.name, "surroundings": surroundings, "repeats": options.repeats, **facts}
         print(json.dumps({**report, "cases": cases}))
         return
-    for cells in (header, ["---"] * len(header), *map(row, cases)):
+    header, *rows = table
+    for cells in (header, ["---"] * len(header), *rows):
         print("| " + " | ".join(cells) + " |")
     shown = ", ".join(f"{name} {value}" for name, value in surroundings.items() if value is not None)
     print(f"\nmedian (lowest-highest) of {options.repeats} interleaved rounds; {shown}")

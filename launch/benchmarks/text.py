@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -54,10 +53,7 @@ def write_text(options: argparse.Namespace, folder: Path) -> DataConfig:
     )
 
 
-def open_text(
-    config: DataConfig, cache_dir: str | None = None
-) -> tuple[list[Documents], PreTrainedTokenizerBase, DataConfig]:
-    """The arguments with which a run calls `build_blocks`, with another cache if one is given."""
-    config = replace(config, cache_dir=cache_dir or config.cache_dir)
+def open_text(config: DataConfig) -> tuple[list[Documents], PreTrainedTokenizerBase, DataConfig]:
+    """The arguments with which a run on this text calls `build_blocks`."""
     documents, _ = open_documents(config)
     return documents, open_tokenizer(config, documents, None), config

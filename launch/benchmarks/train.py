@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> None:
         num_blocks = len(open_corpus(settings).train[0])
         if num_blocks < options.batch:
             raise ValueError(f"batch={options.batch}: the text has {num_blocks} blocks: use --batch {num_blocks}")
-        setup = Setup(settings, options.batch, options.steps, options.warm_up, options.precision)
+        total_steps = options.warm_up + options.steps
+        setup = Setup(settings, options.batch, options.steps, total_steps, options.precision)
         flops_per_token = in_child(partial(_flops_per_token, setup))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ways: dict[str, Any] = {name: partial(contender, setup) for name, contender in CONTENDERS.items()}
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     facts |= {"model": asdict(options.model), "flops_per_token": flops_per_token}
     facts["matmul_flops_per_second"] = spread(results["matmul"])
     header = ["training", "tokens/s", "ratio to Trainer", "peak memory", "of the matrix-product rate"]
-    print_report("train", options, cases, header, _row, **facts)
+    print_report(options, [header, *map(_row, cases)], cases, **facts)
 
 
 def _flops_per_token(setup: Setup) -> float:

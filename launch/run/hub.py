@@ -59,9 +59,8 @@ class Sharing:
                 write_card(model, self._config.hub_model_id)
             except OSError as error:
                 print(f"card       not written: {error}", file=sys.stderr)
-        if self._repository is None:
+        if (repository := self._repository) is None:
             return
-        repository = self._repository
         again = f"{model} is complete; push it by: {hub.publish_command(model, repository)}"
 
         def break_off(number: int, _: FrameType | None) -> None:

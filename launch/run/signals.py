@@ -19,8 +19,7 @@ class StopSignals:
         number: The signal's number, or None. A second Ctrl-C ends the process at once.
     """
 
-    def __init__(self) -> None:
-        self.number: int | None = None
+    number: int | None = None
 
     def listen(self) -> None:
         """Handle both signals from now on."""

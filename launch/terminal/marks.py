@@ -43,14 +43,11 @@ def mark(kind: Kind, label: str, seen: str, *, colours: bool) -> str:
     texts = [label, seen] if kind is Kind.REPLACED else [label]
     lead = " " if all(text.startswith(" ") and text.strip() for text in texts) else ""
     # Spaces are written ␣, so that `wrap` breaks no line inside a mark.
-    shown = _BECOMES.join(_inside(text.removeprefix(lead)) for text in texts)
+    reserved = _OPEN + _BECOMES + _STAYS + _CLOSE
+    shown = _BECOMES.join(visible(text.removeprefix(lead), reserved).replace(" ", "␣") for text in texts)
     if colours:
         return f"{lead}{kind.value}{shown}{_RESET}"
     return f"{lead}{_OPEN}{shown}{_STAYS if kind is Kind.KEPT else ''}{_CLOSE}"
-
-
-def _inside(text: str) -> str:
-    return visible(text, _OPEN + _BECOMES + _STAYS + _CLOSE).replace(" ", "␣")
 
 
 @dataclass(frozen=True)
