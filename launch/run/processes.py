@@ -83,7 +83,7 @@ def check_compiler() -> None:
     if shutil.which(wanted) is None:
         raise ValueError(
             f"torch_compile=true needs a C++ compiler, and {wanted} is not there: install it, "
-            "name another one in the variable CXX, or leave torch_compile out"
+            "name another one in the variable CXX, or use --torch_compile false"
         )
 
 
