@@ -4,28 +4,21 @@ python -m launch.report runs/quickstart
 python -m launch.report runs/one runs/two --output compared.html
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from launch.run.settings import OneLineParser
-from launch.terminal.texts import run_or_fail
+from launch.run.settings import OneLineParser, one_line_errors
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Write the page and print its path; exit 2 with one line for a user error."""
-    parser = OneLineParser(
-        prog="python -m launch.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Write the page and print its path."""
+    parser = OneLineParser(prog="python -m launch.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="default: report.html in the run's folder, or here for several runs"
     )
     options = parser.parse_args(arguments)
-    run_or_fail(lambda: _write(options))
-
-
-def _write(options: argparse.Namespace) -> None:
     from train_loop.watching.report import write_report
 
     folder = options.runs[0] if len(options.runs) == 1 else Path()

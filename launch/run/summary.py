@@ -1,4 +1,4 @@
-"""What a run prints of itself: what it is about to do, and what has come of it."""
+"""Prints what a run is about to do, and its result."""
 
 import logging
 
@@ -18,14 +18,14 @@ from train_loop.watching.run_record import shown_perplexity
 
 
 def show_log() -> None:
-    """Print what `data` and `train_loop` have to say, once a machine; the libraries have handlers of their own."""
+    """Print the log of `data` and `train_loop`, once on each machine; the libraries have their own handlers."""
     for name in ("data", "train_loop"):
         logger = logging.getLogger(name)
         logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
 
 
 def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
-    """Where the tokens went, and how a batch is spread."""
+    """Print the corpus, how a batch is divided, and the device."""
     print_corpus(corpus)
     in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
     print(
@@ -33,14 +33,15 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> Non
         f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
         f"{in_epoch}{plan.total_steps:,} in all"
     )
-    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
-    print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")
-    if accelerator.device.type == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
+    device = accelerator.device.type
+    threads = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
+    print(f"device   {device}, precision {accelerator.mixed_precision}{threads}")
+    if device == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
         print(f"         {idle}")
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:
-    """How good the model is, what it took, and where everything is; to be called by all processes."""
+    """Print how good the model is, the memory it took, and where the files are. All processes must call it."""
     memory = largest_peak_memory(run.accelerator)
     if not run.accelerator.is_main_process:
         return

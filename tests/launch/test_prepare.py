@@ -1,4 +1,4 @@
-"""Preparing: all that training would make first, and nothing twice."""
+"""``python -m launch.prepare`` makes all that training would make first, and makes nothing twice."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The command: one page of one run or several, and one line for what cannot be."""
+"""``python -m launch.report``: one page for one run or several; a user error is one line."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def test_a_run_leaves_a_report_and_the_command_makes_it_again(
 
 
 def test_the_environment_of_each_start_that_counts(train: Train, tmp_path: Path) -> None:
-    """No host, no user; a start whose updates were made again is not told of."""
+    """It names no host and no user; a start whose updates were made again is dropped."""
     train(tmp_path, "--max_steps", "9", "--save_total_limit", "none")
     for words in ((), ()):
         for path in (tmp_path / "checkpoints" / "step-00000009").iterdir():
@@ -66,7 +66,7 @@ def test_without_matplotlib_it_is_one_line(tmp_path: Path) -> None:
 def test_training_without_matplotlib_says_so_once_and_ends_well(
     corpus_file: Path, cache_dir: str, tmp_path: Path
 ) -> None:
-    """As where the extra is not installed: a process in which matplotlib cannot be imported."""
+    """In a process in which matplotlib cannot be imported, as if the extra were not installed."""
     code = "import sys; sys.modules['matplotlib'] = None; from launch.train import main; main(sys.argv[1:])"
     words = tiny_run(corpus_file, cache_dir, max_steps=2, eval_steps=1)
     done = run([sys.executable, "-c", code], "--output_dir", str(tmp_path), *words)

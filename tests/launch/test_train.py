@@ -181,7 +181,7 @@ def test_patience_and_the_best_model_are_resumed_too(train: Train, tmp_path: Pat
 def test_an_evaluation_that_is_not_a_number_is_never_the_best(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of three is told to have been NaN; after it each is better than the one before."""
+    """The first of three evaluations is made NaN; after it, each is better than the one before."""
     losses: list[float] = []
 
     def first_nan(*parts: Any) -> EvalMetrics:
