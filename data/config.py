@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
 
-from data.batches.masking import MASK_RATES, MASKINGS, Choose, MaskRate, needs_words
-from data.blocks.grouping import GROUPINGS, Grouping
+from data.batches.masking import MASK_RATES, MASKINGS, Choose, MaskRate, check_choice, needs_words
+from data.blocks.grouping import GROUPINGS, Grouping, check_grouped
 from data.functions import find
 
 PYTHON_DOCS = "python-docs"
@@ -102,12 +102,12 @@ class DataConfig:
     @cached_property
     def choose(self) -> Choose:
         """What ``masking`` names."""
-        return find("masking", self.masking, MASKINGS)
+        return find("masking", self.masking, MASKINGS, check_choice)
 
     @cached_property
     def group(self) -> Grouping:
         """What ``grouping`` names."""
-        return find("grouping", self.grouping, GROUPINGS)
+        return find("grouping", self.grouping, GROUPINGS, check_grouped)
 
     @cached_property
     def mask_rate(self) -> MaskRate:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS, Choose, needs_words, replacements, uniform
+from data.batches.masking import MASKINGS, Choose, check_choice, needs_words, replacements, uniform
 from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.blocks.words import require_words, word_starts
 from data.functions import find
@@ -64,7 +64,7 @@ class MaskedLMCollator:
             raise ValueError(f"mlm={self.mlm} must be True: this collator only masks; mlm_probability goes by name")
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
-        self._choose = find("masking", self.masking, MASKINGS)
+        self._choose = find("masking", self.masking, MASKINGS, check_choice)
         if needs_words(self._choose):
             require_words(self.tokenizer, self.masking)
         for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):

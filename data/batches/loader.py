@@ -21,6 +21,7 @@ from data.batches.collator import Collator
 from data.batches.order import Batch, Order, micro_batches, share
 from data.blocks.store import Blocks
 from data.config import DataConfig
+from data.documents.ranges import DataError
 
 
 class Plan(NamedTuple):
@@ -31,15 +32,19 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MicroBatches(Dataset[MaskedBatch]):
+class MicroBatches(Dataset[MaskedBatch | DataError]):
     """Masked batches by plan, for a DataLoader whose sampler yields the plans."""
 
     blocks: Blocks
     collator: Collator
 
-    def __getitem__(self, plan: Plan) -> MaskedBatch:
+    def __getitem__(self, plan: Plan) -> MaskedBatch | DataError:
+        """A user error comes as an item, which `items_of` raises: raised in a worker, it would become a traceback."""
         passes, block_ids = plan.batch
-        return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
+        try:
+            return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
+        except DataError as error:
+            return error
 
 
 @dataclass(frozen=True)
@@ -143,14 +148,21 @@ def load(
 
 @contextmanager
 def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """The items of a loader, for a ``with`` block at whose end its workers end.
+    """The items of a loader, for a ``with`` block that ends its workers. An item that is a DataError is raised.
 
-    Left to the garbage collector, which an error's traceback keeps waiting, they could
-    outlive the run and hold up its exit: they ignore the SIGTERM that Python sends them then.
+    The garbage collector would end the workers too late: an error's traceback keeps them alive, and they ignore the
+    SIGTERM that Python sends at its exit.
     """
+
+    def raising(items: Iterator[Any]) -> Iterator[Any]:
+        for item in items:
+            if isinstance(item, DataError):
+                raise item
+            yield item
+
     items = iter(loader)
     try:
-        yield items
+        yield raising(items)
     finally:
         if loader.num_workers > 0:
             items._shutdown_workers()  # type: ignore[attr-defined]

@@ -17,11 +17,14 @@ process or worker that has it. A way to choose positions is one function, in
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from data.batches.hashing import hash64, key64
 from data.blocks.vocabulary import Vocabulary
+from data.documents.ranges import DataError
+from data.functions import described
 
 # Span lengths in words (Joshi et al. 2020, section 3.1): geometric with p = 0.2, at most 10, renormalised.
 _SPAN_LENGTHS = np.arange(1, 11)
@@ -179,8 +182,20 @@ MASKINGS: dict[str, Choose] = {
 
 
 def needs_words(choose: Choose) -> bool:
-    """Whether a way to choose needs word starts."""
+    """Whether a function of the form `Choose` needs word starts."""
     return getattr(choose, "needs_words", False)
+
+
+def check_choice(where: str, result: Any, input_ids: np.ndarray, *_: Any) -> None:
+    """Raise DataError unless the result of a user's function has the form that `Choose` states."""
+    wanted = "it must return positions, int64[M], and kinds, float64[M]"
+    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(array, np.ndarray) for array in result)):
+        raise DataError(f"{where} returns {described(result)}: {wanted}")
+    positions, kinds = result
+    if (positions.dtype, kinds.dtype, kinds.shape) != (np.int64, np.float64, (positions.size,)) or positions.ndim != 1:
+        raise DataError(f"{where} returns {described(result)}: {wanted}")
+    if (np.diff(positions, prepend=-1, append=input_ids.size) < 1).any():
+        raise DataError(f"{where}: the positions must ascend within 0 to {input_ids.size - 1}, the flattened batch")
 
 
 # (progress from 0 to 1, start, end) -> probability: how the masking rate moves during a run (Ankner et al. 2024).

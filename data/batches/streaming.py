@@ -29,7 +29,6 @@ from data.batches.chunks import Arrays, Chunk, Chunks, StreamCorpus
 from data.batches.collator import Collator
 from data.batches.hashing import hash64, key64
 from data.batches.loader import items_of, worker_options
-from data.documents.ranges import DataError
 
 _DRAWS_AT_ONCE = 1024
 
@@ -182,8 +181,6 @@ class StreamLoader:
         """The next chunk of a stream; chunks of other streams that come before it are kept for later."""
         while not self._received[stream]:
             item = next(items)
-            if isinstance(item, DataError):
-                raise item
             if item is not None:
                 self._received[item.stream].append(item)
         return self._received[stream].popleft()
