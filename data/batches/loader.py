@@ -1,8 +1,7 @@
 """This process's micro-batches, update by update.
 
-The plan of every update follows from (seed, step) alone, so a loader starts at
-any step at once. torch's DataLoader is used for its workers, prefetching and
-pinning; each of its items is a whole micro-batch.
+The plan of an update follows from (seed, step) alone, so a loader starts at any step at once. torch's DataLoader gives
+the workers, prefetching and pinning; each of its items is a whole micro-batch.
 """
 
 import signal
@@ -33,7 +32,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True)
 class MicroBatches(Dataset[MaskedBatch | DataError]):
-    """Masked batches by plan, for a DataLoader whose sampler yields the plans."""
+    """Masked batches by plan. The sampler of the DataLoader yields the plans."""
 
     blocks: Blocks
     collator: Collator
@@ -55,9 +54,10 @@ class TrainLoader:
         dataset: Blocks and masks.
         order: Which blocks each update sees.
         mlm_probability: Step -> the rate at which tokens are chosen.
-        micro_batch_size: At most this many blocks in one micro-batch.
-        rank, num_processes: Which contiguous share of each global batch is this process's.
-        config: How many workers.
+        micro_batch_size: The most blocks in one micro-batch.
+        rank, num_processes: They decide this process's contiguous share of each global batch.
+        device: Where the batches go.
+        config: Gives the number of workers.
         source_names: The names of the sources of the blocks.
     """
 
@@ -72,7 +72,7 @@ class TrainLoader:
     source_names: Sequence[str] = ()
 
     def plan(self, step: int) -> list[Plan]:
-        """Each of this process's micro-batches of an update."""
+        """This process's micro-batches of an update."""
         mine = share(self.order.global_batch(step), self.rank, self.num_processes)
         return [Plan(batch, self.mlm_probability(step)) for batch in micro_batches(mine, self.micro_batch_size)]
 
@@ -92,7 +92,7 @@ class TrainLoader:
             yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others, 0."""
+        """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others return 0."""
         return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
 
     @property
@@ -114,7 +114,7 @@ def eval_batches(
     device: torch.device,
     config: DataConfig,
 ) -> Iterator[MaskedBatch]:
-    """Yield this process's share of all blocks, in order, always under the masks of the first pass."""
+    """Yield this process's share of all blocks, in order, always with the masks of the first pass."""
     ids = np.arange(len(dataset.blocks))
     mine = share((np.zeros_like(ids), ids), rank, num_processes)
     plans = (Plan(batch, mlm_probability) for batch in micro_batches(mine, batch_size))
@@ -122,9 +122,9 @@ def eval_batches(
 
 
 def leave_signals_to_the_trainer(worker_id: int) -> None:
-    """Ctrl-C and cluster schedulers signal every process: workers go on, so that the trainer can save first.
+    """Ignore the signals that Ctrl-C and cluster schedulers send to every process, so that the trainer can save first.
 
-    They end when the trainer does.
+    Workers end when the trainer does.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -133,7 +133,7 @@ def leave_signals_to_the_trainer(worker_id: int) -> None:
 def load(
     dataset: MicroBatches, plans: Iterator[Plan], device: torch.device, config: DataConfig
 ) -> Iterator[MaskedBatch]:
-    """Yield the batches of some plans on the device, prepared by workers where the settings ask for them."""
+    """Yield the batches of some plans on the device, prepared by workers if the settings ask for them."""
     loader = DataLoader(
         dataset,
         batch_size=None,  # an item is a micro-batch already
