@@ -1,18 +1,16 @@
-"""Blocks while they are read: no pass over the text before the first step, and memory that does not grow with it.
+"""Batches made while the text is read: no pass over the text before the first step; memory does not grow with it.
 
     logical stream s of S:  documents -> blocks -> chunks of 64 blocks   (in a DataLoader worker)
                             chunks -> shuffle buffer -> slots s, s + S, s + 2S, ...  (in the training process)
 
-The text is divided over a fixed number S of logical streams, and update t of G
-blocks takes slots ``t G`` to ``t G + G - 1`` of their endless interleaving. A
-process owns the streams ``s % num_processes == rank`` and fills their slots, so
-the global batches are the same for any number of processes and workers, no
-document is tokenized twice, and nobody waits for another's stream: each begins
-its text anew when it has come to the end.
+The text is divided over a fixed number S of logical streams, and update t of G blocks takes slots ``t G`` to
+``t G + G - 1`` of their endless interleaving. A process owns the streams ``s % num_processes == rank`` and fills their
+slots. So the global batches are the same for any number of processes and workers, and no document is tokenized twice.
+No process waits for another's stream: each stream starts its text again at the end.
 
-All that a run needs to go on is in the training process: the buffers, what is
-left of the chunk that each stream is in, and where the stream was after it.
-Workers may be ahead; what they have sent and nobody has begun is made again.
+All state that a run needs to resume is in the training process: the buffers, the rest of the current chunk of each
+stream, and the stream's position after that chunk. Workers may be ahead: prefetched chunks that were not used are
+produced again after a resume.
 """
 
 from collections import deque
@@ -34,7 +32,7 @@ _DRAWS_AT_ONCE = 1024
 
 
 class _ShuffleBuffer:
-    """Blocks of one logical stream, from which random ones are drawn; the seed decides which one, and when."""
+    """A buffer of blocks of one logical stream. Blocks are drawn from it at random, as the seed decides."""
 
     def __init__(self, corpus: StreamCorpus, stream: int, state: Arrays) -> None:
         config = corpus.config
@@ -61,7 +59,7 @@ class _ShuffleBuffer:
         self._draws = self._hashes()
 
     def state(self) -> Arrays:
-        """Copies of all that the next draws depend on."""
+        """Copies of everything that the next draws depend on."""
         kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
         arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
@@ -72,11 +70,11 @@ class _ShuffleBuffer:
 
     @property
     def stream_state(self) -> Arrays:
-        """Where the stream is after the chunk that is being put in; empty before the first chunk."""
+        """The stream's position after the current chunk; empty before the first chunk."""
         return self._chunk.state
 
     def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
-        """A block and its id. Until the buffer is full, two blocks come in for each that is drawn."""
+        """Draw a block and its id. Until the buffer is full, two blocks are added for each that is drawn."""
         while self._size < min(self._capacity, self._num_drawn + 2):
             if self._num_taken == len(self._chunk.blocks):
                 self._chunk, self._num_taken = receive(), 0
@@ -104,7 +102,7 @@ class _ShuffleBuffer:
 
 
 class StreamLoader:
-    """The micro-batches of one process, from text that is read meanwhile."""
+    """The micro-batches of one process, made while the text is read."""
 
     def __init__(
         self,
@@ -119,7 +117,7 @@ class StreamLoader:
         device: torch.device,
         state: Arrays,
     ) -> None:
-        """Begin at the start, or, with the joined `state` of all processes, where it was taken.
+        """Start at the beginning, or at the joined `state` of all processes if there is one.
 
         Raises:
             ValueError: There are fewer logical streams than processes.
@@ -149,7 +147,7 @@ class StreamLoader:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
 
         Raises:
-            DataError: The text cannot be read; the message names file and row.
+            DataError: The text cannot be read, or a user's function returns another form than it must.
         """
         loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
         with items_of(loader) as items:
@@ -161,12 +159,12 @@ class StreamLoader:
                 yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]`` tokens of each source that this process's streams have given."""
+        """``[S]``: tokens of each source in the blocks that this process has drawn."""
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
 
     @property
     def bad_rows(self) -> int | None:
-        """Rows that this process's streams have skipped so far; None where the first one ends the run."""
+        """Rows that this process's streams have skipped so far; None if the first bad row ends the run."""
         if self._config.on_bad_row == "stop":
             return None
         return sum(buffer.bad_rows for buffer in self._buffers.values())
@@ -178,7 +176,7 @@ class StreamLoader:
         return (batch.pin_memory() if self._device.type == "cuda" else batch).to(self._device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
-        """The next chunk of a stream; chunks of other streams that come before it are kept for later."""
+        """The next chunk of a stream. Chunks of other streams that come before it are kept for later."""
         while not self._received[stream]:
             item = next(items)
             if item is not None:
@@ -186,7 +184,7 @@ class StreamLoader:
         return self._received[stream].popleft()
 
     def state(self) -> Arrays:
-        """Where this process's streams are, after the last update that was taken: ``{"stream/name": array}``."""
+        """The positions of this process's streams after the last update that was taken: ``{"stream/name": array}``."""
         return {f"{s}/{name}": array for s, buffer in self._buffers.items() for name, array in buffer.state().items()}
 
 
