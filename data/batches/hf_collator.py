@@ -12,7 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS, Choose, check_choice, needs_words, replacements, uniform
+from data.batches.masking import (
+    MASKINGS,
+    Choose,
+    check_choice,
+    check_replacement,
+    needs_words,
+    replacements,
+    uniform,
+)
 from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.blocks.words import require_words, word_starts
 from data.functions import find
@@ -66,14 +74,9 @@ class MaskedLMCollator:
         self._choose = find("masking", self.masking, MASKINGS, check_choice)
         if needs_words(self._choose):
             require_words(self.tokenizer, self.masking)
-        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
-        if self.mask_replace_prob + self.random_replace_prob > 1:
-            raise ValueError(
-                f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
-                "must not exceed 1 together"
-            )
+        if not 0 <= self.mlm_probability <= 1:
+            raise ValueError(f"mlm_probability={self.mlm_probability} must be between 0 and 1")
+        check_replacement(self.mask_replace_prob, self.random_replace_prob)
         if self.seed is None:
             self.seed = secrets.randbits(63)
         self._vocabulary = vocabulary(self.tokenizer)

@@ -4,8 +4,8 @@ The plan of an update follows from (seed, step) alone, so a loader starts at any
 the workers, prefetching and pinning; each of its items is a whole micro-batch.
 """
 
+import itertools
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,18 +78,10 @@ class TrainLoader:
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
-        counts: deque[int] = deque()
-
-        def plans() -> Iterator[Plan]:
-            for step in range(start, stop):
-                plan = self.plan(step)
-                counts.append(len(plan))
-                yield from plan
-
-        # Workers ask for plans ahead of time, so a step's count is always there before its last batch.
-        batches = load(self.dataset, plans(), self.device, self.config)
-        for first in batches:
-            yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
+        plans, ahead = itertools.tee(map(self.plan, range(start, stop)))  # workers ask for plans ahead of time
+        batches = load(self.dataset, itertools.chain.from_iterable(ahead), self.device, self.config)
+        for plan in plans:
+            yield list(itertools.islice(batches, len(plan)))
 
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others return 0."""

@@ -39,11 +39,9 @@ class _ShuffleBuffer:
         self._capacity = max(1, config.shuffle_buffer_size // config.num_streams)
         self._stream, self._num_streams = stream, config.num_streams
         self._key = np.uint64(key64(corpus.seed, stream, 1))
-        shape, dtype = (self._capacity, config.block_size), corpus.form.dtype
-        self._blocks = np.empty(shape, dtype)
-        self._ids = np.empty(self._capacity, np.int64)
-        self._sources = np.empty(self._capacity, np.uint16)
-        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint16), {}, 0)
+        length, dtype = config.block_size, corpus.form.dtype
+        self._rows = np.empty(self._capacity, [("blocks", dtype, length), ("ids", np.int64), ("sources", np.uint16)])
+        self._chunk = Chunk(stream, np.empty((0, length), dtype), np.empty(0, np.uint16), {}, 0)
         self._num_taken = 0  # of the chunk's blocks
         self._size = self._num_drawn = self._num_put = 0
         self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
@@ -53,15 +51,14 @@ class _ShuffleBuffer:
             self._num_drawn, self._num_put, self.bad_rows = state["buffer/counts"].tolist()
             self.tokens_by_source = state["buffer/tokens_by_source"].copy()
             for name in ("blocks", "ids", "sources"):
-                getattr(self, f"_{name}")[: self._size] = state[f"buffer/{name}"]
+                self._rows[name][: self._size] = state[f"buffer/{name}"]
             chunk_state = {key.removeprefix("stream/"): a for key, a in state.items() if key.startswith("stream/")}
             self._chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
         self._draws = self._hashes()
 
     def state(self) -> Arrays:
         """Copies of everything that the next draws depend on."""
-        kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
-        arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
+        arrays = {f"buffer/{name}": self._rows[name][: self._size].copy() for name in ("blocks", "ids", "sources")}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
         arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put, self.bad_rows])
         arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
@@ -79,21 +76,18 @@ class _ShuffleBuffer:
             if self._num_taken == len(self._chunk.blocks):
                 self._chunk, self._num_taken = receive(), 0
                 self.bad_rows += self._chunk.bad_rows
-            self._blocks[self._size] = self._chunk.blocks[self._num_taken]
-            self._sources[self._size] = self._chunk.sources[self._num_taken]
-            self._ids[self._size] = self._num_put * self._num_streams + self._stream
+            block, source = self._chunk.blocks[self._num_taken], self._chunk.sources[self._num_taken]
+            self._rows[self._size] = (block, self._num_put * self._num_streams + self._stream, source)
             self._num_taken += 1
             self._num_put += 1
             self._size += 1
         drawn = next(self._draws) % self._size
-        out = self._blocks[drawn].copy(), int(self._ids[drawn])
-        num_tokens = int((out[0] != np.iinfo(out[0].dtype).max).sum())
-        self.tokens_by_source[self._sources[drawn]] += num_tokens
+        block, block_id, source = self._rows[drawn].copy()
+        self.tokens_by_source[source] += (block != np.iinfo(block.dtype).max).sum()
         self._size -= 1
         self._num_drawn += 1
-        for array in (self._blocks, self._ids, self._sources):
-            array[drawn] = array[self._size]
-        return out
+        self._rows[drawn] = self._rows[self._size]
+        return block, int(block_id)
 
     def _hashes(self) -> Iterator[int]:
         while True:

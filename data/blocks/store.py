@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -31,12 +31,9 @@ from data.blocks.tokens import ID_MASK, TokenFormat
 from data.blocks.vocabulary import vocab_size
 from data.config import DataConfig
 from data.cores import available_cores
-from data.documents.documents import Documents
+from data.documents.documents import Documents, TextBatch
 
 logger = logging.getLogger(__name__)
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 _FORMAT_VERSION = 2
 # What `TokenBlocks` raises if the folder does not exist or is damaged.
@@ -239,7 +236,7 @@ def _write(
     with bar, (folder / "blocks.bin").open("wb") as file:
         writer = _Writer(file, form, max_blocks)
         batches = itertools.chain.from_iterable(source.batches() for source in documents)
-        for batch, tokens in _ahead(lambda batch: (batch, encode(batch.texts)), batches):
+        for batch, tokens in _encoded(batches, encode):
             num_documents += len(batch.texts)
             num_bad += batch.num_bad
             bar.update(len(tokens))
@@ -270,13 +267,15 @@ def _write(
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
 
 
-def _ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Map in order, in one thread per core: the tokenizer releases Python's lock."""
+def _encoded(
+    batches: Iterable[TextBatch], encode: Callable[[list[str]], np.ndarray]
+) -> Iterator[tuple[TextBatch, np.ndarray]]:
+    """Encode batches in order, in one thread per core: the tokenizer releases Python's lock."""
     num_threads = available_cores()
-    pending: deque[Future[B]] = deque()
+    pending: deque[Future[tuple[TextBatch, np.ndarray]]] = deque()
     with ThreadPoolExecutor(num_threads) as threads:
-        for item in items:
-            pending.append(threads.submit(function, item))
+        for batch in batches:
+            pending.append(threads.submit(lambda batch: (batch, encode(batch.texts)), batch))
             if len(pending) > num_threads:
                 yield pending.popleft().result()
         while pending:

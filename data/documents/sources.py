@@ -116,18 +116,16 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
             f"dataset_split={split!r} cannot be read: streaming takes whole splits: "
             f"use --dataset_split {split.partition('[')[0]}, or --streaming false"
         )
-    first, end = match.groups()
-    if all(bound is None or bound.isdigit() for bound in (first, end)):
-        return int(first or 0), int(end) if end else sys.maxsize
+    bounds = match.groups()
+    if all(bound is None or bound.isdigit() for bound in bounds):  # then the rows need not be counted
+        return int(bounds[0] or 0), int(bounds[1] or sys.maxsize)
     num_rows = rows.count()
 
-    def resolve(bound: str | None, default: int) -> int:
-        if bound is None:
-            return default
-        number = round(num_rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
-        return min(num_rows, max(0, number + num_rows if number < 0 else number))
+    def index(bound: str) -> int:
+        return round(num_rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
 
-    return resolve(first, 0), resolve(end, num_rows)
+    first, end, _ = slice(*(None if bound is None else index(bound) for bound in bounds)).indices(num_rows)
+    return first, end
 
 
 def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:

@@ -92,15 +92,7 @@ def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
-    """The rows of some batches that are in the range, from ``start`` on.
-
-    Args:
-        batches: Record batches, one after the other.
-        column: Dotted path of the wanted column; '' for all.
-        first: Index of the first row of the first batch.
-        part: The range.
-        start: Index of the first wanted row.
-    """
+    """The rows of some batches that are in the range, from ``start`` on. The first batch begins at row ``first``."""
     for batch in batches:
         names = batch.schema.names
         key = first_key(column, names)
