@@ -12,15 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from data.batches.hashing import key64
-from data.batches.masking import (
-    MASKINGS,
-    Choose,
-    check_choice,
-    check_replacement,
-    needs_words,
-    replacements,
-    uniform,
-)
+from data.batches.masking import MASKINGS, Choose, check_choice, check_replacement, needs_words, replacements, uniform
 from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.blocks.words import require_words, word_starts
 from data.functions import find
