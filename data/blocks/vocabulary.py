@@ -1,4 +1,4 @@
-"""What masking needs to know of a tokenizer: which ids there are, and which of them are special."""
+"""The ids of a tokenizer, and which of them are special."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ class Vocabulary:
 
     Attributes:
         mask_token_id: What a masked token becomes.
-        is_special: ``[V]`` bool; special tokens are never chosen and never drawn.
-        regular_ids: ``[V - specials]``, what random replacements are drawn from.
+        is_special: ``[V]`` bool; special tokens are never masked and never used as replacements.
+        regular_ids: The ids that are not special; random replacements are drawn from them.
     """
 
     mask_token_id: int
@@ -28,7 +28,7 @@ class Vocabulary:
 
 
 def vocab_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """V, one more than the largest token id: ``len(tokenizer)`` is less where ids have gaps."""
+    """V, one more than the largest token id: ``len(tokenizer)`` is less if ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -95,10 +96,10 @@ def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
 
     def rate(step: int) -> float:
         value = config.mask_rate(step / max(1, total_steps - 1), start, end)
-        if not 0 <= value <= 1:  # nan neither
+        if not (isinstance(value, Real) and 0 <= value <= 1):  # which nan is not
             name = config.mlm_probability_schedule
             raise DataError(
-                f"mlm_probability_schedule={name!r} gives {value} for step {step + 1}: it must be from 0 to 1"
+                f"mlm_probability_schedule={name!r} gives {value!r} for step {step + 1}: it must be from 0 to 1"
             )
         return value
 

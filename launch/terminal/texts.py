@@ -56,16 +56,17 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _rows(path: Path, text_column: str) -> Iterator[str]:
-    from data.documents import readers
     from data.documents.documents import text_of
     from data.documents.ranges import Range
+    from data.documents.rows import FileRows
 
-    for row in readers.read(Range(str(path), 0, sys.maxsize), 0, text_column):
+    rows, part = FileRows((str(path),)), Range(str(path), 0, sys.maxsize)
+    for row in rows.read(part, 0, text_column):
         text = None if row.value is None else text_of(row.value, text_column)
         if row.problem is not None or text is None:
             columns = "" if row.value is None else f"; the columns are: {', '.join(row.value)}"
             problem = row.problem or f"--text_column {text_column} holds no text{columns}"
-            raise ValueError(f"--file {readers.place(str(path), row.begin)}: {problem}")
+            raise ValueError(f"--file {rows.place(part, row.begin)}: {problem}")
         yield text
 
 
