@@ -184,6 +184,11 @@ class MaskPredictor:
                     result[i].append([(log_probs[j], (token,)) for j, token in enumerate(tokens)])
         return result
 
+    def ask(self, row: tuple[int, ...], position: int, end: int) -> Ask:
+        """Ask for a row's token at a position, with the row masked from there up to ``end``."""
+        masks = (self.tokenizer.mask_token_id,) * (end - position)
+        return Ask(row[:position] + masks + row[end:], position, row[position])
+
     def log_probs(self, asks: Sequence[Ask], batch_size: int) -> list[float]:
         """The log-probability of each ask; logits that several asks share are computed once."""
         by_row: dict[tuple[int, ...], dict[int, list[Ask]]] = {}

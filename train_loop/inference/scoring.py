@@ -97,18 +97,13 @@ class TextScorer(MaskPredictor):
             scored = [position for position, special in enumerate(encodings["special_tokens_mask"][i]) if not special]
             self._check(text, row, scored, "" if first is None else f" (text {first + i})")
             ends = _word_ends(encodings, i, text) if within_word else range(1, len(row) + 1)
-            asks.append([self._ask(row, position, ends[position]) for position in scored])
+            asks.append([self.ask(row, position, ends[position]) for position in scored])
         log_probs = iter(self.log_probs(list(itertools.chain.from_iterable(asks)), batch_size))
         scores = []
         for text, of_text in zip(texts, asks, strict=True):
             tokens = self.tokenizer.convert_ids_to_tokens([ask.token for ask in of_text])
             scores.append(TextScore(text, tokens, list(itertools.islice(log_probs, len(of_text)))))
         return scores
-
-    def _ask(self, row: tuple[int, ...], position: int, end: int) -> Ask:
-        """Ask for the token at a position, with the row masked from there up to ``end``."""
-        masks = (self.tokenizer.mask_token_id,) * (end - position)
-        return Ask(row[:position] + masks + row[end:], position, row[position])
 
     def _check(self, text: str, row: tuple[int, ...], scored: list[int], where: str) -> None:
         if not scored:

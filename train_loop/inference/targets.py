@@ -56,21 +56,11 @@ def score_targets(
                 f"{predictor.longest:,} positions: shorten the text"
             )
         for mask, pieces in itertools.product(predictor.masks(row), targets):
-            asks += _asks(row, mask, pieces, predictor.tokenizer.mask_token_id)
+            # row [a M b], pieces (p, q):   a M M b  -> p ?      a p M b  -> q ?
+            filled, end = (*row[:mask], *pieces, *row[mask + 1 :]), mask + len(pieces)
+            asks += [predictor.ask(filled, position, end) for position in range(mask, end)]
     log_probs = iter(predictor.log_probs(asks, batch_size))
     return [
         [[(sum(itertools.islice(log_probs, len(pieces))), pieces) for pieces in targets] for _ in predictor.masks(row)]
         for row in rows
-    ]
-
-
-def _asks(row: Sequence[int], mask: int, pieces: Pieces, mask_token_id: int) -> list[Ask]:
-    """The questions whose answers multiply to p(pieces in place of the mask).
-
-    row [a M b], pieces (p, q):   a M M b  -> p ?      a p M b  -> q ?
-    """
-    before, after = tuple(row[:mask]), tuple(row[mask + 1 :])
-    return [
-        Ask(before + pieces[:i] + (mask_token_id,) * (len(pieces) - i) + after, mask + i, piece)
-        for i, piece in enumerate(pieces)
     ]
