@@ -27,14 +27,7 @@ class FillMask(MaskPredictor):
     >>> fill_mask = FillMask.from_pretrained("runs/quickstart/model")
     >>> fill_mask("The default <mask> is None.", top_k=3)
 
-    The answers have the pipeline's scores, order and fields, with these differences:
-
-    - ``targets`` keep their order, unless ``top_k`` asks for the best of them. A target of several tokens
-      is scored over all of them (the pipeline takes the first); an unknown target is an error.
-    - ``sequence`` has no ``<s>`` and ``</s>`` around a text of several masks, and keeps the spaces before
-      its other masks. ``clean=False`` gives the pipeline's form.
-    - A list of one text gives a list of one answer.
-    - A text that cannot be filled is an error that says why.
+    The answers have the pipeline's scores, order and fields. ``README.md`` in this folder lists the differences.
     """
 
     def __call__(
@@ -55,13 +48,15 @@ class FillMask(MaskPredictor):
         Args:
             texts: One text, a list, or an iterator, which is read no further ahead than 32 batches.
             top_k: K, the number of fills for each mask. Default: 5; with targets, all of them in their order.
-            targets: Score only these words: entries of the vocabulary (``"Ġred"``), or text (``" red"``).
+            targets: Score only these words: entries of the vocabulary (``"Ġred"``), or text (``" red"``). A word of
+                several tokens is scored over all of them, where the pipeline takes the first.
             joint: Fill a text's masks so that they fit each other; see `train_loop.inference.joint_fill.fill_jointly`.
             num_beams: The width of ``joint="beam"``.
             batch_size: Number of texts in one forward.
             truncation: Cut a text that is longer than the model, around its masks.
             tokenizer_kwargs: For the tokenizer.
-            clean: Give sequences without special tokens, also of texts with several masks.
+            clean: Give sequences without special tokens, also of texts with several masks, where the pipeline
+                leaves ``<s>`` and ``</s>``.
 
         Returns:
             For one text with one mask, K fills; with several masks, a list of such lists, one for each mask; for a

@@ -76,7 +76,7 @@ class MaskPredictor:
                 gather_in_last_layer(self.objective)
         if dtype is not None:
             model.to(_dtype(dtype))
-        self.tokenizer = tokenizer
+        self.model, self.tokenizer = model, tokenizer
         self.longest = max_positions(model)
         self.vocab_size = model.get_input_embeddings().num_embeddings
         pads = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)
@@ -223,17 +223,17 @@ class MaskPredictor:
     @torch.no_grad()
     def _logits(self, queries: Sequence[Query]) -> Tensor:
         """``[M, V]`` logits in fp32, without dropout, of one batch whose first query is the longest."""
-        model = self.objective.model
+        device = self.model.device
         length = len(queries[0].input_ids)
         rows = [[*ids, *[self._pad] * (length - len(ids))] for ids, _ in queries]
         flat = [number * length + position for number, query in enumerate(queries) for position in query.positions]
         attention_mask = None  # not needed without padding
         if len(queries[-1].input_ids) < length:
             lengths = torch.tensor([len(ids) for ids, _ in queries])
-            attention_mask = (torch.arange(length) < lengths[:, None]).long().to(model.device)
-        with _without_dropout(model):
+            attention_mask = (torch.arange(length) < lengths[:, None]).long().to(device)
+        with _without_dropout(self.model):
             return self.objective.masked_logits(
-                torch.tensor(rows).to(model.device), torch.tensor(flat).to(model.device), attention_mask
+                torch.tensor(rows).to(device), torch.tensor(flat).to(device), attention_mask
             ).float()
 
 

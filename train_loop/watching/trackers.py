@@ -41,7 +41,10 @@ def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[
         return
     folder = Path(config.output_dir)
     run_id = _run_id(folder, is_new=step == 0) if accelerator.is_main_process else ""
-    plain = {name: _plain(value) for name, value in settings.items()}
+    plain = {  # every tracker accepts numbers and text, and some nothing else
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)
+        for name, value in settings.items()
+    }
     options = {
         "tensorboard": {"purge_step": step + 1 if step else 0},
         "wandb": {"id": run_id, "name": folder.name, "resume": "allow", "dir": str(folder)},
@@ -67,11 +70,6 @@ def _run_id(folder: Path, *, is_new: bool) -> str:
     if is_new or not path.exists():
         path.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
     return path.read_text(encoding="utf-8")
-
-
-def _plain(value: Any) -> bool | int | float | str:
-    """A setting in a form that every tracker accepts."""
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, float | str]:

@@ -230,7 +230,7 @@ def test_only_k_values_of_each_mask_leave_the_device(monkeypatch: pytest.MonkeyP
     fill_mask, _ = parts("roberta")
     seen: list[torch.Size] = []
     copied: list[int] = []
-    head = fill_mask.objective.model.lm_head
+    head = fill_mask.model.lm_head
     handle = head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: copied.append(tensor.numel()) or tolist(tensor))
@@ -257,7 +257,7 @@ def test_a_model_in_training_is_asked_without_dropout_and_goes_on_training() -> 
 def test_half_precision_is_chosen_by_name() -> None:
     tokenizer = tokenizer_like("bert")
     fill_mask = FillMask(sharpened(tiny_model("bert")).eval(), tokenizer, device="cpu", dtype="bfloat16")
-    assert fill_mask.objective.model.dtype == torch.bfloat16
+    assert fill_mask.model.dtype == torch.bfloat16
     expected = parts("bert")[0](masked(ONE, tokenizer), top_k=300)
     close = {fill["token"]: fill["score"] for fill in expected}
     for fill in fill_mask(masked(ONE, tokenizer)):
