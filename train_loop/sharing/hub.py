@@ -127,10 +127,6 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
     """
     api = HfApi()
     repo_id, card_file = repository.repo_id, model / CARD
-    if card_file.is_file():  # written when the id may have been unknown
-        card = card_file.read_text(encoding="utf-8").replace(THIS_MODEL, repo_id)
-    else:
-        card = build_card(model, repo_id)
 
     def pull_requests() -> set[str]:
         found = api.get_repo_discussions(repo_id, discussion_type="pull_request")
@@ -141,6 +137,8 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
     def push() -> str:
         if repository.create_pr and (created := pull_requests() - earlier):
             return created.pop()
+        card = card_file.read_text(encoding="utf-8") if card_file.is_file() else build_card(model, repo_id)
+        card = card.replace(THIS_MODEL, repo_id)  # the card may be older than the id
         files = [p for p in sorted(model.iterdir()) if p.is_file() and p.name not in {*_OF_THE_RUN, CARD}]
         additions = [CommitOperationAdd(path.name, str(path)) for path in files]
         commit = api.create_commit(

@@ -196,7 +196,7 @@ def _training(record: RunRecord) -> str:
     if rows := record.having("eval_loss"):
         lines += ["", "| step | epoch | eval loss | perplexity | accuracy |", "|---|---|---|---|---|"]
         every = math.ceil(len(rows) / _MOST_ROWS)
-        kept = [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % every == 0]
+        kept = rows[(len(rows) - 1) % every :: every]  # with the last row
         lines += [f"| {' | '.join(shown(row, name) for name in EVAL_COLUMNS)} |" for row in kept]
     return "\n".join(lines)
 
