@@ -1,5 +1,6 @@
 """Load or train a tokenizer, and turn texts into flat token arrays."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -153,8 +154,8 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
 
         return encode_slowly
 
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # some tokenizer.json files set truncation and padding
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)  # the caller's tokenizer keeps its truncation and padding
+    backend.no_truncation()  # some tokenizer.json files set a truncation and a padding
     backend.no_padding()
 
     def encode(texts: list[str]) -> np.ndarray:
