@@ -1,5 +1,6 @@
 """The wheel as a user installs it: it is complete, and ``mlm`` works beside packages that have our names."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launchers import ROOT, environment, rows
+from tests.launchers import ROOT, environment, rows, tiny_run
 
 _PACKAGES = ("data", "launch", "train_loop")
 _NOT_FOR_USERS = {".md", ".pyc", ".sbatch", ".sh", ".svg"}  # texts and scripts of the repository
@@ -61,9 +62,9 @@ def beside_our_names(installed: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [installed / words[0], *words[1:]],
+            words,
             cwd=project,
-            env=environment(),
+            env={**environment(), "PATH": f"{installed}{os.pathsep}{os.environ['PATH']}"},
             capture_output=True,
             text=True,
             timeout=300,
@@ -104,22 +105,10 @@ def test_mlm_works_where_the_project_has_packages_of_our_names(beside_our_names:
 
 @pytest.mark.slow
 def test_two_processes_of_mlm_work_there_too(
-    beside_our_names: tuple[Path, Command], installed: Path, corpus_file: Path
+    beside_our_names: tuple[Path, Command], corpus_file: Path, cache_dir: str
 ) -> None:
     project, run = beside_our_names
-    shape = ("hidden_size=32", "num_hidden_layers=2", "num_attention_heads=4", "intermediate_size=48")
-    words = (
-        "--dataset",
-        str(corpus_file),
-        "--eval_fraction",
-        "0.2",
-        "--train_tokenizer",
-        "true",
-        "--vocab_size",
-        "300",
-    )
-    words += ("--block_size", "16", "--model_type", "bert", "--max_steps", "2", "--output_dir", "runs/two")
     accelerate = ("python", "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--no_python")
-    said = run(*accelerate, str(installed / "mlm"), "train", *words, "--model_config", *shape).stdout
+    said = run(*accelerate, "mlm", "train", *tiny_run(corpus_file, cache_dir), "--output_dir", "runs/two").stdout
     assert "2 process(es)" in said
-    assert rows(project / "runs" / "two")[-1]["step"] == 2
+    assert rows(project / "runs" / "two")[-1]["step"] == 8
