@@ -16,13 +16,14 @@ class DataConfig:
     """From a source of text to masked batches. Raises ValueError for a value that cannot work.
 
     A setting marked "identity" decides what the next step is: a run does not resume from a checkpoint with another
-    value. One marked "identity of a stream" does so only when streaming.
+    value. One marked "identity of a stream" does so only when streaming. One marked "of the machine" may
+    differ between the machines of a run.
     """
 
-    dataset: str = PYTHON_DOCS
+    dataset: Annotated[str, "of the machine"] = PYTHON_DOCS
     """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .arrow, also .gz and .zst;
     .parquet), or 'python-docs', the embedded corpus."""
-    mixture: dict[str, float] = field(default_factory=dict)
+    mixture: Annotated[dict[str, float], "of the machine"] = field(default_factory=dict)
     """Several sources with their weights, in place of dataset: wiki.jsonl=0.7 books/=0.3."""
     mixture_stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
     """When an epoch of a mixture ends: when the first source runs out, or when all have (shorter ones repeat)."""
@@ -40,7 +41,7 @@ class DataConfig:
     """Branch, tag or commit of a Hub dataset."""
     dataset_split: str = "train"
     """Split to train on; slices such as 'train[:5000]' work."""
-    eval_dataset: str | None = None
+    eval_dataset: Annotated[str | None, "of the machine"] = None
     """Source of the evaluation text. Default: the training dataset."""
     eval_split: str | None = None
     """Split to evaluate on. Default: 'validation' if the evaluation dataset has it, else a held-out part; for a
@@ -53,7 +54,7 @@ class DataConfig:
     text_column: str | None = None
     """Column of the text; a dotted path names a nested one ('answers.text'), unless a column has that very name;
     lists are joined by a space. Default: 'text' or 'answers.text', whichever exists."""
-    tokenizer_name_or_path: str | None = None
+    tokenizer_name_or_path: Annotated[str | None, "of the machine"] = None
     """Hub id or folder of the tokenizer. Default: the model's."""
     train_tokenizer: bool = False
     """Train a byte-level BPE tokenizer on the training text."""
@@ -84,11 +85,11 @@ class DataConfig:
     """Fraction of the chosen tokens that become the mask token."""
     random_replace_prob: Annotated[float, "identity"] = 0.1
     """Fraction of the chosen tokens that become a random token; the rest stay as they are."""
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: Annotated[int, "of the machine"] = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
-    dataloader_timeout: float = 600.0
+    dataloader_timeout: Annotated[float, "of the machine"] = 600.0
     """Seconds to wait for a worker's batch before the run stops with an error."""
-    cache_dir: str = "~/.cache/mlm-train-loop"
+    cache_dir: Annotated[str, "of the machine"] = "~/.cache/mlm-train-loop"
     """Where tokenized blocks and the embedded corpus are kept."""
 
     @property

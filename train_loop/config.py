@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 class ModelConfig:
     """A model by name, or one from scratch by type."""
 
-    model_name_or_path: str | None = None
+    model_name_or_path: Annotated[str | None, "of the machine"] = None
     """Hub id or folder of the model to go on training."""
     model_revision: str | None = None
     """Branch, tag or commit of a Hub model."""
@@ -38,15 +38,14 @@ class ModelConfig:
 class TrainConfig:
     """Masked batches to a trained model. Raises ValueError for a value that cannot work.
 
-    A setting with the mark "identity" makes the next step what it is: a run does not go on from a checkpoint of
-    another value.
+    The marks "identity" and "of the machine" are those of `data.config.DataConfig`.
     """
 
-    output_dir: str = "runs/mlm"
+    output_dir: Annotated[str, "of the machine"] = "runs/mlm"
     """The run's folder: settings, metrics, checkpoints and the final model."""
-    overwrite_output_dir: bool = False
+    overwrite_output_dir: Annotated[bool, "of the machine"] = False
     """Delete the run that output_dir holds, and start anew."""
-    resume_from_checkpoint: str | None = None
+    resume_from_checkpoint: Annotated[str | None, "of the machine"] = None
     """A checkpoint folder, or 'latest': the newest valid one in output_dir, or the start if there is none."""
     seed: Annotated[int, "identity"] = 0
     """Seed of initialisation, order, masks and dropout."""
@@ -138,7 +137,7 @@ class TrainConfig:
     """Let processes exchange gradients in bf16: half the traffic, 8 bits of mantissa."""
     profile_steps: str | None = None
     """Updates to profile, first:last, from 1, for example 10:15; the trace is in the run's folder."""
-    cpu_threads: int | None = None
+    cpu_threads: Annotated[int | None, "of the machine"] = None
     """Threads of a process on CPU. Default: the cores, shared out."""
 
     push_to_hub: bool = False

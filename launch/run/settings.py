@@ -72,6 +72,14 @@ class Settings:
 
         return find("lr_scheduler_type", self.train.lr_scheduler_type, SCHEDULES)
 
+    def find_functions(self) -> None:
+        """Look up all functions that settings name.
+
+        Raises:
+            ValueError: One of them does not exist, or its file cannot be run.
+        """
+        _ = self.build_objective, self.build_optimizers, self.build_schedule
+
     def marked(self, mark: str) -> dict[str, Any]:
         """The settings that have a mark beside their declaration: ``Annotated[int, mark]``."""
         return {
