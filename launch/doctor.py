@@ -30,8 +30,7 @@ _EXTRAS = {
 _WRITTEN = 256_000_000  # bytes
 _PATIENCE = 60.0  # seconds for two processes to meet
 
-Finding = tuple[str, str]
-"""``ok``, ``note`` or ``FAIL``, and a sentence."""
+Finding = tuple[str, str]  # ``ok``, ``note`` or ``FAIL``, and a sentence
 
 
 def main(arguments: list[str]) -> None:

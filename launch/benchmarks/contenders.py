@@ -86,18 +86,18 @@ def this_project(setup: Setup) -> dict[str, float]:
     corpus, model = setup.open()
     config = setup.settings.train
     accelerator = Accelerator(mixed_precision=setup.precision)
-    model.to(accelerator.device)
+    device = accelerator.device
+    model.to(device)
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, config)]
     objective = MaskedLMObjective(model)
     gather_in_last_layer(objective.logits)
-    if accelerator.device.type == "cuda":
+    if device.type == "cuda":
         objective.logits.pad_vocabulary_to = config.pad_vocabulary_to
     if config.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)
     plan = plan_batches(config, corpus.blocks_per_epoch, num_processes=1)
-    world: dict[str, Any] = {"rank": 0, "num_processes": 1, "device": accelerator.device}
-    loader = train_loader(setup.settings, corpus, plan, **world, state={})
+    loader = train_loader(setup.settings, corpus, plan, rank=0, num_processes=1, device=device, state={})
     clock = _Clock(setup)
     for step, batches in enumerate(loader.steps(0, setup.total_steps)):
         train_step(

@@ -98,8 +98,7 @@ def batch_rate(config: DataConfig) -> float:
         settings = Settings(replace(config, cache_dir=folder), ModelConfig(model_type="roberta"), train)
         corpus = open_corpus(settings)
         plan = plan_batches(train, corpus.blocks_per_epoch, num_processes=1)
-        world: dict[str, Any] = {"rank": 0, "num_processes": 1, "device": torch.device("cpu")}
-        loader = train_loader(settings, corpus, plan, **world, state={})
+        loader = train_loader(settings, corpus, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
         for _ in loader.steps(0, _WARM_UP_BATCHES):
             pass
         start = time.perf_counter()

@@ -22,7 +22,6 @@ class RunFolder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Change nothing on the disk."""
         self._settings = settings
         self.path = Path(settings.train.output_dir)
         self._lock: int | None = None  # a file descriptor, open until the process ends

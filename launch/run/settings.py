@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _LIST_OF_SETTINGS = "python -m launch.train --help lists them"
 RECIPES = Path(__file__).parents[1] / "recipes"
+_RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
@@ -156,7 +157,7 @@ def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings
     if unknown:
         fail(f"{unknown[0]!r} is not expected here: every setting is written --name value")
     values = _read_recipe(options.recipe) if options.recipe else {}
-    values |= {name: convert(name, value) for name, value in vars(options).items() if name in HINTS}
+    values |= {name: _convert(name, value) for name, value in vars(options).items() if name in HINTS}
 
     def part(config: Any) -> Any:
         return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
@@ -177,8 +178,7 @@ def _settings_parser(command: Command) -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
     )
-    recipes = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    parser.add_argument("--recipe", metavar="NAME", help=f"A YAML file of settings, or one of: {recipes}.")
+    parser.add_argument("--recipe", metavar="NAME", help=f"A file of settings, or one of: {', '.join(_RECIPE_NAMES)}.")
     for name, keywords in command.options.items():
         parser.add_argument(f"--{name}", **keywords)
     for group, config in GROUPS.items():
@@ -220,8 +220,9 @@ def documentation(config: type) -> dict[str, str]:
 def _read_recipe(name: str) -> dict[str, Any]:
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, [p.stem for p in RECIPES.glob("*.yaml")], n=1)
-        fail(f"recipe={name!r}: there is no such recipe or file" + (f"; did you mean {near[0]!r}?" if near else ""))
+        near = difflib.get_close_matches(name, _RECIPE_NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {', '.join(_RECIPE_NAMES)}"
+        fail(f"recipe={name!r}: there is no such recipe or file; {hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -231,7 +232,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
     for key in values:
         if key not in HINTS:
             fail(f"{path}: {_unknown(str(key), HINTS)}")
-    return {key: convert(key, value) for key, value in values.items()}
+    return {key: _convert(key, value) for key, value in values.items()}
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -239,7 +240,7 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else f"; {_LIST_OF_SETTINGS}")
 
 
-def convert(name: str, value: Any) -> Any:
+def _convert(name: str, value: Any) -> Any:
     """A value from YAML or from the command line, in the type of its setting; another value is a user error."""
     kind, choices = _kind(HINTS[name])
     if value is None or str(value).lower() in ("none", "null"):
