@@ -84,15 +84,14 @@ class _Source:
         self._rest = np.zeros(0, dtype=np.uint32)
         self._num_given = 0  # of the blocks of the texts at the cursor
         if state:
-            part, position, self._num_given = state[f"{number}/cursor"].tolist()
-            self._cursor = Cursor(part, None if position < 0 else position)
+            *cursor, self._num_given = state[f"{number}/cursor"].tolist()
+            self._cursor = Cursor(*cursor)
             self._rest = state[f"{number}/rest"]
         self.bad_rows = 0
 
     def state(self) -> Arrays:
         """The position after the last block, as arrays."""
-        part, position = self._cursor
-        cursor = np.array([part, -1 if position is None else position, self._num_given], dtype=np.int64)
+        cursor = np.array([*self._cursor, self._num_given], dtype=np.int64)
         return {f"{self._number}/cursor": cursor, f"{self._number}/rest": self._rest}
 
     def blocks(self) -> Iterator[np.ndarray]:

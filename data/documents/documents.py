@@ -30,7 +30,7 @@ class Cursor(NamedTuple):
     """Where a logical stream of documents continues: the number of its range, and the position there."""
 
     part: int = 0
-    position: int | None = None
+    position: int = -1  # the start of the range
 
 
 START = Cursor()
@@ -125,11 +125,10 @@ class Documents:
     def _rows(self, num_streams: int, stream: int, cursor: Cursor) -> Iterator[tuple[Range, Row, Cursor]]:
         """Yield range, row, and the cursor after it."""
         for number, part in enumerate(self.rows.ranges(num_streams, stream)):
-            if number >= cursor.part:
-                start = part.begin if number > cursor.part or cursor.position is None else cursor.position
-                if start < part.end:
-                    for row in self.rows.read(part, start, self.text_column):
-                        yield part, row, Cursor(number, row.position)
+            start = max(part.begin, cursor.position) if number == cursor.part else part.begin
+            if number >= cursor.part and start < part.end:
+                for row in self.rows.read(part, start, self.text_column):
+                    yield part, row, Cursor(number, row.position)
 
     def _bad(self, part: Range, row: Row, text: str | None) -> None:
         if self.skips_bad_rows:  # without the line's number, which is found by reading the file up to the line

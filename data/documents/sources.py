@@ -68,7 +68,7 @@ def open_rows(
     Args:
         source: The source.
         split: A split such as ``train``, or a part such as ``train[:5000]``.
-        config: Names the configuration and revision of a Hub dataset.
+        config: The settings.
         is_endless: Whether the rows are streamed again and again, as in training. Such a split has no slice.
 
     Raises:
@@ -201,8 +201,7 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
                 f"one, or train on all of them by a glob such as '{Path(name) / '*'}{PurePosixPath(path).suffix}'"
             )
     _warn(name, taken, paths)
-    order = dict.fromkeys(("train", "validation", "test", *taken))
-    return {split: [str(folder / path) for path in taken[split]] for split in order if split in taken}
+    return {split: [str(folder / path) for path in files] for split, files in taken.items()}
 
 
 def _warn(name: str, splits: dict[str, list[str]], paths: list[str]) -> None:
