@@ -126,45 +126,42 @@ def load(
     dataset: MicroBatches, plans: Iterator[Plan], device: torch.device, config: DataConfig
 ) -> Iterator[MaskedBatch]:
     """Yield the batches of some plans on the device, prepared by workers if the settings ask for them."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,  # an item is a micro-batch already
-        sampler=plans,
-        pin_memory=device.type == "cuda",
-        **worker_options(config),
-    )
-    with items_of(loader) as batches:
+    with items_of(dataset, config, sampler=plans, pin_memory=device.type == "cuda") as batches:
         for batch in batches:
             yield batch.to(device)
 
 
 @contextmanager
-def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """The items of a loader, for a ``with`` block that ends its workers. An item that is a DataError is raised.
+def items_of(dataset: Dataset[Any], config: DataConfig, **options: Any) -> Iterator[Iterator[Any]]:
+    """The items of a dataset from a DataLoader, for a ``with`` block that ends its workers. A DataError is raised.
 
     The garbage collector would end the workers too late: an error's traceback keeps them alive, and they ignore the
     SIGTERM that Python sends at its exit.
     """
-
-    def raising(items: Iterator[Any]) -> Iterator[Any]:
-        for item in items:
-            if isinstance(item, DataError):
-                raise item
-            yield item
-
-    items = iter(loader)
+    num_workers = config.dataloader_num_workers
+    items = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,  # an item is a whole micro-batch or chunk
+            collate_fn=_unchanged,
+            num_workers=num_workers,
+            timeout=config.dataloader_timeout if num_workers else 0,
+            worker_init_fn=leave_signals_to_the_trainer,
+            **options,
+        )
+    )
     try:
-        yield raising(items)
+        yield map(_raised, items)
     finally:
-        if loader.num_workers > 0:
+        if num_workers > 0:
             items._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def worker_options(config: DataConfig) -> dict[str, Any]:
-    """The options of a DataLoader that follow from the settings."""
-    num_workers = config.dataloader_num_workers
-    return {
-        "num_workers": num_workers,
-        "timeout": config.dataloader_timeout if num_workers else 0,
-        "worker_init_fn": leave_signals_to_the_trainer,
-    }
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _raised(item: Any) -> Any:
+    if isinstance(item, DataError):
+        raise item
+    return item

@@ -20,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from data.batch import MaskedBatch
 from data.batches.chunks import Arrays, Chunk, Chunks, StreamCorpus
 from data.batches.collator import Collator
 from data.batches.hashing import hash64, key64
-from data.batches.loader import items_of, worker_options
+from data.batches.loader import items_of
 
 _DRAWS_AT_ONCE = 1024
 
@@ -143,8 +142,7 @@ class StreamLoader:
         Raises:
             DataError: The text cannot be read, or a user's function returns another form than it must.
         """
-        loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
-        with items_of(loader) as items:
+        with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):
                 first = step * self._global_batch_size
                 streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
@@ -180,7 +178,3 @@ class StreamLoader:
     def state(self) -> Arrays:
         """The positions of this process's streams after the last update that was taken: ``{"stream/name": array}``."""
         return {f"{s}/{name}": array for s, buffer in self._buffers.items() for name, array in buffer.state().items()}
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
