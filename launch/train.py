@@ -16,7 +16,7 @@ COMMAND = Command(
 
 
 def main(arguments: list[str]) -> None:
-    """Train, and exit as `launch.run.training.run_training` says."""
+    """Train a model with the settings that are given."""
     settings, options = parse_settings(arguments, COMMAND)
     from launch.run.training import run_training  # imports torch, which takes seconds: a wrong setting is told before
 
