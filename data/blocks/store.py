@@ -245,8 +245,8 @@ def _write(
             writer.append(blocks)
             if len(writer.lengths) == max_blocks:
                 break
-        if len(rest) and (config.last_block == "pad" or config.grouping == "pack"):
-            writer.append([rest])
+        if config.last_block == "pad" or config.grouping == "pack":  # the rest of a user's grouping may be long
+            writer.append([rest[i : i + config.block_size] for i in range(0, len(rest), config.block_size)])
         sha256 = writer.close(folder / "lengths.npy", config.block_size)
     num_blocks, kept = len(writer.lengths), sum(writer.lengths)
     counts = BlockCounts(
