@@ -41,6 +41,15 @@ def test_it_makes_what_training_then_finds(
     assert _files(tmp_path / "cache") == made
 
 
+def test_a_cache_in_the_home_folder(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main([*words, "--cache_dir", "~/at_home"])
+    assert f"where    {tmp_path / 'at_home'}\n" in capsys.readouterr().out
+    assert len(list((tmp_path / "at_home" / "blocks").glob("*/blocks.json"))) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
