@@ -32,6 +32,22 @@ class MaskedBatch:
     block_ids: torch.Tensor
     position_ids: torch.Tensor | None = None
 
+    @classmethod
+    def of_zeros(
+        cls,
+        num_blocks: int,
+        length: int,
+        *,
+        num_masked: int,
+        device: torch.device,
+        has_attention_mask: bool = False,
+    ) -> "MaskedBatch":
+        """A batch to try a model with: tokens 0, the first M of which are masked."""
+        input_ids = torch.zeros(num_blocks, length, dtype=torch.long, device=device)
+        positions = torch.arange(num_masked, device=device)
+        mask = torch.ones_like(input_ids) if has_attention_mask else None
+        return cls(input_ids, positions, torch.zeros_like(positions), mask, torch.zeros(num_blocks, dtype=torch.long))
+
     @property
     def num_masked(self) -> int:
         """M."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal
 
-from data.batches.masking import MASK_RATES, MASKINGS, Choose, MaskRate, needs_words
-from data.blocks.grouping import GROUPINGS, Grouping
+from data.batches.masking import MASK_RATES, MASKINGS, Choose, MaskRate, check_choice, check_replacement, needs_words
+from data.blocks.grouping import GROUPINGS, Grouping, check_grouped
 from data.functions import find
 
 PYTHON_DOCS = "python-docs"
@@ -15,46 +15,46 @@ PYTHON_DOCS = "python-docs"
 class DataConfig:
     """From a source of text to masked batches. Raises ValueError for a value that cannot work.
 
-    A setting with the mark "identity" makes the next step what it is: a run does not go on from a checkpoint of
-    another value. Those with "identity of a stream" do so when streaming only.
+    A setting marked "identity" decides what the next step is: a run does not resume from a checkpoint with another
+    value. One marked "identity of a stream" does so only when streaming. One marked "of the machine" may
+    differ between the machines of a run.
     """
 
-    dataset: str = PYTHON_DOCS
+    dataset: Annotated[str, "of the machine"] = PYTHON_DOCS
     """A Hub dataset id, a local file, folder or glob (.txt .jsonl .json .csv .tsv .arrow, also .gz and .zst;
     .parquet), or 'python-docs', the embedded corpus."""
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Several sources with their weights, instead of dataset: wiki.jsonl=0.7 books/=0.3."""
+    mixture: Annotated[dict[str, float], "of the machine"] = field(default_factory=dict)
+    """Several sources with their weights, in place of dataset: wiki.jsonl=0.7 books/=0.3."""
     mixture_stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
-    """Where an epoch of a mixture ends: when the first source has run out, or when all have, the others repeated."""
+    """When an epoch of a mixture ends: when the first source runs out, or when all have (shorter ones repeat)."""
     streaming: Annotated[bool, "identity"] = False
     """Read while training, with no pass over the text before the first step; needs max_steps."""
     num_streams: Annotated[int, "identity of a stream"] = 16
     """Logical streams that a streamed source is divided into; at least as many as processes."""
     shuffle_buffer_size: Annotated[int, "identity of a stream"] = 10000
-    """Blocks that streaming draws from, over all streams."""
+    """Blocks in the buffers from which streaming draws at random, over all streams."""
     on_bad_row: Literal["stop", "skip"] = "stop"
-    """What to do with a row that cannot be read or holds no text: stop, or pass over it and count it."""
+    """What to do with a row that cannot be read or holds no text: stop, or skip it and count it."""
     dataset_config: str | None = None
     """Configuration name of a Hub dataset."""
     dataset_revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     dataset_split: str = "train"
     """Split to train on; slices such as 'train[:5000]' work."""
-    eval_dataset: str | None = None
-    """Where evaluation text comes from. Default: the training dataset."""
+    eval_dataset: Annotated[str | None, "of the machine"] = None
+    """Source of the evaluation text. Default: the training dataset."""
     eval_split: str | None = None
-    """Split to evaluate on. Default: 'validation' where the evaluation dataset has it, else, and of a mixture
-    always, a held-out part."""
+    """Split to evaluate on. Default: 'validation' if the evaluation dataset has it, else a held-out part; for a
+    mixture always a held-out part."""
     eval_fraction: float | None = None
     """Fraction of the training documents to hold out for evaluation, chosen by a hash of their text. Default:
-    0.05 where there is no evaluation split."""
+    0.05 if there is no evaluation split."""
     max_eval_blocks: int | None = None
-    """Evaluate on the first so many blocks. Default: all; 1,000 when streaming."""
+    """Evaluate on at most this many blocks, the first ones. Default: all; 1,000 when streaming."""
     text_column: str | None = None
-    """Column of the text; a dotted path for a nested one ('answers.text'), unless a column has that very name;
-    lists are joined by a space.
-    Default: 'text' or 'answers.text', whichever there is."""
-    tokenizer_name_or_path: str | None = None
+    """Column of the text; a dotted path names a nested one ('answers.text'), unless a column has that very name;
+    lists are joined by a space. Default: 'text' or 'answers.text', whichever exists."""
+    tokenizer_name_or_path: Annotated[str | None, "of the machine"] = None
     """Hub id or folder of the tokenizer. Default: the model's."""
     train_tokenizer: bool = False
     """Train a byte-level BPE tokenizer on the training text."""
@@ -66,52 +66,52 @@ class DataConfig:
     """How texts become blocks: concatenate (all texts end to end, cut), line_by_line (one text a block, padded) or
     pack (whole texts side by side, padded); a text that is longer than a block is cut. Or path/to/file.py:name."""
     document_attention: Annotated[bool, "identity"] = False
-    """Let a token attend to its own document alone, and count positions from each document's start."""
+    """Let a token attend to its own document only, and count positions from the start of each document."""
     last_block: Literal["drop", "pad"] = "drop"
     """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
     masking: Annotated[str, "identity"] = "token"
     """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (the same share of each
-    block); or path/to/file.py:name. Evaluation always chooses tokens, so that it can be compared."""
+    block); or path/to/file.py:name. Evaluation always chooses tokens, so that runs can be compared."""
     mlm_probability: Annotated[float, "identity"] = 0.15
     """Probability that a token is chosen to be predicted."""
     mlm_probability_schedule: Annotated[str, "identity"] = "constant"
-    """How the probability goes from mlm_probability to mlm_probability_end over the run: constant, linear, cosine
+    """How the probability moves from mlm_probability to mlm_probability_end over the run: constant, linear, cosine
     or path/to/file.py:name."""
     mlm_probability_end: Annotated[float | None, "identity"] = None
     """Probability at the end of the run."""
     eval_mlm_probability: float | None = None
-    """The same for evaluation, where it should not follow mlm_probability."""
+    """Probability in evaluation. Default: mlm_probability."""
     mask_replace_prob: Annotated[float, "identity"] = 0.8
     """Fraction of the chosen tokens that become the mask token."""
     random_replace_prob: Annotated[float, "identity"] = 0.1
     """Fraction of the chosen tokens that become a random token; the rest stay as they are."""
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: Annotated[int, "of the machine"] = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
-    dataloader_timeout: float = 600.0
-    """Seconds to wait for a worker's batch before the run is given up."""
-    cache_dir: str = "~/.cache/mlm-train-loop"
+    dataloader_timeout: Annotated[float, "of the machine"] = 600.0
+    """Seconds to wait for a worker's batch before the run stops with an error."""
+    cache_dir: Annotated[str, "of the machine"] = "~/.cache/mlm-train-loop"
     """Where tokenized blocks and the embedded corpus are kept."""
 
     @property
     def needs_words(self) -> bool:
-        """Whether the masking has to know where words begin."""
+        """Whether the masking needs to know where words begin."""
         return needs_words(self.choose)
 
-    # Found once, so that all of a run goes by the same content of a user's file.
+    # Cached, so that a run uses one content of a user's file throughout.
 
     @cached_property
     def choose(self) -> Choose:
-        """What ``masking`` names."""
-        return find("masking", self.masking, MASKINGS)
+        """The function that ``masking`` names."""
+        return find("masking", self.masking, MASKINGS, check_choice)
 
     @cached_property
     def group(self) -> Grouping:
-        """What ``grouping`` names."""
-        return find("grouping", self.grouping, GROUPINGS)
+        """The function that ``grouping`` names."""
+        return find("grouping", self.grouping, GROUPINGS, check_grouped)
 
     @cached_property
     def mask_rate(self) -> MaskRate:
-        """What ``mlm_probability_schedule`` names."""
+        """The function that ``mlm_probability_schedule`` names."""
         return find("mlm_probability_schedule", self.mlm_probability_schedule, MASK_RATES)
 
     def __post_init__(self) -> None:
@@ -122,9 +122,7 @@ class DataConfig:
         for name in ("mlm_probability", "mlm_probability_end", "eval_mlm_probability", "eval_fraction"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ValueError(f"{name}={value} must be between 0 and 1, both excluded")
-        for name in ("mask_replace_prob", "random_replace_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
+        check_replacement(self.mask_replace_prob, self.random_replace_prob)
         least = {"num_streams": 1, "shuffle_buffer_size": 1, "max_eval_blocks": 1, "dataloader_num_workers": 0}
         for name, smallest in {**least, "block_size": 2}.items():
             if (value := getattr(self, name)) is not None and value < smallest:
@@ -136,11 +134,6 @@ class DataConfig:
             raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
 
     def _check_combinations(self) -> None:
-        if self.mask_replace_prob + self.random_replace_prob > 1 + 1e-9:
-            raise ValueError(
-                f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
-                "add up to more than 1: lower one of them"
-            )
         _ = self.choose, self.group, self.mask_rate
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(

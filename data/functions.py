@@ -1,4 +1,4 @@
-"""A function by its name, or from a file of the user's own: ``path/to/file.py:name``."""
+"""A function by its name, or from a file of the user: ``path/to/file.py:name``."""
 
 import difflib
 import hashlib
@@ -10,10 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 F = TypeVar("F", bound=Callable[..., Any])
+# (setting and value, result, *arguments) -> None: raises DataError for a result that is not as the setting needs it.
+Check = Callable[..., None]
 
 
-def find(setting: str, name: str, registry: Mapping[str, F]) -> F:
+def find(setting: str, name: str, registry: Mapping[str, F], check: Check | None = None) -> F:
     """The function that a setting names.
 
     A path is for the command line and recipes alone: no file is run because a checkpoint or a repository names it.
@@ -21,6 +25,8 @@ def find(setting: str, name: str, registry: Mapping[str, F]) -> F:
     Args:
         setting: For messages.
         name: A name in ``registry``, or ``path/to/file.py:name``; the function is then an `OwnFunction`.
+        registry: The functions that have names.
+        check: For the results of an `OwnFunction`.
 
     Raises:
         ValueError: There is no such name or file, or the file cannot be run.
@@ -31,52 +37,66 @@ def find(setting: str, name: str, registry: Mapping[str, F]) -> F:
             source = Path(path).expanduser().read_bytes()
         except OSError as error:
             raise ValueError(f"{setting}={name!r}: {path} cannot be read: {error.strerror}") from error
-        return cast(F, OwnFunction(setting, path, attribute, source))
+        return cast(F, OwnFunction(setting, path, attribute, source, check))
     if name in registry:
         return registry[name]
-    near = difflib.get_close_matches(name, registry, n=1)
-    raise ValueError(
-        f"{setting}={name!r} must be one of: {', '.join(registry)}, or path/to/file.py:name"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-    )
+    choices = f"{', '.join(registry)}, or path/to/file.py:name"
+    raise ValueError(f"{setting}={name!r} must be one of: {choices}{_did_you_mean(name, registry)}")
 
 
 class OwnFunction:
-    """A function from a user's file. It has the function's attributes.
+    """A function from a user's file, with the attributes of that function.
 
-    It takes the file's content along when it is pickled, so that a spawned worker runs what the run began with,
-    whatever has become of the file.
+    When pickled it takes the file's content along, so that a spawned worker runs the same code as the run, even if
+    the file has changed since.
 
     Attributes:
-        sha256: Of the file; what the file imports is not in it.
+        sha256: Of the file, without what the file imports.
     """
 
-    def __init__(self, setting: str, path: str, name: str, source: bytes) -> None:
-        self._arguments = (setting, path, name, source)
+    def __init__(self, setting: str, path: str, name: str, source: bytes, check: Check | None) -> None:
+        self._arguments = (setting, path, name, source, check)
         self.sha256 = hashlib.sha256(source).hexdigest()
-        where = f"{setting}={f'{path}:{name}'!r}"
+        self._where = f"{setting}={f'{path}:{name}'!r}"
+        self._check = check
         try:
             names = _run(path, source)
         except (Exception, SystemExit) as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
             at = f", line {lines[-1]}" if lines else ""
-            raise ValueError(f"{where}: {path}{at}: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{self._where}: {path}{at}: {type(error).__name__}: {error}") from error
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise ValueError(f"{where}: {path} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(f"{self._where}: {path} has no {name!r}{_did_you_mean(name, names)}")
         self._function = names[name]
         if not callable(self._function):
-            raise ValueError(f"{where}: {name} is no function, its type is {type(self._function).__name__}")
+            raise ValueError(f"{self._where}: {name} is not a function, its type is {type(self._function).__name__}")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        return self._function(*args, **kwargs)
+    def __call__(self, *args: Any) -> Any:
+        """Call the function and check its result."""
+        result = self._function(*args)
+        if self._check is not None:
+            self._check(self._where, result, *args)
+        return result
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, bytes]]:
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), self._arguments
+
+
+def described(value: Any) -> str:
+    """The type and shape of a result, for messages: ``(int64[3], float64[2, 4])``."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(described, value))})"
+    return type(value).__name__
+
+
+def _did_you_mean(name: str, names: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @lru_cache

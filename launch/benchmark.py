@@ -1,24 +1,87 @@
 """Measure this project beside what people use today: ``python -m launch.benchmark data|train|fill_mask``."""
 
+import argparse
 import importlib
 import sys
+from typing import Any
 
-from launch.benchmarks.options import add_parsers, check
-from launch.run.settings import OneLineParser
-from launch.terminal.texts import run_or_fail
+from data.config import DataConfig
+from launch.run.settings import OneLineParser, one_line_errors
+from train_loop.config import ModelConfig
+
+_DISTILROBERTA = {"vocab_size": 50265, "num_hidden_layers": 6, "max_position_embeddings": 514, "type_vocab_size": 1}
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Run a benchmark; exit 2 with one line for a user error."""
+    """Run a benchmark and print its report."""
+    options = _parser().parse_args(arguments)
+    for name in ("repeats", "copies", "length", "batch", "steps", "warm_up", "texts"):
+        if getattr(options, name, 1) < 1:
+            raise ValueError(f"{name}={getattr(options, name)} must be 1 or more")
+    if hasattr(options, "model_type"):
+        options.model = _model_config(options)
+        options.tokenizer_name_or_path = options.tokenizer_name_or_path or options.model_name_or_path
+    importlib.import_module(f"launch.benchmarks.{options.name}").run(options)  # imports torch
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="python -m launch.benchmark", description=__doc__)
-    add_parsers(parser.add_subparsers(required=True, metavar="BENCHMARK", dest="name"))
-    options = parser.parse_args(arguments)
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK", dest="name")
+    data = commands.add_parser("data", help="tokenizing, grouping and masking beside the Hugging Face guide")
+    _add_text_options(data)
+    train = commands.add_parser("train", help="updates beside Trainer and a plain Accelerate loop")
+    _add_text_options(train)
+    _add_model_options(train)
+    train.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, which is fp32.")
+    _add_counts(train, batch=(16, "Blocks in a batch."), steps=(8, "Updates timed."), warm_up=(2, "Updates before."))
+    train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
+    fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
+    _add_text_options(fill_mask)
+    _add_model_options(fill_mask)
+    _add_counts(fill_mask, texts=(1000, "Sentences."))
+    fill_mask.set_defaults(copies=1, repeats=3)
+    return parser
 
-    def run() -> None:
-        check(options)
-        importlib.import_module(f"launch.benchmarks.{options.name}").run(options)  # imports torch
 
-    run_or_fail(run)
+def _add_counts(parser: argparse.ArgumentParser, **counts: tuple[int, str]) -> None:
+    for name, (default, text) in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} Default: %(default)s.")
+
+
+def _add_text_options(parser: argparse.ArgumentParser) -> None:
+    run = DataConfig()
+    parser.add_argument("--dataset", default=run.dataset, metavar="SOURCE", help="As in a run. Default: %(default)s.")
+    parser.add_argument("--text_column", metavar="COLUMN", help="As in a run.")
+    parser.add_argument("--tokenizer_name_or_path", metavar="NAME", help="Default: one is trained on the text.")
+    parser.add_argument("--cache_dir", default=run.cache_dir, metavar="FOLDER", help="As in a run.")
+    _add_counts(
+        parser,
+        vocab_size=(run.vocab_size, "Of a tokenizer that is trained."),
+        copies=(2, "How many times the text is repeated."),
+        length=(128, "Tokens in a block."),
+        repeats=(5, "Rounds."),
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
+    parser.add_argument("--model_type", default="roberta", metavar="TYPE", help="Random weights. Default: roberta.")
+    shape = "Changes to the model's configuration. Default: DistilRoBERTa's for roberta."
+    parser.add_argument("--shape", nargs="+", default=[], metavar="KEY=N", help=shape)
+
+
+def _model_config(options: argparse.Namespace) -> ModelConfig:
+    if options.model_name_or_path:
+        return ModelConfig(model_name_or_path=options.model_name_or_path)
+    shape: dict[str, Any] = dict(_DISTILROBERTA) if options.model_type == "roberta" else {}
+    for pair in options.shape:
+        name, _, value = pair.partition("=")
+        if not value.isdigit():
+            raise ValueError(f"shape {pair!r} must be written NAME=NUMBER, for example hidden_size=256")
+        shape[name] = int(value)
+    return ModelConfig(model_type=options.model_type, model_config=shape)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ python -m launch.doctor
 python -m launch.doctor --output_dir /data/runs
 """
 
-import argparse
-import importlib.metadata
 import importlib.util
 import multiprocessing
 import os
@@ -17,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from launch.run.settings import OneLineParser
 
-_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub", "safetensors")
 _EXTRAS = {
     "tensorboard": "--report_to tensorboard",
     "wandb": "--report_to wandb",
@@ -30,45 +29,41 @@ _EXTRAS = {
 _WRITTEN = 256_000_000  # bytes
 _PATIENCE = 60.0  # seconds for two processes to meet
 
-Finding = tuple[str, str]
-"""``ok``, ``note`` or ``FAIL``, and a sentence."""
+Finding = tuple[str, str]  # ``ok``, ``note`` or ``FAIL``, and a sentence
 
 
 def main(arguments: list[str]) -> None:
-    """Print a line for each check; exit 1 if training cannot work."""
-    parser = OneLineParser(
-        prog="python -m launch.doctor", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Print a line for each finding; exit 1 if training cannot work."""
+    parser = OneLineParser(prog="python -m launch.doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
-    options = parser.parse_args(arguments)
+    folder = Path(parser.parse_args(arguments).output_dir)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": _versions,
         "devices": _devices,
         "processes": _processes,
         "compiler": _compiler,
         "memory": _memory,
-        "disk": lambda: _disk(Path(options.output_dir)),
+        "disk": lambda: _disk(folder),
         "hub": _hub,
         "extras": _extras,
     }
     failed = False
     for name, check in checks.items():
-        for verdict, text in _tried(check):
+        try:
+            findings = list(check())
+        except Exception as error:  # any error is a finding
+            findings = [("FAIL", f"{type(error).__name__}: {' '.join(str(error).split())}")]
+        for verdict, text in findings:
             print(f"{verdict:5} {name:10} {text}", flush=True)
             failed = failed or verdict == "FAIL"
     sys.exit(int(failed))
 
 
-def _tried(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    try:
-        return list(check())
-    except Exception as error:  # any error is a result of the check
-        return [("FAIL", f"{type(error).__name__}: {' '.join(str(error).split())}")]
-
-
 def _versions() -> Iterator[Finding]:
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
-    yield "ok", f"Python {platform.python_version()}, {', '.join(versions)}"
+    from launch.run.environment import versions
+
+    shown = ", ".join(f"{name} {version}" for name, version in versions().items())
+    yield "ok", f"Python {platform.python_version()}, {shown}"
 
 
 def _devices() -> Iterator[Finding]:
@@ -77,9 +72,9 @@ def _devices() -> Iterator[Finding]:
     from data.cores import available_cores
     from train_loop.speed.flops import matmul_rate
 
-    cpu = torch.device("cpu")
     torch.set_num_threads(available_cores())
-    yield "ok", f"CPU, {available_cores()} cores, {matmul_rate(cpu, 'no') / 1e9:,.0f} GFLOP/s in fp32"
+    rate = matmul_rate(torch.device("cpu"), "no") / 1e9
+    yield "ok", f"CPU, {available_cores()} cores, {rate:,.0f} GFLOP/s in fp32"
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
@@ -132,15 +127,12 @@ def _compiler() -> Iterator[Finding]:
 
     try:
         check_compiler()
+        yield "ok", "a C++ compiler, for --torch_compile"
     except ValueError as error:
         yield "note", str(error)
-    else:
-        yield "ok", "a C++ compiler, for --torch_compile"
 
 
 def _memory() -> Iterator[Finding]:
-    import psutil
-
     memory = psutil.virtual_memory()
     yield "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
 
@@ -184,9 +176,10 @@ def _hub() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for name, use in _EXTRAS.items():
-        there = importlib.util.find_spec(name) is not None
-        package = name.replace("_", "-")
-        yield ("ok", f"{name}, for {use}") if there else ("note", f"no {name}, for {use}: pip install {package}")
+        if importlib.util.find_spec(name) is not None:
+            yield "ok", f"{name}, for {use}"
+        else:
+            yield "note", f"no {name}, for {use}: pip install {name.replace('_', '-')}"
 
 
 if __name__ == "__main__":

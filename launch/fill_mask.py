@@ -5,28 +5,21 @@ python -m launch.fill_mask --model DIR_OR_ID --file texts.jsonl > fills.jsonl
 python -m launch.fill_mask --model DIR_OR_ID          # asks for texts
 """
 
-import argparse
+import itertools
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator
 
-from launch.run.settings import OneLineParser
+from launch.run.settings import OneLineParser, one_line_errors
 from launch.terminal.tables import print_fills
-from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, run_or_fail, target_words
+from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, target_words
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Print the fills of each mask; exit 2 with one line for a user error."""
-    options = _parser().parse_args(arguments)
-    run_or_fail(lambda: _run(options))
-
-
-def _parser() -> argparse.ArgumentParser:
+    """Print the fills of each mask."""
     parser = OneLineParser(
         prog="python -m launch.fill_mask",
         description=f"{__doc__}\n<mask> and [MASK] both stand for the model's own mask token.",
-        formatter_class=argparse.RawTextHelpFormatter,
     )
     add_text_options(parser)
     parser.add_argument("--top_k", type=int, metavar="K", help="fills for each mask (default: 5; all targets)")
@@ -39,10 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num_beams", type=int, default=10, metavar="N", help="kept by --joint beam (default: 10)")
     parser.add_argument("--truncation", action="store_true", help="cut a text that is too long around its masks")
-    return parser
-
-
-def _run(options: argparse.Namespace) -> None:
+    options = parser.parse_args(arguments)
     texts = open_texts(options)
     from transformers.utils import logging
 
@@ -50,8 +40,7 @@ def _run(options: argparse.Namespace) -> None:
 
     logging.disable_progress_bar()
     fill_mask = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
-    names = ("top_k", "joint", "num_beams", "batch_size", "truncation")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {name: getattr(options, name) for name in ("top_k", "joint", "num_beams", "batch_size", "truncation")}
     settings["targets"] = target_words(options.targets, fill_mask.tokenizer) if options.targets else None
     if not options.texts and options.file is None and sys.stdin.isatty():
         from launch.terminal.prompt import prompt
@@ -59,15 +48,8 @@ def _run(options: argparse.Namespace) -> None:
         prompt(fill_mask, settings)
         return
     mask_token = str(fill_mask.tokenizer.mask_token)
-    waiting: deque[str] = deque()  # read ahead, not yet answered
-
-    def masked() -> Iterator[str]:
-        for text in texts:
-            waiting.append(own_mask(text, mask_token))
-            yield waiting[-1]
-
-    for fills in fill_mask(masked(), **settings):
-        text = waiting.popleft()
+    asked, shown = itertools.tee(own_mask(text, mask_token) for text in texts)
+    for fills, text in zip(fill_mask(asked, **settings), shown, strict=True):
         if as_json(options):
             print(json.dumps(fills, ensure_ascii=False))
         else:

@@ -6,17 +6,9 @@ import sys
 
 from launch.run.settings import fail
 
-COMMANDS = {  # word -> module of launch, in the order in which a new user meets them
-    "doctor": "doctor",
-    "prepare": "prepare",
-    "show-batch": "show_batch",
-    "train": "train",
-    "report": "report",
-    "fill": "fill_mask",
-    "score": "score",
-    "publish": "publish",
-    "benchmark": "benchmark",
-}
+# In the order in which a new user meets them.
+_MODULES = ("doctor", "prepare", "show_batch", "train", "report", "fill_mask", "score", "publish", "benchmark")
+COMMANDS = {module.removesuffix("_mask").replace("_", "-"): module for module in _MODULES}  # word -> module of launch
 
 
 def main() -> None:
@@ -25,19 +17,14 @@ def main() -> None:
     if word in ("-h", "--help"):
         print("usage: mlm COMMAND ...\n\ncommands (mlm COMMAND --help tells more):")
         for name, module in COMMANDS.items():
-            print(f"  {name:<12}{_title(module)}")
+            title, *_ = str(importlib.import_module(f"launch.{module}").__doc__).splitlines()
+            print(f"  {name:<12}{title.partition(': ``')[0].rstrip('.')}")  # without the example that may follow
         return
     name = word.replace("_", "-")
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         fail(f"unknown command {word!r}; " + (f"did you mean {near[0]}?" if near else f"one of: {', '.join(COMMANDS)}"))
     importlib.import_module(f"launch.{COMMANDS[name]}").main(others)
-
-
-def _title(module: str) -> str:
-    """The first line of a command's docstring, without the example that may follow it."""
-    text = importlib.import_module(f"launch.{module}").__doc__ or ""
-    return text.splitlines()[0].partition(": ``")[0].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Prepare a run's text without training: ``python -m launch.prepare --recipe quickstart``."""
 
 import sys
+from pathlib import Path
 
-from launch.run.settings import Command, Settings, parse_settings
-from launch.terminal.texts import run_or_fail
+from launch.run.settings import Command, one_line_errors, parse_settings
 
 COMMAND = Command(
     prog="python -m launch.prepare",
@@ -12,19 +12,16 @@ COMMAND = Command(
 )
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Make the corpus and print where it is; exit 2 with one line for a user error."""
+    """Make the corpus and print where it is."""
     settings, _ = parse_settings(arguments, COMMAND)
-    run_or_fail(lambda: _prepare(settings))
-
-
-def _prepare(settings: Settings) -> None:
-    from launch.run.corpus import open_corpus, print_corpus  # see launch.train
+    from launch.run.corpus import open_corpus, print_corpus  # imports torch
 
     corpus = open_corpus(settings)
     print_corpus(corpus)
     print(f"tokens   {len(corpus.tokenizer):,} in the vocabulary")
-    print(f"where    {corpus.config.cache_dir}")
+    print(f"where    {Path(settings.data.cache_dir).expanduser()}")
 
 
 if __name__ == "__main__":

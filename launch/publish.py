@@ -4,73 +4,54 @@ python -m launch.publish --model runs/mine/model --repo_id user/name
 python -m launch.publish export --model runs/mine/model --format onnx --output mine-onnx
 """
 
-import argparse
 import logging
 import sys
 import warnings
 from pathlib import Path
 
-from launch.run.settings import OneLineParser, fail
-from launch.terminal.texts import run_or_fail
+from launch.run.settings import OneLineParser, fail, one_line_errors
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Push a model's folder, or export it; exit 2 with one line for a user error, and 3 if the Hub refuses the push."""
+    """Push a model's folder, or export it; exit code 3 if the Hub refuses the push."""
     if arguments[:1] == ["export"]:
-        export_options = _export_parser().parse_args(arguments[1:])
-        run_or_fail(lambda: _export(export_options))
+        _export(arguments[1:])
     else:
-        options = _push_parser().parse_args(arguments)
-        run_or_fail(lambda: _push(options))
+        _push(arguments)
 
 
-def _push_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="python -m launch.publish", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def _push(arguments: list[str]) -> None:
+    parser = OneLineParser(prog="python -m launch.publish", description=__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a model: a run's, or a checkpoint")
     parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repository, made if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="the repository must be private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if there is none")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
-    return parser
-
-
-def _push(options: argparse.Namespace) -> None:
+    options = parser.parse_args(arguments)
     from launch.run.hub import NOT_PUSHED
-    from train_loop.sharing.hub import (
-        PublishError,
-        Repository,
-        limit_waiting,
-        open_repository,
-        publish_command,
-        push_model,
-    )
+    from train_loop.sharing import hub
 
     logging.getLogger("train_loop").addHandler(logging.StreamHandler())
     model = Path(options.model)
-    repository = Repository(options.repo_id, options.private, options.revision, options.create_pr)
+    repository = hub.Repository(options.repo_id, options.private, options.revision, options.create_pr)
     if not (model / "config.json").is_file():
         raise ValueError(f"--model {options.model} holds no config.json: give a run's model folder or a checkpoint")
-    limit_waiting()
+    hub.limit_waiting()
     try:
-        open_repository(repository)
-        print(push_model(model, repository, message="Upload masked language model"))
-    except PublishError as error:
-        fail(f"{error}; {model} is as it was; push it again by: {publish_command(model, repository)}", NOT_PUSHED)
+        hub.open_repository(repository)
+        print(hub.push_model(model, repository, message="Upload masked language model"))
+    except hub.PublishError as error:
+        again = hub.publish_command(model, repository)
+        fail(f"{error}; {model} is as it was; push it again by: {again}", NOT_PUSHED)
 
 
-def _export_parser() -> argparse.ArgumentParser:
+def _export(arguments: list[str]) -> None:
     parser = OneLineParser(prog="python -m launch.publish export", description="Export a model to another format.")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's model folder, or an id of the Hub")
-    parser.add_argument(
-        "--format", required=True, choices=("onnx", "keras"), help="for ONNX Runtime, or a KerasHub preset"
-    )
+    parser.add_argument("--format", required=True, choices=("onnx", "keras"), help="ONNX Runtime, or a KerasHub preset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
-    return parser
-
-
-def _export(options: argparse.Namespace) -> None:
+    options = parser.parse_args(arguments)
     output = Path(options.output)
     if output.exists():
         raise ValueError(f"--output {output} is there already: name another folder, or remove it")

@@ -5,23 +5,20 @@ python -m launch.report runs/one runs/two --output compared.html
 python -m launch.report runs --watch
 """
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from launch.run.settings import OneLineParser
-from launch.terminal.texts import run_or_fail
+from launch.run.settings import OneLineParser, one_line_errors
 from train_loop import run_files
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Write the page and print its path, or serve it until Ctrl-C; exit 2 with one line for a user error."""
-    parser = OneLineParser(
-        prog="python -m launch.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    """Write the page and print its path, or serve it until Ctrl-C."""
+    parser = OneLineParser(prog="python -m launch.report", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or one with runs below it"
     )
@@ -33,10 +30,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.watch and options.output:
         parser.error("--output goes without --watch, which writes no file")
-    run_or_fail(lambda: _watch(options.runs, options.port) if options.watch else _write(options))
-
-
-def _write(options: argparse.Namespace) -> None:
+    if options.watch:
+        _watch(options.runs, options.port)
+        return
     from train_loop.watching.report import write_report
 
     folder = options.runs[0] if len(options.runs) == 1 else Path()

@@ -4,25 +4,24 @@ python -m launch.score --model DIR_OR_ID "The default value is None." "The defau
 python -m launch.score --model DIR_OR_ID --file texts.jsonl > scores.jsonl
 """
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING
 
-from launch.run.settings import OneLineParser
-from launch.terminal.texts import add_text_options, as_json, open_texts, run_or_fail
+from launch.run.settings import OneLineParser, one_line_errors
+from launch.terminal.texts import add_text_options, as_json, open_texts
 from train_loop.watching.run_record import shown_perplexity
 
 if TYPE_CHECKING:
     from train_loop.inference.scoring import TextScore
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Print the score of each text; exit 2 with one line for a user error."""
+    """Print the score of each text."""
     parser = OneLineParser(
         prog="python -m launch.score",
         description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
-        formatter_class=argparse.RawTextHelpFormatter,
     )
     add_text_options(parser)
     parser.add_argument(
@@ -32,10 +31,6 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--tokens", action="store_true", help="also print the log-probability of each token")
     options = parser.parse_args(arguments)
-    run_or_fail(lambda: _run(options))
-
-
-def _run(options: argparse.Namespace) -> None:
     if not options.texts and options.file is None and sys.stdin.isatty():
         raise ValueError("no texts: give some, or --file, or pipe them in")
     texts = open_texts(options)
@@ -51,28 +46,25 @@ def _run(options: argparse.Namespace) -> None:
         log_likelihood += result.pseudo_log_likelihood
         num_tokens += len(result.tokens)
         num_texts += 1
-        if as_json(options):
-            print(json.dumps(_as_dict(result, tokens=options.tokens), ensure_ascii=False))
-        else:
-            _print_row(result, is_first=num_texts == 1, tokens=options.tokens)
+        if num_texts == 1 and not as_json(options):
+            print("pseudo-perplexity  log-likelihood  tokens  text")
+        _print(result, as_json=as_json(options), tokens=options.tokens)
     if num_texts > 1 and not as_json(options):
         overall = shown_perplexity(perplexity(-log_likelihood / num_tokens))
         print(f"pseudo-perplexity {overall} over {num_tokens:,} tokens")
 
 
-def _as_dict(score: "TextScore", *, tokens: bool) -> dict[str, object]:
-    row: dict[str, object] = {
-        "text": score.text,
-        "pseudo_log_likelihood": score.pseudo_log_likelihood,
-        "num_tokens": len(score.tokens),
-        "pseudo_perplexity": score.pseudo_perplexity,
-    }
-    return {**row, "tokens": score.tokens, "log_probs": score.log_probs} if tokens else row
-
-
-def _print_row(score: "TextScore", *, is_first: bool, tokens: bool) -> None:
-    if is_first:
-        print("pseudo-perplexity  log-likelihood  tokens  text")
+def _print(score: "TextScore", *, as_json: bool, tokens: bool) -> None:
+    if as_json:
+        row = {
+            "text": score.text,
+            "pseudo_log_likelihood": score.pseudo_log_likelihood,
+            "num_tokens": len(score.tokens),
+            "pseudo_perplexity": score.pseudo_perplexity,
+        }
+        row |= {"tokens": score.tokens, "log_probs": score.log_probs} if tokens else {}
+        print(json.dumps(row, ensure_ascii=False))
+        return
     perplexity = shown_perplexity(score.pseudo_perplexity)
     print(f"{perplexity:>17}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  {score.text}")
     if tokens:

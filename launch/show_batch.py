@@ -1,44 +1,38 @@
 """Show the batch of one update as the model sees it: ``python -m launch.show_batch --recipe quickstart --step 1``."""
 
-import argparse
 import io
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from launch.run.settings import Command, Settings, parse_settings
-from launch.terminal.texts import run_or_fail
+from launch.run.settings import Command, Settings, one_line_errors, parse_settings
 from train_loop.plan import BatchPlan, plan_batches
 
-if TYPE_CHECKING:  # torch takes seconds; a wrong setting is told before that
+if TYPE_CHECKING:  # importing torch takes seconds
     from data.batch import MaskedBatch
     from launch.run.corpus import Corpus
 
+_COUNT = {"type": int, "metavar": "N"}
 COMMAND = Command(
     prog="python -m launch.show_batch",
     description="Print the batch of one update as a run sees it, without a model and without the updates before it; "
     "then what the corpus is made of.",
     options={
-        "step": {"type": int, "default": 1, "metavar": "N", "help": "Which update; the first is 1, the default."},
-        "rows": {"type": int, "default": 8, "metavar": "N", "help": "How many of its blocks to print. Default: 8."},
+        "step": {**_COUNT, "default": 1, "help": "Which update; the first is 1, the default."},
+        "rows": {**_COUNT, "default": 8, "help": "How many of its blocks to print. Default: 8."},
         "num_processes": {
-            "type": int,
+            **_COUNT,
             "default": 1,
-            "metavar": "N",
-            "help": "Processes of the run, which matter only where gradient_accumulation_steps makes the batch. "
-            "Default: 1.",
+            "help": "Processes of the run. They matter only if gradient_accumulation_steps is given. Default: 1.",
         },
     },
 )
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
-    """Print the batch and the corpus; exit 2 with one line for a user error."""
+    """Print the batch and what the corpus is made of."""
     settings, options = parse_settings(arguments, COMMAND)
-    run_or_fail(lambda: _show(settings, options))
-
-
-def _show(settings: Settings, options: argparse.Namespace) -> None:
     for name, smallest in (("step", 1), ("rows", 0), ("num_processes", 1)):
         if (value := getattr(options, name)) < smallest:
             raise ValueError(f"{name}={value} must be {smallest} or more")
@@ -51,7 +45,7 @@ def _show(settings: Settings, options: argparse.Namespace) -> None:
         raise ValueError(f"step={options.step} is beyond this run's last update, {plan.total_steps}")
     batches = batches_of_step(settings, corpus, plan, options.step)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the text may hold characters that this output cannot
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the output's encoding lacks
     epoch = f", epoch {(options.step - 1) // plan.steps_per_epoch + 1}" if plan.steps_per_epoch else ""
     print(f"update {options.step:,} of {plan.total_steps:,}{epoch}")
     print_rows(batches, corpus, options.rows)
@@ -63,10 +57,10 @@ def _show(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def batches_of_step(settings: Settings, corpus: "Corpus", plan: BatchPlan, step: int) -> list["MaskedBatch"]:
-    """The global batch of an update, counted from 1, in micro-batches, made as training makes it.
+    """The global batch of an update as training makes it, in micro-batches; the first update is 1.
 
     Raises:
-        ValueError: When streaming, text that cannot be read.
+        ValueError: When streaming, some text cannot be read.
     """
     import torch
 
@@ -74,7 +68,7 @@ def batches_of_step(settings: Settings, corpus: "Corpus", plan: BatchPlan, step:
 
     alone = replace(corpus, config=replace(corpus.config, dataloader_num_workers=0))
     loader = train_loader(settings, alone, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
-    first = step - 1 if corpus.train else 0  # a stream must be read up to there
+    first = step - 1 if corpus.train else 0  # a stream must be read from its beginning
     *_, batches = loader.steps(first, step)
     return batches
 

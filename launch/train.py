@@ -16,9 +16,9 @@ COMMAND = Command(
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the settings, then run; exit 2 with one line for a user error."""
+    """Train a model with the settings that are given."""
     settings, options = parse_settings(arguments, COMMAND)
-    from launch.run.training import run_training  # torch takes seconds; a wrong setting is told before that
+    from launch.run.training import run_training  # imports torch, which takes seconds: a wrong setting is told before
 
     run_training(settings, dry_run=options.dry_run)
 

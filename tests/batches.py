@@ -62,6 +62,16 @@ def loader_of(
     return TrainLoader(dataset, order, lambda step: PROBABILITY, micro_batch_size, rank, num_processes, CPU, config)
 
 
+def as_batch(
+    input_ids: torch.Tensor,
+    masked_positions: torch.Tensor,
+    labels: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+) -> MaskedBatch:
+    """A batch of these tensors."""
+    return MaskedBatch(input_ids, masked_positions, labels, attention_mask, torch.arange(len(input_ids)))
+
+
 def all_batches(dataset: MicroBatches, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[MaskedBatch]:
     """The evaluation batches of one process."""
     return list(eval_batches(dataset, batch_size, PROBABILITY, rank, num_processes, CPU, DataConfig()))

@@ -2,11 +2,8 @@
 
     masked batches -> updates -> checkpoints -> a model that fills masks
 
-Read `step` first: it is one optimizer update. `objective` is the loss and the
-masked-only head, `optim` the optimizers and the schedule, `evaluate` the
-perplexity, `loop` the cadence, `checkpoint` what is written and resumed,
-`fill_mask` and `scoring` what the model is then used for, both by way of
-`predictor`. `model_card` and `publish` share it. Of the data half only the batch type is known here.
+Read `step` first: it is one optimizer update. The core stands at the root; `objectives`, `speed`, `watching`,
+`inference` and `sharing` are its rooms. Of the data half only `data.batch` is known here.
 """
 
 import importlib
@@ -15,13 +12,15 @@ from typing import Any
 _HOMES = {
     "train_loop.checkpoint": "CheckpointError TrainState",
     "train_loop.config": "ModelConfig TrainConfig",
-    "train_loop.evaluate": "EvalMetrics unigram_perplexity",
+    "train_loop.evaluate": "unigram_perplexity",
     "train_loop.inference.fill_mask": "FillMask",
     "train_loop.inference.scoring": "TextScore TextScorer pseudo_perplexity",
     "train_loop.loop": "train",
     "train_loop.model": "open_model",
-    "train_loop.model_checks": "check_document_attention freeze_unused gather_in_last_layer",
-    "train_loop.objective": "MaskedLMObjective",
+    "train_loop.objective": "EvalMetrics Objective freeze_unused",
+    "train_loop.objectives.checks": "check_document_attention gather_in_last_layer",
+    "train_loop.objectives.masked_lm": "MaskedLMObjective",
+    "train_loop.objectives.masked_logits": "MaskedLogits",
     "train_loop.optim": "build_optimizers build_schedule",
     "train_loop.plan": "BatchPlan plan_batches",
     "train_loop.run": "Run Stopped",

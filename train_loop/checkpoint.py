@@ -1,10 +1,11 @@
-"""Checkpoints that are complete or do not exist, and say nothing of the number of processes.
+"""The files of a checkpoint. It is complete or it does not exist, and it does not depend on the number of processes.
 
     checkpoints/step-00001234/
         config.json model.safetensors tokenizer.json ...   from_pretrained opens it
-        optimizer.safetensors    every tensor of the optimizers, by parameter name
-        data.safetensors         where the streams of text are, and their shuffle buffers; when streaming
-        state.json               step, best evaluation, what the run is made of
+        optimizer.safetensors    every tensor of the optimizers, as parameter/slot; weights of the objective that
+                                 are not the model's
+        data.safetensors         positions of the streams of text, and their shuffle buffers; when streaming
+        state.json               step, best evaluation, identity and settings of the run
         manifest.json            SHA-256 of each file above, written last
 
 Written to a temporary folder, synced to disk, renamed. Nothing is pickled.
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,28 +26,28 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MANIFEST = "manifest.json"
+_TENSORS = "optimizer.safetensors"
 _DATA_STATE = "data.safetensors"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used or written; the message names the file and what is wrong."""
+    """A checkpoint cannot be used or written. The message names the file and the problem."""
 
 
 @dataclass
 class TrainState:
-    """All that a run knows besides parameters and optimizer, and that changes.
+    """The state of a run besides the parameters and the optimizers.
 
     Attributes:
-        step: Updates made.
-        best_step, best_loss: Of the evaluation with the lowest loss so far.
-        evaluated_step: Of the last evaluation; a run that was stopped within one makes it again.
-        evaluations_without_improvement: For early stopping.
-        num_skipped_steps: Updates skipped because they were not finite.
+        step: Number of updates made.
+        best_step, best_loss: Step and loss of the best evaluation so far.
+        evaluated_step: Step of the last evaluation. A run that was stopped within an evaluation makes it again.
+        evaluations_without_improvement: Number of evaluations since the best one, for early stopping.
+        num_skipped_steps: Number of updates that were skipped because they were not finite.
         scaler: State of the fp16 loss scaler, or None.
     """
 
@@ -60,7 +61,7 @@ class TrainState:
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write what ``from_pretrained`` opens, in place of what was there; complete or not at all."""
+    """Write a folder that ``from_pretrained`` opens, or nothing; it replaces what was there."""
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -70,25 +71,25 @@ def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer_tensors: dict[str, Tensor],
+    tensors: dict[str, Tensor],
     *,
     state: TrainState,
     identity: dict[str, Any],
     settings: dict[str, Any],
     data_state: dict[str, np.ndarray],
 ) -> None:
-    """Write a checkpoint, complete or not at all.
+    """Write a complete checkpoint or none.
 
     Args:
-        optimizer_tensors: See `optimizer_tensors`.
-        data_state: What the loaders of all processes need to go on, by name; empty where the step says it all.
-        identity: What a run that goes on from here must have in common with this one.
-        settings: All settings, so that a run that goes on from here can say which have changed.
+        tensors: All tensors but the model's weights.
+        data_state: State of the loaders of all processes, by name; empty where the step determines it.
+        identity: What a run that resumes from here must have in common with this one.
+        settings: All settings, so that a run that resumes from here can report which have changed.
     """
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        safetensors.torch.save_file(optimizer_tensors, temporary / "optimizer.safetensors")
+        safetensors.torch.save_file(tensors, temporary / _TENSORS)
         if data_state:
             safetensors.numpy.save_file(data_state, temporary / _DATA_STATE)
         _write_json(temporary / "state.json", {**asdict(state), "identity": identity, "settings": settings})
@@ -96,7 +97,7 @@ def save_checkpoint(
 
 
 def verify(folder: Path) -> None:
-    """Raise CheckpointError, naming the file, unless every file is what the manifest says."""
+    """Raise CheckpointError, naming the file, unless every file matches the manifest."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -109,14 +110,18 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 is not the one in {_MANIFEST})")
 
 
+# Settings of the identity that older checkpoints do not name, with the value that they had.
+_BEFORE = {"objective": "masked_lm", "objective_kwargs": {}}
+
+
 def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     """The state of a verified checkpoint.
 
     Raises:
-        CheckpointError: It is of a run that differs; the message names the field.
+        CheckpointError: The checkpoint belongs to a different run; the message names the field.
     """
     facts = json.loads((folder / "state.json").read_text())
-    saved = facts.pop("identity")
+    saved = _BEFORE | facts.pop("identity")
     facts.pop("settings", None)
     for name, value in identity.items():
         if saved.get(name) != value:
@@ -127,12 +132,12 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     return TrainState(**facts)
 
 
-# Where things are, and no part of what is computed.
+# Folders and files, which change no result.
 _PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")
 
 
 def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """A line for each setting that differs from those that a checkpoint was made with."""
+    """A line for each setting that differs from the checkpoint's."""
     saved = json.loads((folder / "state.json").read_text()).get("settings", {})
     ours = json.loads(json.dumps(settings))
     return [
@@ -142,43 +147,23 @@ def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
     ]
 
 
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """What `save_checkpoint` was given as ``tensors``."""
+    return safetensors.torch.load_file(folder / _TENSORS)
+
+
 def load_data_state(folder: Path) -> dict[str, np.ndarray]:
     """What `save_checkpoint` was given as ``data_state``."""
     path = folder / _DATA_STATE
     return safetensors.numpy.load_file(path) if path.exists() else {}
 
 
-def load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Put what `optimizer_tensors` gave back into the optimizers."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    by_parameter: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, slot = key.rpartition("/")
-        by_parameter.setdefault(name, {})[slot] = tensor.clone()  # out of a file's memory map, see load_model
-    for optimizer in optimizers:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        packed = optimizer.state_dict()
-        state = {i: by_parameter[names[id(p)]] for i, p in enumerate(parameters) if names[id(p)] in by_parameter}
-        optimizer.load_state_dict({"state": state, "param_groups": packed["param_groups"]})
-
-
-def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """A copy in host memory of every tensor of the optimizers' states: ``{"parameter name/slot": tensor}``."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{names[id(p)]}/{slot}": value.detach().to("cpu", copy=True).contiguous()
-        for optimizer in optimizers
-        for p, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
-
-
 @contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` at the end, and is removed if that is not reached.
+    """A temporary folder that replaces ``folder`` at the end, and is removed after an error.
 
     Raises:
-        OSError: It could not be written; safetensors has an error of its own for that.
+        OSError: A file could not be written, also where safetensors raises an error of its own.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -205,7 +190,7 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def mark_for_deletion(folder: Path) -> Path:
-    """Rename a folder that is to be deleted, at once, so that no part of it is ever taken for the whole."""
+    """Rename a folder before it is deleted, so that a half-deleted one is never taken for a whole one."""
     marked = folder.with_name(folder.name + ".old")
     shutil.rmtree(marked, ignore_errors=True)
     return folder.rename(marked)

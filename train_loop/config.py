@@ -1,4 +1,4 @@
-"""Settings of the training half: which model, how it is trained, what is written."""
+"""Settings of the training half: the model, its training, and the outputs."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 class ModelConfig:
     """A model by name, or one from scratch by type."""
 
-    model_name_or_path: str | None = None
+    model_name_or_path: Annotated[str | None, "of the machine"] = None
     """Hub id or folder of the model to go on training."""
     model_revision: str | None = None
     """Branch, tag or commit of a Hub model."""
@@ -38,15 +38,14 @@ class ModelConfig:
 class TrainConfig:
     """Masked batches to a trained model. Raises ValueError for a value that cannot work.
 
-    A setting with the mark "identity" makes the next step what it is: a run does not go on from a checkpoint of
-    another value.
+    The marks "identity" and "of the machine" are those of `data.config.DataConfig`.
     """
 
-    output_dir: str = "runs/mlm"
+    output_dir: Annotated[str, "of the machine"] = "runs/mlm"
     """The run's folder: settings, metrics, checkpoints and the final model."""
-    overwrite_output_dir: bool = False
+    overwrite_output_dir: Annotated[bool, "of the machine"] = False
     """Delete the run that output_dir holds, and start anew."""
-    resume_from_checkpoint: str | None = None
+    resume_from_checkpoint: Annotated[str | None, "of the machine"] = None
     """A checkpoint folder, or 'latest': the newest valid one in output_dir, or the start if there is none."""
     seed: Annotated[int, "identity"] = 0
     """Seed of initialisation, order, masks and dropout."""
@@ -67,6 +66,10 @@ class TrainConfig:
     per_device_eval_batch_size: int = 64
     """Blocks that a process evaluates at once; changes no result."""
 
+    objective: Annotated[str, "identity"] = "masked_lm"
+    """What is trained for: masked_lm, or path/to/file.py:Name of a train_loop.objective.Objective."""
+    objective_kwargs: Annotated[dict[str, Any], "identity"] = field(default_factory=dict)
+    """Options of the objective: name=value name=value."""
     optimizer: Annotated[str, "identity"] = "adamw"
     """adamw; muon, on the hidden matrices, with AdamW on all other parameters; or path/to/file.py:name."""
     learning_rate: float = 5e-5
@@ -134,7 +137,7 @@ class TrainConfig:
     """Let processes exchange gradients in bf16: half the traffic, 8 bits of mantissa."""
     profile_steps: str | None = None
     """Updates to profile, first:last, from 1, for example 10:15; the trace is in the run's folder."""
-    cpu_threads: int | None = None
+    cpu_threads: Annotated[int | None, "of the machine"] = None
     """Threads of a process on CPU. Default: the cores, shared out."""
 
     push_to_hub: bool = False
@@ -151,20 +154,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_batch()
         for name in (
-            "max_steps",
-            "global_batch_size",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "per_device_eval_batch_size",
-            "logging_steps",
-            "eval_steps",
-            "save_steps",
-            "save_total_limit",
-            "early_stopping_patience",
-            "cpu_threads",
-            "max_skipped_steps",
-            "pad_vocabulary_to",
-        ):
+            "max_steps", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
+            "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to",
+        ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name in ("num_train_epochs", "process_timeout", "learning_rate", "muon_learning_rate", "adam_epsilon"):
@@ -176,7 +169,6 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
-
         self._check_texts()
 
     def _check_texts(self) -> None:

@@ -1,35 +1,23 @@
-"""Token-weighted loss, perplexity and accuracy on fixed masks.
+"""Evaluation on held-out text, with fixed masks.
 
 Sums first, one division at the end: a mean of batch means would depend on the
 batch size. The masks come with the batches and are the same at every
-evaluation, so two perplexities differ by the model alone.
+evaluation, so two evaluations differ by the model alone.
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
 from data.batch import MaskedBatch
-from train_loop.objective import MaskedLMObjective
-
-
-@dataclass(frozen=True)
-class EvalMetrics:
-    """Of one evaluation, over all processes."""
-
-    eval_loss: float
-    eval_perplexity: float
-    eval_accuracy: float
-    eval_num_masked_tokens: int
+from train_loop.objective import EvalMetrics, Objective
 
 
 @torch.no_grad()
-def evaluate(accelerator: Accelerator, objective: MaskedLMObjective, batches: Iterable[MaskedBatch]) -> EvalMetrics:
+def evaluate(accelerator: Accelerator, objective: Objective, batches: Iterable[MaskedBatch]) -> EvalMetrics:
     """Evaluate on the batches of all processes.
 
     Args:
@@ -41,16 +29,9 @@ def evaluate(accelerator: Accelerator, objective: MaskedLMObjective, batches: It
     sums = []
     for batch in batches:
         with accelerator.autocast():
-            logits = objective.masked_logits(
-                batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids
-            ).float()
-        batch_loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-        batch_correct = (logits.argmax(-1) == batch.labels).sum()
-        sums.append(torch.stack([batch_loss, batch_correct.float(), torch.full_like(batch_loss, batch.num_masked)]))
+            sums.append(objective.eval_sums(batch))
     objective.train(was_training)
-    loss_sum, num_correct, num_masked = sum_over_processes(accelerator, sums)
-    loss = loss_sum / max(num_masked, 1)
-    return EvalMetrics(loss, perplexity(loss), num_correct / max(num_masked, 1), int(num_masked))
+    return objective.eval_metrics(sum_over_processes(accelerator, sums))
 
 
 def perplexity(loss: float) -> float:
@@ -59,7 +40,7 @@ def perplexity(loss: float) -> float:
 
 
 def unigram_perplexity(accelerator: Accelerator, weights: Tensor, batches: Iterable[MaskedBatch]) -> float:
-    """Perplexity of predicting every masked token by its frequency alone: what a model must beat to have learned.
+    """Perplexity of predicting every masked token by its frequency alone. A model that has learned is below it.
 
     Args:
         weights: ``[V]``, occurrences in the training text plus one, so that no

@@ -1,16 +1,13 @@
-"""Cadence: when to step, log, evaluate, save and stop. What each of them means is elsewhere."""
+"""When to step, log, evaluate, save and stop. Other modules do each of these."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
-
-import torch
+from contextlib import contextmanager
 
 from data.batch import MaskedBatch
-from train_loop import run_files
-from train_loop.checkpoint import save_model
-from train_loop.evaluate import EvalMetrics, evaluate
+from train_loop.evaluate import evaluate
+from train_loop.objective import EvalMetrics
+from train_loop.parallel import full_state, load_full_state
 from train_loop.run import Run, Stopped
 from train_loop.step import train_step
 from train_loop.step_metrics import StepMetrics
@@ -21,9 +18,9 @@ def train(run: Run, watch: Watch) -> EvalMetrics:
     """Train from ``run.state`` to the end, save the final model, and return its evaluation.
 
     Raises:
-        Stopped: A process was told to stop; all of them stop at the same step, with a checkpoint of it.
-        NonFiniteError: An update was not finite, and the settings do not allow to skip it; known when the next row
-            is due, before anything is evaluated or saved.
+        Stopped: A process was told to stop. All processes stop at the same step, after a checkpoint of it.
+        NonFiniteError: An update was not finite, and the settings do not allow to skip it. This is noticed at the
+            next training row, before anything is evaluated or saved.
     """
     try:
         evaluation = _make_updates(run, watch)
@@ -97,7 +94,7 @@ def _is_due(run: Run, every: int) -> bool:
 
 
 def _owes_evaluation(run: Run) -> bool:
-    """Whether an evaluation comes first: the settings ask for it, or the run was stopped within that of this step."""
+    """Whether to evaluate before the first update: by the settings, or because the run was stopped within it."""
     if run.state.evaluated_step == run.state.step:
         return False
     return _is_due(run, run.plan.eval_steps) if run.state.step else run.config.eval_on_start
@@ -112,29 +109,33 @@ def _is_out_of_patience(run: Run, watch: Watch) -> bool:
 
 
 def _evaluate(run: Run, watch: Watch) -> EvalMetrics:
-    """Evaluate, remember the best, and write the row.
-
-    Raises:
-        Stopped: See `_eval_batches`.
-    """
+    """Evaluate, remember the best loss, and write the row. Raises Stopped."""
     state = run.state
-    metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
+    with _evaluation_weights(run):
+        metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
+        probes = watch.probes()
     state.evaluated_step = state.step
     # Nothing is less than NaN: as a best loss it would stay the best for ever.
     if math.isfinite(metrics.eval_loss) and (state.best_loss is None or not metrics.eval_loss >= state.best_loss):
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
-    watch.row(asdict(metrics) | _loader_counts(run))
-    if watch.fill_probes is not None:
-        watch.row({"probes": watch.fill_probes()})
+    watch.evaluation_row(metrics, probes)
     return metrics
 
 
-def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
-    """Yield this process's evaluation batches.
+@contextmanager
+def _evaluation_weights(run: Run) -> Iterator[None]:
+    """Switch to the weights for evaluation: an optimizer that averages weights, like schedule-free's, has its own."""
+    for optimizer in run.optimizers:
+        optimizer.eval()
+    yield
+    for optimizer in run.optimizers:
+        optimizer.train()
 
-    All processes vote before each batch, as often as the one with most batches.
+
+def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
+    """Yield this process's evaluation batches; before each of them all processes vote on stopping.
 
     Raises:
         Stopped: A process was told to stop.
@@ -149,27 +150,16 @@ def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
         batch = next(batches, None)
 
 
-def _loader_counts(run: Run) -> dict[str, Any]:
-    """What the loaders of all processes count: tokens of each source of a mixture, and rows that were passed over."""
-    counts: dict[str, Any] = {}
-    if len(names := run.loader.source_names) > 1:
-        totals = _total(run, run.loader.tokens_by_source(run.state.step).tolist())
-        counts["tokens_by_source"] = dict(zip(names, totals, strict=True))
-    if (bad_rows := run.loader.bad_rows) is not None:
-        (counts["bad_rows"],) = _total(run, [bad_rows])
-    return counts
-
-
-def _total(run: Run, counts: list[int]) -> list[int]:
-    return run.accelerator.reduce(torch.tensor(counts, device=run.accelerator.device), "sum").tolist()
-
-
 def _save_checkpoint(run: Run) -> None:
     scaler = run.accelerator.scaler
     run.state.scaler = None if scaler is None else scaler.state_dict()
     data_state = {name: array for part in run.processes.gather(run.loader.state()) for name, array in part.items()}
-    if run.processes.is_main:
-        run.checkpoints.save(run.model, run.optimizers, state=run.state, data_state=data_state)
+    is_main = run.processes.is_main
+    if is_main:
+        run.checkpoints.wait()
+    weights, tensors = full_state(run.bare_objective, run.optimizers, is_wanted=is_main)
+    if is_main:
+        run.checkpoints.save(run.bare_objective, weights, tensors, state=run.state, data_state=data_state)
 
 
 def _wait_for_checkpoints(run: Run) -> None:
@@ -179,22 +169,21 @@ def _wait_for_checkpoints(run: Run) -> None:
 
 
 def _finish(run: Run, watch: Watch, evaluation: EvalMetrics | None) -> EvalMetrics:
-    """Save the final model: the last one, or the best where the settings ask for it; return its evaluation.
-
-    Raises:
-        Stopped: A process was told to stop before the model that is saved was evaluated.
-    """
+    """Save the final model, which is the last or the best one, and return its evaluation. Raises Stopped."""
     _wait_for_checkpoints(run)
-    step, best_step = run.state.step, run.state.best_step
-    if run.config.keeps_best and best_step is not None and best_step != step:
-        problem = run.processes.from_main(lambda: run.checkpoints.load_best(best_step, run.model))
-        if problem is None:
-            run.processes.weights_from_main(run.model)
+    objective, best_step = run.bare_objective, run.state.best_step
+    if run.config.keeps_best and best_step is not None and best_step != run.state.step:
+        try:
+            best = run.processes.tensors_from_main(lambda: run.checkpoints.load(best_step, objective))
+            load_full_state(objective, run.optimizers, best)
             evaluation = None
-        else:
-            watch.line(f"the final model is the last one, of step {step}, not the best, of step {best_step}: {problem}")
-            watch.row({"model_step": step})
-    if run.processes.is_main:
-        save_model(run.output_dir / run_files.MODEL, run.model, run.checkpoints.tokenizer)
-    run.processes.wait()
-    return evaluation or evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
+        except ValueError as error:
+            last = f"the final model is the last one, of step {run.state.step}"
+            watch.line(f"{last}, not the best, of step {best_step}: {error}")
+            watch.row({"model_step": run.state.step})
+    with _evaluation_weights(run):
+        weights, _ = full_state(objective, (), is_wanted=run.processes.is_main)
+        if run.processes.is_main:
+            run.checkpoints.save_final(objective, weights)
+        run.processes.wait()
+        return evaluation or evaluate(run.accelerator, objective, _eval_batches(run))

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,22 +18,30 @@ _PUBLISHED = {"roberta": {"layer_norm_eps": 1e-5}}
 
 
 def open_model(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, block_size: int, seed: int
+    config: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    vocab_size: int,
+    block_size: int,
+    seed: int,
+    auto_class: Any = AutoModelForMaskedLM,
 ) -> PreTrainedModel:
-    """The model that the settings name, in fp32, checked against the tokenizer and the blocks.
+    """Load or build the model of the settings, in fp32, and check it against the tokenizer and the blocks.
 
     Args:
         vocab_size: One more than the tokenizer's largest id.
-        seed: Of the initialisation.
+        seed: Seed of the initialisation.
+        auto_class: The transformers class that opens the model.
 
     Raises:
-        ValueError: It cannot be loaded or built, or does not fit.
+        ValueError: The model cannot be loaded or built, or does not fit.
     """
     torch.manual_seed(seed)
     if config.model_name_or_path is not None:
-        model = load_model(config.model_name_or_path, config.model_revision, config.attn_implementation)
+        name, revision = config.model_name_or_path, config.model_revision
+        model = load_model(name, revision, config.attn_implementation, auto_class=auto_class)
     else:
-        model = _from_scratch(config, tokenizer, vocab_size)
+        model = _from_scratch(config, tokenizer, vocab_size, auto_class)
     check_fit(model, config, vocab_size=vocab_size, block_size=block_size)
     if config.gradient_checkpointing:
         # The name since transformers 5.23, and the one before.
@@ -49,19 +58,21 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     *,
+    auto_class: Any = AutoModelForMaskedLM,
     needs_all_weights: bool = False,
 ) -> PreTrainedModel:
-    """An ``AutoModelForMaskedLM`` from safetensors, in fp32.
+    """Load a model from safetensors, in fp32.
 
     Args:
-        needs_all_weights: Refuse a model that was saved without some of its weights, such as the head, which
-            training would begin at random.
+        auto_class: The transformers class that opens the model.
+        needs_all_weights: Refuse a model that was saved without some of its weights, such as the head. In training
+            they start at random.
 
     Raises:
-        ValueError: There is no such model, or it is no masked language model.
+        ValueError: The model does not exist, or is not a masked language model.
     """
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
+        model, info = auto_class.from_pretrained(
             name,
             revision=revision or "main",
             dtype=torch.float32,
@@ -78,14 +89,16 @@ def load_model(
                 "train it first, or name a model that was saved with its head"
             )
         logger.warning("model %r has no weights for %s: they start at random", name, ", ".join(missing))
-    # Out of the file's memory map: matrix products of one row round otherwise where a matrix does not begin at a
-    # multiple of 64 bytes, and a resumed run would not be the uninterrupted one.
+    # Copy out of the file's memory map. There a matrix may not begin at a multiple of 64 bytes, products of one row
+    # then round differently, and a resumed run would differ from an uninterrupted one.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
 
 
-def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedModel:
+def _from_scratch(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int, auto_class: Any
+) -> PreTrainedModel:
     name = str(config.model_type)
     if name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         near = difflib.get_close_matches(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES, n=1)
@@ -100,13 +113,13 @@ def _from_scratch(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, vocab
         ids = {key: value for key, value in ids.items() if hasattr(known, key)}
         values = {"vocab_size": vocab_size, **ids, **_PUBLISHED.get(name, {}), **config.model_config}
         model_config = AutoConfig.for_model(name, **values)
-        return AutoModelForMaskedLM.from_config(model_config, attn_implementation=config.attn_implementation)
+        return auto_class.from_config(model_config, attn_implementation=config.attn_implementation)
     except (TypeError, ValueError, ArithmeticError, ImportError) as error:
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
 
 
 def _check_names(overrides: dict[str, object], known: PreTrainedConfig) -> None:
-    """transformers takes any name without a word."""
+    """Check names of the model's configuration: transformers accepts any."""
     names = {*known.to_dict(), *known.attribute_map}
     for name in overrides:
         if name not in names:
@@ -159,5 +172,5 @@ def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
 
 
 def _short(error: Exception) -> str:
-    """The first sentence of a message on one line: transformers' go on with lists of all models."""
+    """The beginning of a message, on one line: transformers appends lists of all models."""
     return " ".join(str(error).split())[:300]

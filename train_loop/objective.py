@@ -1,164 +1,100 @@
-"""(model, batch) -> the summed loss over the masked tokens, with the head on masked positions only.
+"""What an objective is: the terms of the loss, what is evaluated, and which model is saved. `objectives/` has ours."""
 
-A stock ``*ForMaskedLM`` computes logits of the whole vocabulary at every
-position and then ignores 85 % of them. Here the encoder's output is gathered at
-the masked positions before the head sees it: same loss, same gradients, and at
-length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-In the last layer nothing but attention mixes positions, and nobody reads what it
-makes of the unmasked ones. So where the model's modules allow it, the gathering
-moves up to the end of that attention: 1.84 times less (`gather_in_last_layer`).
-"""
-
-from contextvars import ContextVar
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from train_loop.logits import compute_logits
-from train_loop.model import first_position
-
-ATTENTION_END = "attention.output"  # in a layer of BERT's kin
-# Where a call of `masked_logits` gathers, and what; of each thread by itself, for a model may serve many at once.
-_gathering: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("gathering", default=None)
+from data.batch import MaskedBatch
+from train_loop.config import TrainConfig
 
 
-class MaskedLMObjective(nn.Module):
-    """What DDP wraps: everything from ids to the scalar happens inside this module.
-
-    The gathering is a forward hook on the encoder (``model.base_model``), so it
-    serves any ``AutoModelForMaskedLM``; it does nothing but in a call of
-    `masked_logits`. To train on another objective, write another module with this
-    forward.
+@dataclass(frozen=True)
+class EvalMetrics:
+    """Of one evaluation, over all processes. An objective adds fields of its own, which are logged by their names.
 
     Attributes:
-        last_layer: Name of the last layer, in which the gathering happens where
-            its attention ends; None: at the end of the encoder.
-        pad_vocabulary_to: In training the logits are computed as if the vocabulary
-            were a multiple of this; it changes no value and no shape.
+        eval_loss: The lowest one is the best.
     """
+
+    eval_loss: float
+
+
+class Objective(nn.Module, ABC):
+    """The module that is trained, and that DDP wraps. It is built from a model and ``objective_kwargs``.
+
+    The loss of an update, over its global batch, is::
+
+        sum over the terms of: weight * (sum of the term over its predictions) / (number of its predictions)
+
+    So an objective gives sums and counts, and never divides. All that it draws must follow from the batch (its block
+    ids) and from torch's generator, which `train_step` seeds: a resumed run then draws the same.
+
+    Attributes:
+        auto_class: The class of transformers that opens the model.
+        model: The model that is saved. All other weights of the objective are kept in the checkpoints alone.
+        terms: The weight of each of the K terms of the loss, by name.
+    """
+
+    auto_class: ClassVar[Any] = AutoModelForMaskedLM
+    terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.first_position = first_position(model)
-        self.last_layer: str | None = None
-        self.pad_vocabulary_to = 1
-        if _gather_after_encoder not in model.base_model._forward_hooks.values():  # of another objective
-            model.base_model.register_forward_hook(_gather_after_encoder)
 
-    def gather_in(self, last_layer: str | None) -> None:
-        """Gather where the attention of the layer of that name ends; None: at the end of the encoder."""
-        self.last_layer = last_layer
-        if last_layer is not None:
-            end = self.model.get_submodule(f"{last_layer}.{ATTENTION_END}")
-            if _gather_after_attention not in end._forward_pre_hooks.values():
-                end.register_forward_pre_hook(_gather_after_attention)
+    @abstractmethod
+    def count(self, batch: MaskedBatch) -> Sequence[int]:
+        """``[K]``: how many predictions each term has in a batch, known on the host without waiting for the device."""
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        masked_positions: Tensor,
-        labels: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-    ) -> Tensor:
-        """The sum of the cross-entropies of the masked tokens, a scalar in fp32; 0 if there are none.
+    @abstractmethod
+    def forward(self, batch: MaskedBatch) -> Tensor:
+        """``[K]`` fp32: the sum of each term over its predictions in the batch; 0 where there are none."""
 
-        Args:
-            input_ids: ``[B, L]``.
-            masked_positions: ``[M]``, in the flattened ``[B * L]``.
-            labels: ``[M]``, the tokens that were there.
-            attention_mask: ``[B, L]``, or None where no block is padded.
-            position_ids: ``[B, L]``, counted from 0 in each document, and 0 in the
-                padding: each document is computed as if it were alone. Or None:
-                a block is one document.
+    @abstractmethod
+    def eval_sums(self, batch: MaskedBatch) -> Tensor:
+        """Vector of sums over a batch, in evaluation mode. They are added up over all batches and processes."""
+
+    @abstractmethod
+    def eval_metrics(self, sums: Sequence[float]) -> EvalMetrics:
+        """What an evaluation says, from the total of `eval_sums`."""
+
+    def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool) -> None:
+        """Try out what the model allows, once, on the run's device and at its precision.
+
+        Raises:
+            ValueError: A setting asks for something that the model does not allow.
         """
-        logits = self.masked_logits(input_ids, masked_positions, attention_mask, position_ids)
-        return F.cross_entropy(logits.float(), labels, reduction="sum")
 
-    def masked_logits(
-        self,
-        input_ids: Tensor,
-        masked_positions: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-    ) -> Tensor:
-        """``[M, V]``: the logits at the masked positions, and nowhere else."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if position_ids is not None:
-            inputs["attention_mask"] = self._inside_documents(position_ids)
-            inputs["position_ids"] = position_ids + self.first_position
-
-        layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
-        # With gradient checkpointing the backward computes the layer again, and gathers nothing there.
-        if layer is None or (layer.training and getattr(layer, "gradient_checkpointing", False)):
-            where = self.model.base_model
-        else:
-            where = layer.get_submodule(ATTENTION_END)
-        token = _gathering.set((where, masked_positions))
-        try:
-            logits = compute_logits(self.model, inputs, pad_to=self.pad_vocabulary_to)
-        finally:
-            _gathering.reset(token)
-        # A family whose head does not read the encoder's first output would go unnoticed, and be slow or wrong.
-        assert logits.shape[:-1].numel() == len(masked_positions), (
-            f"{type(self.model).__name__}: the head gave logits at {logits.shape[:-1].numel()} positions, "
-            f"not at the {len(masked_positions)} masked ones"
-        )
-        return logits.flatten(0, -2)
-
-    def _inside_documents(self, position_ids: Tensor) -> Any:
-        """`document_mask` in the form that the model takes: the library applies one of four dimensions as it is."""
-        config = self.model.config
-        masks = {"full_attention": document_mask(position_ids)}
-        has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-        if has_windows:  # ModernBERT: one mask for all layers would undo the windows of most of them
-            index = torch.arange(position_ids.shape[1], device=position_ids.device)
-            near_LL = (index[:, None] - index).abs() <= config.sliding_window
-            masks["sliding_attention"] = masks["full_attention"] & near_LL
-        if config._attn_implementation == "eager":  # adds its mask to the scores; sdpa takes booleans
-            dtype = self.model.dtype
-            lowest = torch.finfo(dtype).min
-            masks = {name: torch.zeros_like(m, dtype=dtype).masked_fill(~m, lowest) for name, m in masks.items()}
-        return masks if has_windows else masks["full_attention"]
-
-
-def _gather_after_encoder(encoder: nn.Module, args: Any, output: Any) -> Any:
-    if (positions := _positions_at(encoder)) is None:
+    @property
+    def last_layer(self) -> str | None:
+        """Name of a layer of ``model`` whose shapes differ from batch to batch, so that it is not compiled; or None."""
         return None
-    output.last_hidden_state = _gather(output[0], positions)
-    return output
 
 
-def _gather_after_attention(end: nn.Module, attended_and_residual: tuple[Tensor, Tensor]) -> Any:
-    if (positions := _positions_at(end)) is None:
-        return None
-    return tuple(_gather(hidden_BLD, positions) for hidden_BLD in attended_and_residual)
+def freeze_unused(objective: Objective) -> list[str]:
+    """Freeze the parameters that the loss does not reach (some families keep a pooler) and return their names.
 
+    DDP would wait for their gradients for ever. One forward and backward of two tokens finds them.
 
-def _positions_at(module: nn.Module) -> Tensor | None:
-    """The positions that are gathered at a module in this call; a compiled layer gathers none."""
-    gathering = None if torch.compiler.is_compiling() else _gathering.get()
-    return gathering[1] if gathering is not None and gathering[0] is module else None
-
-
-def _gather(hidden_BLD: Tensor, positions: Tensor) -> Tensor:
-    """``[1, M, D]``."""
-    return hidden_BLD.flatten(0, 1).index_select(0, positions).unsqueeze(0)
-
-
-def document_mask(position_ids: Tensor) -> Tensor:
-    """``[B, 1, L, L]`` bool: which tokens attend to which, those of a document to each other.
-
-    position_ids  0 1 2 0 1 0 0     two documents, then two tokens of padding
-    document      1 1 1 2 2 3 4
-
-    So each token of padding is a document of its own: no other attends to it,
-    and its own row is not all False, which would give NaN.
+    Raises:
+        ValueError: The model does not compute at this precision, or with this attention.
     """
-    document_BL = (position_ids == 0).cumsum(dim=1)
-    return (document_BL[:, :, None] == document_BL[:, None, :]).unsqueeze(1)
+    device = next(objective.parameters()).device
+    try:
+        objective(MaskedBatch.of_zeros(1, 2, num_masked=1, device=device)).sum().backward()
+    except RuntimeError as error:
+        config = objective.model.config
+        raise ValueError(
+            f"model_type {config.model_type!r} does not compute with attn_implementation="
+            f"{config._attn_implementation} at this mixed_precision: {' '.join(str(error).split())}; "
+            "change one of them"
+        ) from error
+    unused = [name for name, parameter in objective.named_parameters() if parameter.grad is None]
+    objective.zero_grad(set_to_none=True)
+    for name in unused:
+        objective.get_parameter(name).requires_grad_(False)
+    return unused

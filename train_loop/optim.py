@@ -1,29 +1,29 @@
 """Parameter groups, optimizers, and the schedule as a pure function of the step.
 
-`OPTIMIZERS` and `SCHEDULES` are what goes by a name. A function of a user's own, which
-has the same form, is found by who builds the run.
+`OPTIMIZERS` and `SCHEDULES` hold the functions that settings name. A user's own function has the same form.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from train_loop.config import TrainConfig
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """AdamW on all parameters, or Muon on the hidden matrices and AdamW on the rest.
+def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """AdamW on all parameters of the objective, or Muon on the hidden matrices and AdamW on the rest.
 
     Weight decay is decoupled and applies to matrices and embeddings, not to
     norms and biases (all that has one dimension).
     """
-    hidden = _hidden_matrices(model) if config.optimizer == "muon" else []
+    hidden = _hidden_matrices(objective) if config.optimizer == "muon" else []
     hidden_ids = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden_ids]
+    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in hidden_ids]
     adamw = AdamW(
         [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -40,12 +40,12 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024), but on a CPU its iteration is in fp32.
+    """torch's Muon (Jordan et al. 2024), which on a CPU iterates in fp32.
 
-    torch iterates in bf16 everywhere, and on a CPU without bf16 instructions a
-    product of two 768 wide matrices is fifty times slower so.
+    torch iterates in bf16 everywhere. On a CPU without bf16 instructions that makes
+    a product of two matrices of width 768 fifty times slower.
 
-    As torch's fused optimizers do, it changes nothing while ``found_inf`` is not 0,
+    Like torch's fused optimizers, it changes nothing while ``found_inf`` is not 0,
     and reads that on the device.
     """
 
@@ -76,7 +76,7 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
-    """The matrix with all its singular values near 1, by Newton and Schulz's iteration (a quintic)."""
+    """The matrix with all singular values near 1, by a quintic Newton-Schulz iteration."""
     a, b, c = coefficients
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide.float() if matrix.device.type == "cpu" else wide.bfloat16()
@@ -87,22 +87,24 @@ def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], num_
     return x if wide is matrix else x.T
 
 
-def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
     """The weights of linear layers, but not embeddings and the output layer, even where it is not tied to them.
 
     Muon makes all singular values of an update alike, which suits a map between
     hidden states and not a table of vectors (Jordan et al. 2024).
     """
-    tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}  # type: ignore[operator]
-    matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)} - tables
-    return [p for p in model.parameters() if id(p) in matrices and p.requires_grad]
+    models = [module for module in objective.modules() if isinstance(module, PreTrainedModel)]
+    heads = [head for model in models if (head := model.get_output_embeddings()) is not None]
+    tables = {id(m.weight) for m in (*objective.modules(), *heads) if isinstance(m, nn.Embedding) or m in heads}
+    matrices = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Linear)} - tables
+    return [p for p in objective.parameters() if id(p) in matrices and p.requires_grad]
 
 
 def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
-    """The factor on every peak learning rate at an update (from 0), by transformers' schedules.
+    """A function from the update (from 0) to the factor on the peak learning rates, by transformers' schedules.
 
     Raises:
-        ValueError: Options that the schedule does not take.
+        ValueError: The schedule does not take these options.
     """
     name = config.lr_scheduler_type
     warmup = config.warmup_steps
@@ -118,16 +120,35 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
     return factor
 
 
-# The optimizers' rates are the peaks, which the schedule's factor scales: (config, total_steps) -> step -> factor.
+# (objective, config) -> optimizers at their peak learning rates; (config, total_steps) -> step -> factor on them.
 BuildOptimizers = Callable[[nn.Module, TrainConfig], list[Optimizer]]
 BuildSchedule = Callable[[TrainConfig, int], Callable[[int], float]]
 OPTIMIZERS: dict[str, BuildOptimizers] = {"adamw": build_optimizers, "muon": build_optimizers}
-# Of transformers, but on a plateau and greedy, which are no functions of the step.
+# All schedules of transformers that are functions of the step; on a plateau and greedy are not.
 SCHEDULES: dict[str, BuildSchedule] = {
     kind.value: build_schedule
     for kind in TYPE_TO_SCHEDULER_FUNCTION
     if kind.value not in ("reduce_lr_on_plateau", "greedy")
 }
+
+
+def step_unless(
+    is_bad: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
+) -> None:
+    """Step all optimizers, or none of them if the update is bad; then update fp16's loss scale once.
+
+    Optimizers with torch's ``found_inf`` protocol, ours among them, read the flag on
+    the device. For any other this waits for the device.
+    """
+    for optimizer in (prepared.optimizer for prepared in optimizers):
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.found_inf = is_bad.float()
+            optimizer.step()
+            del optimizer.found_inf
+        elif not is_bad:
+            optimizer.step()
+    if scaler is not None:
+        scaler.update()
 
 
 def set_learning_rates(optimizers: Sequence[Optimizer], factor: float) -> None:

@@ -1,4 +1,4 @@
-"""The batch arithmetic: how a global batch is spread, and how many updates there are."""
+"""The batch arithmetic: how a global batch is divided, and the number of updates."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ _DEFAULT_GLOBAL_BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is spread: the numbers that ``--dry_run`` prints.
+    """How a global batch is divided: the numbers that ``--dry_run`` prints.
 
     Attributes:
         global_batch_size: Blocks per update.
         micro_batch_size: Blocks that a process takes at once.
-        micro_batches_per_step: Forwards and backwards of a process in an update (gradient accumulation).
+        micro_batches_per_step: Micro-batches of a process in an update (gradient accumulation).
         steps_per_epoch: Updates in an epoch; the last may be smaller. None when streaming.
         total_steps: Updates in the run.
         eval_steps: Updates between evaluations.
@@ -29,7 +29,7 @@ class BatchPlan:
     eval_steps: int
 
     def cut(self, micro_batches_per_step: int) -> "BatchPlan":
-        """The same updates in so many micro-batches; the plan must have one."""
+        """The same plan with each update cut into so many micro-batches. Requires a plan with one."""
         size = -(-self.micro_batch_size // micro_batches_per_step)
         number = -(-self.micro_batch_size // size)
         return replace(self, micro_batch_size=size, micro_batches_per_step=number)
@@ -42,21 +42,19 @@ def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processe
         blocks_per_epoch: None when streaming.
 
     Raises:
-        ValueError: The global batch cannot be shared out as the settings say.
+        ValueError: The global batch cannot be divided as the settings say.
     """
     per_device = None if config.per_device_train_batch_size == "auto" else config.per_device_train_batch_size
+    global_batch_size = config.global_batch_size or _DEFAULT_GLOBAL_BATCH_SIZE
     if config.gradient_accumulation_steps is not None:
-        global_batch_size = (per_device or 8) * config.gradient_accumulation_steps * num_processes
-    else:
-        global_batch_size = config.global_batch_size or _DEFAULT_GLOBAL_BATCH_SIZE
+        per_device = per_device or 8
+        global_batch_size = per_device * config.gradient_accumulation_steps * num_processes
     if global_batch_size < num_processes:
         raise ValueError(
             f"global_batch_size={global_batch_size} is less than one block for each of {num_processes} processes: "
             f"use --global_batch_size {num_processes} or more, or fewer processes"
         )
     largest_share = -(-global_batch_size // num_processes)
-    if config.gradient_accumulation_steps is not None:
-        per_device = per_device or 8
     micro_batch_size = per_device or largest_share
     if micro_batch_size > largest_share:
         raise ValueError(

@@ -1,8 +1,7 @@
-"""How the processes of a run agree: who tells whom what, and that all hold the same before they train.
+"""How the processes of a run exchange messages, and check before training that they hold the same.
 
-Everything here goes through gloo groups on the CPU. A GPU collective would first
-wait for all queued work, and one with the run's time limit would end a process
-that waits for another to prepare or to save for long.
+All messages go through gloo groups on the CPU. A GPU collective would first wait
+for all queued work. One group has no time limit, for work that may take hours.
 """
 
 import hashlib
@@ -17,26 +16,26 @@ from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 
-# Of what may take hours. A process that dies breaks its connections, and the others know at once.
+# For preparing and saving. When a process dies, its connections break and the others notice at once.
 _PATIENCE = timedelta(days=7)
 
 
 class AgreedError(ValueError):
-    """A user error that every process raises alike, so it is printed once."""
+    """A user error that all processes raise together, so it is printed once."""
 
 
 class Processes:
-    """The processes of a run, as they agree.
+    """Communication between the processes of a run.
 
-    Every method is to be called by all processes, in the same order.
+    All processes call the same methods, in the same order.
     """
 
     def __init__(self, accelerator: Accelerator, timeout: float, stop_requested: Callable[[], bool]) -> None:
         """Make the groups.
 
         Args:
-            timeout: Seconds that `any` waits for another process.
-            stop_requested: Whether this process was told to stop.
+            timeout: Time limit of `any`, in seconds.
+            stop_requested: Returns whether this process was told to stop.
         """
         self._stop_requested = stop_requested
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
@@ -47,7 +46,7 @@ class Processes:
             self._patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any process."""
+        """Whether the flag is set on any process."""
         if self.number == 1:
             return flag
         num_up = torch.tensor(int(flag))
@@ -59,14 +58,14 @@ class Processes:
         return self.any(self._stop_requested())
 
     def wait(self) -> None:
-        """Return when all processes have come here, however long that takes."""
+        """Wait for all processes, without a time limit."""
         if self.number > 1:
             distributed.barrier(group=self._patient)
 
     def close(self) -> None:
         """Leave the groups when all processes are done.
 
-        Groups that live as long as the process have threads at its end, and now and then that aborts it.
+        Threads of a group that still exists when the process exits abort it now and then.
         """
         if self.number > 1:
             self.wait()
@@ -86,8 +85,8 @@ class Processes:
         """Call ``build`` on every process.
 
         Raises:
-            AgreedError: It raised ValueError or OSError on some process; all raise, so that none waits for another.
-                A single process raises what ``build`` raised.
+            AgreedError: ``build`` raised ValueError or OSError on some process. All processes raise, so that none
+                waits for another. A single process raises the original error.
         """
         try:
             result, problem = build(), None
@@ -104,7 +103,7 @@ class Processes:
         raise AgreedError("; ".join(f"process {rank}: {text}" for rank, text in problems.items()))
 
     def first_of_machine_first(self, build: Callable[[], T]) -> T:
-        """Call ``build`` on each machine's first process, then on the others, which find its caches.
+        """Call ``build`` on the first process of each machine, then on the others, which use its caches.
 
         Raises:
             AgreedError: See `together`.
@@ -114,7 +113,7 @@ class Processes:
         return self.together(lambda: first if self._is_first_of_machine else build())
 
     def from_main(self, build: Callable[[], T]) -> T:
-        """What ``build`` returns on the main process; it is not called on the others.
+        """The result of ``build`` on the main process, for all processes.
 
         Raises:
             AgreedError: See `together`.
@@ -126,7 +125,7 @@ class Processes:
         return value[0]
 
     def tensors_from_main(self, build: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors by name, on the CPU, that ``build`` returns on the main process.
+        """The tensors by name that ``build`` returns on the main process, for all processes, on the CPU.
 
         Raises:
             AgreedError: See `together`.
@@ -145,18 +144,18 @@ class Processes:
         return tensors
 
     def weights_from_main(self, model: nn.Module) -> None:
-        """Give every process's model the weights and buffers of the main process's."""
+        """Copy weights and buffers of the main process's model to all processes."""
         if self.number > 1:
             model.load_state_dict(self.tensors_from_main(model.state_dict))
 
     def require_same(self, facts: Mapping[str, object]) -> None:
-        """Make sure that all processes hold the same.
+        """Check that all processes hold the same values.
 
         Args:
-            facts: What is compared, by the name that an error gives it; of the first machine if nothing differs.
+            facts: The values to compare, by the names for an error.
 
         Raises:
-            AgreedError: A fact differs; it names the process, its machine, and both values.
+            AgreedError: A value differs. The error names the process, its machine, and both values.
         """
         held = self.gather((platform.node(), dict(facts)))
         for rank, (machine, others) in enumerate(held):

@@ -7,19 +7,18 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
-from transformers import PreTrainedModel
 
 from data.batch import Loader, MaskedBatch
 from train_loop.checkpoint import TrainState
 from train_loop.config import TrainConfig
-from train_loop.objective import MaskedLMObjective
+from train_loop.objective import Objective
 from train_loop.plan import BatchPlan
 from train_loop.processes import Processes
 from train_loop.run_checkpoints import RunCheckpoints
 
 
 class Stopped(Exception):
-    """Somebody asked the run to stop, and it did, after a checkpoint; ``step`` is the last step made."""
+    """A process was told to stop. ``step`` is the last step made, of which there is a checkpoint."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")
@@ -58,11 +57,6 @@ class Run:
         return Path(self.config.output_dir)
 
     @property
-    def bare_objective(self) -> MaskedLMObjective:
+    def bare_objective(self) -> Objective:
         """The objective without DDP around it."""
         return self.accelerator.unwrap_model(self.objective)
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The Hugging Face model inside."""
-        return self.bare_objective.model

@@ -1,24 +1,22 @@
-"""The checkpoints of one run: the one place that chooses, writes, sets aside and deletes them.
+"""The checkpoints of one run: this module chooses, writes, sets aside and deletes them.
 
-The newest of the run's own history is the one that counts. What a run leaves
-behind when it goes on from an older step is renamed to ``step-00000012.aside``;
-only the user deletes that.
+The newest checkpoint of the run's own history counts. When a run resumes from an
+older step, the newer checkpoints are renamed to ``step-00000012.aside``, and only
+the user deletes those.
 """
 
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 from torch import Tensor
-from torch.optim import Optimizer
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop import run_files
 from train_loop.checkpoint import (
@@ -27,46 +25,44 @@ from train_loop.checkpoint import (
     changed_settings,
     load_data_state,
     load_state,
+    load_tensors,
     mark_for_deletion,
-    optimizer_tensors,
     save_checkpoint,
+    save_model,
     verify,
     whole_or_nothing,
 )
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
+from train_loop.objective import Objective
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """What a run goes on from, as the main process tells the others, who may not see its disk.
+class Start:
+    """Where a run starts, as the main process tells the other processes, which may not see its disk.
 
     Attributes:
-        folder: Of the checkpoint.
+        folder: The checkpoint to resume from; None: the run starts anew.
+        state: The state to go on from.
         model_config: The model's configuration, as ``config.json`` has it.
-        data_state: Where the streams of text are; empty where the step says it all.
+        data_state: The positions of the streams of text; empty where the step determines them.
         changed: A line for each setting that differs from those of the checkpoint.
     """
 
-    folder: Path
-    state: TrainState
-    model_config: dict[str, Any]
-    data_state: dict[str, np.ndarray]
-    changed: list[str]
-
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """From the checkpoint's folder, so on the main process only."""
-        return safetensors.torch.load_file(self.folder / "optimizer.safetensors")
+    folder: Path | None = None
+    state: TrainState = field(default_factory=TrainState)
+    model_config: dict[str, Any] = field(default_factory=dict)
+    data_state: dict[str, np.ndarray] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
 
 class RunCheckpoints:
-    """Chooses, writes and rotates a run's checkpoints; used on its main process only.
+    """Chooses, writes and rotates a run's checkpoints; used on the main process only.
 
-    They are written in the background, one at a time: training stops for the
-    copy to host memory alone. The next save, and the end of the run, wait for the
-    one before; if that failed, they say so.
+    A thread writes them, one at a time, so training stops only for the copy to
+    host memory. An error of the thread is raised by the next `wait`.
     """
 
     def __init__(
@@ -78,16 +74,16 @@ class RunCheckpoints:
         settings: dict[str, Any],
         on_saved: Callable[[Path], None],
     ) -> None:
-        """Touch nothing yet.
+        """Read and write nothing yet.
 
         Args:
             tokenizer: Saved with each model.
-            identity: What a checkpoint and the run that goes on from it must share.
-            settings: All settings of the run, to say which have changed.
-            on_saved: Told of each checkpoint that is on the disk, by the thread that wrote it.
+            identity: What a checkpoint and a run that resumes from it must share.
+            settings: All settings of the run, to report which have changed.
+            on_saved: Called with the folder of each written checkpoint, in the thread that wrote it.
         """
         self._config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self._output_dir = Path(config.output_dir)
         self._identity = identity
         self._settings = settings
@@ -96,18 +92,17 @@ class RunCheckpoints:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[Path, Future[None]] | None = None
 
-    def resume(self) -> Resumed | None:
-        """What to go on from as ``resume_from_checkpoint`` says, verified; None to start anew.
+    def start(self) -> Start:
+        """Find and verify the checkpoint that ``resume_from_checkpoint`` names.
 
         Raises:
-            CheckpointError: There is none that is whole, or it is of a run that differs.
+            CheckpointError: No checkpoint is whole, or it belongs to a different run.
         """
-        if self._config.resume_from_checkpoint is None:
-            return None
-        folder = find_checkpoint(self._config.resume_from_checkpoint, self._output_dir)
+        wanted = self._config.resume_from_checkpoint
+        folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
         if folder is None:
-            return None
-        return Resumed(
+            return Start()
+        return Start(
             folder=folder,
             state=load_state(folder, self._identity),
             model_config=AutoConfig.from_pretrained(folder).to_dict(),
@@ -115,23 +110,22 @@ class RunCheckpoints:
             changed=changed_settings(folder, self._settings),
         )
 
-    def begin(self, resumed: Resumed | None) -> list[str]:
-        """Make the folder hold this run's history alone, and return a line for each thing that was done to it.
+    def begin(self, start: Start) -> list[str]:
+        """Leave only this run's history among the checkpoints; return a line for each change.
 
         Raises:
-            OSError: It could not be done.
+            OSError: A checkpoint could not be renamed or copied.
         """
-        lines = []
-        state = TrainState() if resumed is None else resumed.state
+        lines, state = [], start.state
         ours = checkpoint_folder(self._output_dir, state.step)
-        is_here = resumed is not None and resumed.folder.resolve() == ours.resolve()
+        is_here = start.folder is not None and start.folder.resolve() == ours.resolve()
         others = [f for f in checkpoints(self._output_dir) if not is_here or f.name > ours.name]
         if others:
             names = ", ".join(_set_aside(folder).name for folder in others)
             lines.append(f"aside    not of this run's history, kept in {others[0].parent}: {names}")
-        if resumed is not None and self._config.keeps_best and state.best_step is not None:
+        if start.folder is not None and self._config.keeps_best and state.best_step is not None:
             best = checkpoint_folder(self._output_dir, state.best_step)
-            beside = resumed.folder.parent / best.name
+            beside = start.folder.parent / best.name
             try:
                 if not best.exists() and beside.exists():
                     verify(beside)
@@ -147,23 +141,20 @@ class RunCheckpoints:
 
     def save(
         self,
-        model: PreTrainedModel,
-        optimizers: Sequence[Optimizer],
+        objective: Objective,
+        weights: Mapping[str, Tensor],
+        tensors: dict[str, Tensor],
         *,
         state: TrainState,
         data_state: dict[str, np.ndarray],
     ) -> None:
-        """Copy everything now; write it, and delete what is old, later.
+        """Copy the weights now; write the checkpoint and delete old ones in the background. Call `wait` before.
 
-        Raises:
-            CheckpointError: The save before this one failed, and the settings say to stop then.
+        Args:
+            weights: Of the model.
+            tensors: All other tensors of the objective and its optimizers. They are not copied.
         """
-        self.wait()
-        if self._host_model is None:
-            self._host_model = AutoModelForMaskedLM.from_config(model.config)
-        host_model = self._host_model
-        host_model.load_state_dict(model.state_dict())
-        tensors = optimizer_tensors(model, optimizers)
+        host_model = self._on_host(objective, weights)
         state = replace(state)
         folder = checkpoint_folder(self._output_dir, state.step)
         best_step = state.best_step if self._config.keeps_best else None
@@ -172,7 +163,7 @@ class RunCheckpoints:
             save_checkpoint(
                 folder,
                 host_model,
-                self.tokenizer,
+                self._tokenizer,
                 tensors,
                 state=state,
                 identity=self._identity,
@@ -184,11 +175,22 @@ class RunCheckpoints:
 
         self._pending = folder, self._thread.submit(write)
 
+    def save_final(self, objective: Objective, weights: Mapping[str, Tensor]) -> None:
+        """Write the run's final model. Call `wait` before."""
+        save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self._tokenizer)
+
+    def _on_host(self, objective: Objective, weights: Mapping[str, Tensor]) -> PreTrainedModel:
+        """A model in host memory with these weights, the same one at each call."""
+        if self._host_model is None:
+            self._host_model = objective.auto_class.from_config(objective.model.config)
+        self._host_model.load_state_dict(weights)
+        return self._host_model
+
     def wait(self) -> None:
-        """Return when nothing is left to write.
+        """Wait until the last save is written.
 
         Raises:
-            CheckpointError: See `save`.
+            CheckpointError: The last save failed, and the settings say to stop then.
         """
         if self._pending is None:
             return
@@ -202,15 +204,15 @@ class RunCheckpoints:
                 raise CheckpointError(text) from error
             logger.warning("%s; training goes on", text)
 
-    def load_best(self, step: int, model: PreTrainedModel) -> str | None:
-        """Load the weights of a step's checkpoint; return why that cannot be, or None."""
+    def load(self, step: int, objective: Objective) -> dict[str, Tensor]:
+        """The full state in the checkpoint of a step.
+
+        Raises:
+            ValueError: The checkpoint is not whole.
+        """
         folder = checkpoint_folder(self._output_dir, step)
-        try:
-            verify(folder)
-            model.load_state_dict(load_model(str(folder)).state_dict())
-        except (ValueError, OSError) as error:
-            return str(error)
-        return None
+        verify(folder)
+        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | load_tensors(folder)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -221,15 +223,15 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """The folder of the checkpoint of a step."""
     return output_dir / run_files.CHECKPOINTS / f"step-{step:08d}"
 
 
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
-    """The verified checkpoint to go on from; for 'latest', the newest whole one, or None if there is none at all.
+    """The checkpoint to resume from, verified. For 'latest': the newest whole one, or None if there are none.
 
     Raises:
-        CheckpointError: The checkpoint that was asked for by name is not whole, or none of those that are there is.
+        CheckpointError: The named checkpoint is not whole, or there are checkpoints and none of them is.
     """
     if wanted != "latest":
         verify(Path(wanted))
@@ -242,7 +244,7 @@ def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
             problems.append(str(error))
         else:
             for problem in problems:
-                logger.warning("passed over a checkpoint: %s", problem)
+                logger.warning("skipped a checkpoint: %s", problem)
             return folder
     if problems:
         raise CheckpointError(
@@ -253,7 +255,7 @@ def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
 
 
 def remove_old(written: Path, keep: int | None, best_step: int | None) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best one; never the one just written."""
+    """Delete all but the newest ``keep`` checkpoints and the best one; never the one that was just written."""
     output_dir = written.parent.parent
     best = None if best_step is None else checkpoint_folder(output_dir, best_step)
     others = [folder for folder in checkpoints(output_dir) if folder not in (written, best)]

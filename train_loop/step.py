@@ -1,13 +1,14 @@
 """One optimizer update. Read this file first.
 
-The loss of an update is the mean over all masked tokens of the global batch,
-however that batch is spread over processes and micro-batches:
+The loss of an update is a mean over all predictions of the global batch (the
+masked tokens), however that batch is spread over processes and micro-batches:
 
-    loss = sum over all masked tokens of -log p(token) / num_masked
+    loss = sum over all masked tokens of -log p(token) / number of masked tokens
 
-So the masked tokens are counted first, over all processes. Then each
-micro-batch contributes its *sum*, scaled by one over that *global* count.
-Means of micro-batches are never averaged: their counts differ.
+So the predictions are counted first, over all processes. Then each micro-batch
+contributes its *sum*, scaled by one over that *global* count. Means of
+micro-batches are never averaged: their counts differ. An objective may have
+several such terms, each with its own count and weight.
 
 Nothing here waits for the GPU: whether an update is finite is known there, our
 optimizers look there, and the loop asks when it logs.
@@ -15,15 +16,16 @@ optimizers look there, and the loop asks when it logs.
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import Tensor, nn
+from torch import nn
 
 from data.batch import MaskedBatch
-from train_loop.optim import set_learning_rates
+from train_loop.objective import Objective
+from train_loop.optim import set_learning_rates, step_unless
+from train_loop.parallel import clip_grad_norm, gradient_sync
 from train_loop.step_metrics import StepMetrics
 
 
@@ -41,30 +43,30 @@ def train_step(
     """Make one update of the parameters, or skip it if it is not finite.
 
     Args:
-        objective: Prepared; gives a micro-batch's summed loss.
+        objective: Prepared; gives the sums of a micro-batch.
         batches: This process's micro-batches of the update, at least one.
         step: Number of the update, from 0.
         lr_factor: Factor on the peak learning rates.
         max_grad_norm: Clip to this norm; 0 does not clip.
     """
+    terms: Objective = accelerator.unwrap_model(objective)
+    local_counts = map(sum, zip(*(terms.count(batch) for batch in batches), strict=True))
     # full, not tensor: that would wait for the GPU to copy one number.
-    num_masked = torch.full((), sum(batch.num_masked for batch in batches), device=accelerator.device)
-    num_masked = accelerator.reduce(num_masked, "sum").clamp(min=1)
+    counts = torch.stack([torch.full((), count, device=accelerator.device) for count in local_counts])
+    counts = accelerator.reduce(counts, "sum").clamp(min=1)
     # DDP divides the summed gradients by the number of processes.
-    scale = accelerator.num_processes / num_masked
+    weights = [weight * accelerator.num_processes for weight in terms.terms.values()]
+    scales = torch.stack([weight / count for weight, count in zip(weights, counts, strict=True)])
 
     loss_sums = []
     for i, batch in enumerate(batches):
-        is_last = i == len(batches) - 1
         torch.manual_seed(dropout_seed(seed, step, int(batch.block_ids[0])))
-        with nullcontext() if is_last else accelerator.no_sync(objective):
-            micro_loss = objective(
-                batch.input_ids, batch.masked_positions, batch.labels, batch.attention_mask, batch.position_ids
-            )
-            accelerator.backward(micro_loss * scale)
-        loss_sums.append(micro_loss.detach())
+        with gradient_sync(accelerator, objective, is_last=i == len(batches) - 1):
+            micro_sums = objective(batch)
+            accelerator.backward((micro_sums * scales).sum())
+        loss_sums.append(micro_sums.detach())
 
-    grad_norm = accelerator.clip_grad_norm_(objective.parameters(), max_grad_norm or torch.inf)
+    grad_norm = clip_grad_norm(accelerator, objective, max_grad_norm)
     # After the all-reduce a bad value anywhere is in everybody's norm.
     is_skipped = is_bad = ~torch.isfinite(grad_norm)
     if accelerator.scaler is not None:
@@ -74,7 +76,7 @@ def train_step(
         is_skipped = loss_is_bad | (is_bad & (accelerator.scaler.scale(torch.ones_like(grad_norm)) < 1))
 
     set_learning_rates(optimizers, lr_factor)
-    _step_unless(is_bad, optimizers, accelerator.scaler)
+    step_unless(is_bad, optimizers, accelerator.scaler)
     for optimizer in optimizers:
         optimizer.zero_grad()
     return StepMetrics(
@@ -82,30 +84,12 @@ def train_step(
         lr_factor=lr_factor,
         block_ids=[batch.block_ids for batch in batches],
         loss_sums=torch.stack(loss_sums),
-        num_masked=num_masked,
+        counts=counts,
         grad_norm=grad_norm,
         is_skipped=is_skipped,
         num_tokens=sum(batch.num_tokens for batch in batches),
+        num_masked=sum(batch.num_masked for batch in batches),
     )
-
-
-def _step_unless(
-    is_bad: Tensor, optimizers: Sequence[AcceleratedOptimizer], scaler: torch.amp.GradScaler | None
-) -> None:
-    """Step all optimizers, or change nothing of any; then let fp16's loss scaler choose the next scale, once.
-
-    Our optimizers read the flag on the device, by the way that torch made for its
-    loss scaler. For one that cannot, this waits.
-    """
-    for optimizer in (prepared.optimizer for prepared in optimizers):
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.found_inf = is_bad.float()
-            optimizer.step()
-            del optimizer.found_inf
-        elif not is_bad:
-            optimizer.step()
-    if scaler is not None:
-        scaler.update()
 
 
 def dropout_seed(seed: int, step: int, first_block_id: int) -> int:

@@ -1,4 +1,4 @@
-"""What one update tells of itself, and the error of one that is not finite."""
+"""The measurements of one update, and the error for an update that is not finite."""
 
 from dataclasses import dataclass
 
@@ -12,37 +12,38 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Of one update; tensors stay on the device until somebody logs them.
+    """Measurements of one update. Tensors stay on the device until they are logged.
 
     Attributes:
         step: Number of the update, from 0.
         lr_factor: Factor on the peak learning rates.
         block_ids: Of this process's micro-batches, ``[B]`` each, on the CPU.
-        loss_sums: ``[micro-batches]``, summed over this process's masked tokens.
-        num_masked: Masked tokens of the global batch.
+        loss_sums: ``[micro-batches, K]``, of the K terms of the loss, summed over this process's predictions.
+        counts: ``[K]``, predictions in the global batch, 1 where there are none.
         grad_norm: Norm of the whole gradient, before clipping.
-        is_skipped: Whether the loss or the gradient was not finite, the same on
-            all processes: parameters and optimizers are then as they were, bit for bit.
-            An overflow under fp16, by which its loss scaler finds the scale, is left
-            out in the same way and does not count as one.
-        num_tokens: Tokens that this process's micro-batches held.
+        is_skipped: Whether the loss or the gradient was not finite on any process.
+            Parameters and optimizers are then unchanged, bit for bit. An overflow
+            by which fp16's loss scaler finds the scale changes nothing either, but
+            does not count as skipped.
+        num_tokens, num_masked: Tokens, and masked tokens, in this process's micro-batches.
     """
 
     step: int
     lr_factor: float
     block_ids: list[Tensor]
     loss_sums: Tensor
-    num_masked: Tensor
+    counts: Tensor
     grad_norm: Tensor
     is_skipped: Tensor
     num_tokens: int
+    num_masked: int
 
 
 def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
-    """What to say of an update that was skipped; to be called by all processes."""
+    """The error for an update that was skipped. All processes call this."""
     bad = [
         ids
-        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().tolist(), strict=True)
+        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().all(-1).tolist(), strict=True)
         if not is_finite
     ]
     block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))

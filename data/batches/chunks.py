@@ -1,8 +1,8 @@
-"""Chunks of blocks from logical streams of text: the half of streaming that runs in DataLoader workers.
+"""Chunks of blocks from logical streams of text: the part of streaming that runs in DataLoader workers.
 
-    logical stream s of S:  documents -> blocks -> chunks of 64 blocks, each with where the stream is after it
+    logical stream s of S:  documents -> blocks -> chunks of 64 blocks, each with the stream's position after it
 
-`data.batches.streaming` is the other half.
+`data.batches.streaming` is the other part.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,17 +26,18 @@ from data.documents.ranges import DataError
 Arrays = dict[str, np.ndarray]
 
 _BLOCKS_IN_CHUNK = 64
+_TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: few, so that the first step starts soon
 
 
 class Chunk(NamedTuple):
     """64 blocks of a logical stream.
 
     Attributes:
-        stream: Its number.
-        blocks: ``[64, L]``, as they are stored, padded.
-        sources: ``[64]``, which source each is of.
-        state: Where the stream is after them.
-        bad_rows: Rows that were skipped on the way.
+        stream: The number of the stream.
+        blocks: ``[64, L]`` tokens as they are stored, padded.
+        sources: ``[64]``, the source of each block.
+        state: The position of the stream after the blocks.
+        bad_rows: Rows that were skipped since the last chunk.
     """
 
     stream: int
@@ -48,11 +49,13 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamCorpus:
-    """What streams are made of.
+    """The text of all streams, and how it becomes blocks.
 
     Attributes:
         documents: The sources.
         weights: One for each source.
+        tokenizer: Encodes the texts.
+        config: The settings.
         seed: Of the mixture and of the shuffling.
     """
 
@@ -64,7 +67,7 @@ class StreamCorpus:
 
     @cached_property
     def form(self) -> TokenFormat:
-        """How tokens are stored; found once for all streams, because it reads the whole vocabulary."""
+        """How tokens are stored; cached, because it reads the whole vocabulary."""
         return token_format(self.tokenizer, self.config)
 
 
@@ -73,6 +76,7 @@ class _Source:
 
     def __init__(self, corpus: StreamCorpus, number: int, stream: int, state: Arrays) -> None:
         self._documents = corpus.documents[number]
+        self._number = number
         self._config = corpus.config
         self._stream = stream
         self._encode = encoder(corpus.tokenizer, with_words=corpus.config.needs_words)
@@ -80,25 +84,24 @@ class _Source:
         self._rest = np.zeros(0, dtype=np.uint32)
         self._num_given = 0  # of the blocks of the texts at the cursor
         if state:
-            part, position, self._num_given = state[f"{number}/cursor"].tolist()
-            self._cursor = Cursor(part, None if position < 0 else position)
+            *cursor, self._num_given = state[f"{number}/cursor"].tolist()
+            self._cursor = Cursor(*cursor)
             self._rest = state[f"{number}/rest"]
         self.bad_rows = 0
 
-    def state(self, number: int) -> Arrays:
-        """Arrays of 64-bit integers and tokens."""
-        part, position = self._cursor
-        cursor = np.array([part, -1 if position is None else position, self._num_given], dtype=np.int64)
-        return {f"{number}/cursor": cursor, f"{number}/rest": self._rest}
+    def state(self) -> Arrays:
+        """The position after the last block, as arrays."""
+        cursor = np.array([*self._cursor, self._num_given], dtype=np.int64)
+        return {f"{self._number}/cursor": cursor, f"{self._number}/rest": self._rest}
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield flat uint32 blocks."""
-        group, config = self._config.group, self._config
+        config = self._config
         while True:
-            found_tokens = self._cursor != START  # in the part of the pass before this run, perhaps
+            found_tokens = self._cursor != START  # a run before this one may have found some
             for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):
                 tokens = self._encode(batch.texts)
-                blocks, rest = group(self._rest, tokens, config.block_size)
+                blocks, rest = config.group(self._rest, tokens, config.block_size)
                 for block in blocks[self._num_given :]:
                     self._num_given += 1
                     yield block
@@ -113,11 +116,8 @@ class _Source:
                 )
 
 
-_TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: little, so that the first step comes soon
-
-
 def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
-    """Yield the chunks of a logical stream without end: from the start (``{}``), or from the state of a chunk on."""
+    """Yield the endless chunks of a logical stream: from the start (``{}``), or after the state of a chunk."""
     sources = [_Source(corpus, number, stream, state) for number in range(len(corpus.documents))]
     blocks = [source.blocks() for source in sources]
     form = corpus.form
@@ -131,18 +131,18 @@ def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
             row[: len(block)] = form.store(block)
         slot += _BLOCKS_IN_CHUNK
         after: Arrays = {"slot": np.array([slot])}
-        for number, source in enumerate(sources):
-            after |= source.state(number)
-        bad_rows = sum(source.bad_rows for source in sources)
+        bad_rows = 0
         for source in sources:
-            source.bad_rows = 0
+            after |= source.state()
+            bad_rows, source.bad_rows = bad_rows + source.bad_rows, 0
         yield Chunk(stream, chunk, owners.astype(np.uint16), after, bad_rows)
 
 
 class Chunks(IterableDataset[Chunk | DataError | None]):
-    """Chunks of some logical streams in turn. An error comes as an item: raised in a worker, it would be a traceback.
+    """Chunks of some logical streams in turn. A user error comes as an item, as in `data.batches.loader.MicroBatches`.
 
-    Each worker has every W-th stream and sends as many items a round as the others, so that no stream gets ahead.
+    Each of W workers has every W-th stream. All send the same number of items in each round, so that no stream gets
+    ahead.
     """
 
     def __init__(self, corpus: StreamCorpus, streams: list[int], states: dict[int, Arrays]) -> None:
@@ -162,5 +162,5 @@ class Chunks(IterableDataset[Chunk | DataError | None]):
                 yield from [None] * idle
         except DataError as error:
             yield error
-        except OSError as error:  # a file that is gone, or the network
+        except OSError as error:  # a deleted file, or the network
             yield DataError(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -1,7 +1,7 @@
-"""Random numbers by counter: a hash of what the number is for, not the state of a generator.
+"""Random numbers by counter: a number is a hash of what it is for, not the state of a generator.
 
-Order and masks need the same draws on any process, worker or restart. A hash of
-(seed, epoch, block id, position) gives them, in a few vectorised operations.
+Order and masks need the same draws in any process, in any worker and after a restart. A hash of (seed, epoch, block id,
+position) gives them, in a few vectorised operations.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 def hash64(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): uint64 in, uint64 out, elementwise."""
-    x = x + np.uint64(_GOLDEN)  # a copy, so that the rest can be in place: a batch's draws fit the cache twice
+    x = x + np.uint64(_GOLDEN)  # a copy; what follows is in place, so that more of a batch's draws fit the CPU's cache
     x ^= x >> np.uint64(30)
     x *= np.uint64(_FACTORS[0])
     x ^= x >> np.uint64(27)
@@ -23,9 +23,9 @@ def hash64(x: np.ndarray) -> np.ndarray:
 
 
 def key64(*parts: int) -> int:
-    """Fold integers into one 64-bit key; every part, and their order, matters."""
+    """Fold integers into one 64-bit key, which depends on each of them and on their order."""
     key = 0
-    for part in parts:  # `hash64` of one number: without arrays, which cost ten times as much here
+    for part in parts:  # `hash64` of one number: plain integers are ten times as fast here as arrays
         key = ((key ^ part) + _GOLDEN) & _MASK64
         key = ((key ^ (key >> 30)) * _FACTORS[0]) & _MASK64
         key = ((key ^ (key >> 27)) * _FACTORS[1]) & _MASK64

@@ -1,4 +1,4 @@
-"""Our masks for those who keep transformers' `Trainer` or a DataLoader of their own."""
+"""The masks of this project for transformers' `Trainer`, or for a DataLoader of the user's own."""
 
 import itertools
 import secrets
@@ -12,36 +12,35 @@ from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS, Choose, needs_words, replacements, uniform
+from data.batches.masking import MASKINGS, Choose, check_choice, check_replacement, needs_words, replacements, uniform
 from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.blocks.words import require_words, word_starts
 from data.functions import find
 
-_IGNORED = -100  # the label that cross entropy leaves out
+_IGNORED = -100  # the label that cross entropy ignores
 
 
 @dataclass(eq=False)
 class MaskedLMCollator:
-    """A drop-in for `transformers.DataCollatorForLanguageModeling`: the same batches, better masks.
+    """A drop-in for `transformers.DataCollatorForLanguageModeling`, with the same batches and better masks.
 
-    They differ by epoch, worker and rank also with a ``seed``; a random token is
-    never a special one; words are those of the tokenizer; 80/10/10 holds for words and
-    spans too. With a ``seed``, a new collator gives the same masks again after the
-    same ``torch.manual_seed``, from which a DataLoader seeds its workers.
+    With a ``seed`` too, masks differ by epoch, worker and rank. A random token is never a special one, words are those
+    of the tokenizer, and 80/10/10 holds for words and spans too. With a ``seed``, a new collator repeats its masks
+    after the same ``torch.manual_seed``, from which a DataLoader seeds its workers.
 
     Attributes:
-        tokenizer: Pads, and knows the special tokens.
-        mlm: True, as the stock one's second argument; all others go by name.
+        tokenizer: Pads, and gives the special tokens.
+        mlm: True, the second argument as in transformers; all others are given by name.
         mlm_probability: Rate at which tokens are chosen to be predicted.
-        masking: A name in `MASKINGS`, or ``path/to/file.py:name``; "whole_word" is the stock
-            ``whole_word_mask=True``. What needs words, as it and "span" do, needs in each feature ``word_ids``, a list
-            with None for special tokens, as ``BatchEncoding.word_ids(i)`` gives it; `Trainer` drops that column unless
-            ``remove_unused_columns=False``.
+        masking: A name in `MASKINGS`, or ``path/to/file.py:name``; "whole_word" is ``whole_word_mask=True`` of
+            transformers. A masking that needs words, such as "whole_word" and "span", needs ``word_ids`` in each
+            feature: a list with None for special tokens, as from ``BatchEncoding.word_ids(i)``. `Trainer` drops that
+            column unless ``remove_unused_columns=False``.
         mask_replace_prob: Fraction of the chosen tokens that become the mask token.
         random_replace_prob: Fraction that become a random token; the rest stay.
         pad_to_multiple_of: Pad to a multiple of this length.
         return_tensors: "pt" or "np".
-        seed: None draws one from the operating system.
+        seed: Of the masks; None takes one from the operating system.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -64,36 +63,31 @@ class MaskedLMCollator:
             raise ValueError(f"mlm={self.mlm} must be True: this collator only masks; mlm_probability goes by name")
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
-        self._choose = find("masking", self.masking, MASKINGS)
+        self._choose = find("masking", self.masking, MASKINGS, check_choice)
         if needs_words(self._choose):
             require_words(self.tokenizer, self.masking)
-        for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1")
-        if self.mask_replace_prob + self.random_replace_prob > 1:
-            raise ValueError(
-                f"mask_replace_prob={self.mask_replace_prob} and random_replace_prob={self.random_replace_prob} "
-                "must not exceed 1 together"
-            )
+        if not 0 <= self.mlm_probability <= 1:
+            raise ValueError(f"mlm_probability={self.mlm_probability} must be between 0 and 1")
+        check_replacement(self.mask_replace_prob, self.random_replace_prob)
         if self.seed is None:
             self.seed = secrets.randbits(63)
         self._vocabulary = vocabulary(self.tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a spawned worker gets: it cannot ask for its rank, as its process is in no group."""
+        """The state for a spawned worker, with the rank: its process is in no group and cannot ask for it."""
         return {**self.__dict__, "_rank": self._current_rank()}
 
     def __call__(self, features: list[Any], return_tensors: str | None = None) -> Any:
         """Pad and mask.
 
         Args:
-            features: B mappings with ``input_ids`` and whatever else the tokenizer pads, or B bare sequences of
+            features: B mappings with ``input_ids`` and other columns that the tokenizer pads, or B bare sequences of
                 ids; lists, numpy or torch, of any lengths.
             return_tensors: "pt" or "np". Default: the collator's.
 
         Returns:
-            The padded features with ``input_ids`` after masking and ``labels``, both
-            ``[B, L]`` int64; labels are -100 where nothing is to be predicted.
+            The padded features with ``input_ids`` after masking and ``labels``, both ``[B, L]`` int64. Labels are
+            -100 where nothing is to be predicted.
 
         Raises:
             ValueError: Words are needed and a feature has no ``word_ids``.
@@ -129,7 +123,7 @@ class MaskedLMCollator:
     def _mask(
         self, input_ids: np.ndarray, allowed: np.ndarray, starts: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What the model sees, and the labels, both ``[B, L]``."""
+        """The masked ids and the labels, both ``[B, L]``."""
         draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
         positions, kinds = self._choose(input_ids, allowed, starts, draws, self.mlm_probability)
         seen, labels = input_ids.copy(), np.full_like(input_ids, _IGNORED)
@@ -141,10 +135,10 @@ class MaskedLMCollator:
         return seen, labels
 
     def _next_key(self) -> tuple[int, int]:
-        """A key that no other call, worker, epoch or rank of this seed has."""
+        """A key of its own for each call, worker, epoch and rank."""
         assert self.seed is not None
         worker = torch.utils.data.get_worker_info()
-        # PyTorch draws the workers' seeds anew for each epoch; one that lives longer goes on counting its calls.
+        # PyTorch draws new worker seeds for each epoch; a worker that lives longer continues to count its calls.
         key = key64(self.seed, self._current_rank(), 0 if worker is None else worker.seed)
         self._num_calls += 1
         return key, self._num_calls

@@ -1,12 +1,11 @@
 """This process's micro-batches, update by update.
 
-The plan of every update follows from (seed, step) alone, so a loader starts at
-any step at once. torch's DataLoader is used for its workers, prefetching and
-pinning; each of its items is a whole micro-batch.
+The plan of an update follows from (seed, step) alone, so a loader starts at any step at once. torch's DataLoader gives
+the workers, prefetching and pinning; each of its items is a whole micro-batch.
 """
 
+import itertools
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from data.batches.collator import Collator
 from data.batches.order import Batch, Order, micro_batches, share
 from data.blocks.store import Blocks
 from data.config import DataConfig
+from data.documents.ranges import DataError
 
 
 class Plan(NamedTuple):
@@ -31,15 +31,19 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MicroBatches(Dataset[MaskedBatch]):
-    """Masked batches by plan, for a DataLoader whose sampler yields the plans."""
+class MicroBatches(Dataset[MaskedBatch | DataError]):
+    """Masked batches by plan. The sampler of the DataLoader yields the plans."""
 
     blocks: Blocks
     collator: Collator
 
-    def __getitem__(self, plan: Plan) -> MaskedBatch:
+    def __getitem__(self, plan: Plan) -> MaskedBatch | DataError:
+        """A user error comes as an item, which `items_of` raises: raised in a worker, it would become a traceback."""
         passes, block_ids = plan.batch
-        return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
+        try:
+            return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
+        except DataError as error:
+            return error
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,10 @@ class TrainLoader:
         dataset: Blocks and masks.
         order: Which blocks each update sees.
         mlm_probability: Step -> the rate at which tokens are chosen.
-        micro_batch_size: At most this many blocks in one micro-batch.
-        rank, num_processes: Which contiguous share of each global batch is this process's.
-        config: How many workers.
+        micro_batch_size: The most blocks in one micro-batch.
+        rank, num_processes: They decide this process's contiguous share of each global batch.
+        device: Where the batches go.
+        config: Gives the number of workers.
         source_names: The names of the sources of the blocks.
     """
 
@@ -67,27 +72,19 @@ class TrainLoader:
     source_names: Sequence[str] = ()
 
     def plan(self, step: int) -> list[Plan]:
-        """Each of this process's micro-batches of an update."""
+        """This process's micro-batches of an update."""
         mine = share(self.order.global_batch(step), self.rank, self.num_processes)
         return [Plan(batch, self.mlm_probability(step)) for batch in micro_batches(mine, self.micro_batch_size)]
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
-        counts: deque[int] = deque()
-
-        def plans() -> Iterator[Plan]:
-            for step in range(start, stop):
-                plan = self.plan(step)
-                counts.append(len(plan))
-                yield from plan
-
-        # Workers ask for plans ahead of time, so a step's count is always there before its last batch.
-        batches = load(self.dataset, plans(), self.device, self.config)
-        for first in batches:
-            yield [first, *(next(batches) for _ in range(counts.popleft() - 1))]
+        plans, ahead = itertools.tee(map(self.plan, range(start, stop)))  # workers ask for plans ahead of time
+        batches = load(self.dataset, itertools.chain.from_iterable(ahead), self.device, self.config)
+        for plan in plans:
+            yield list(itertools.islice(batches, len(plan)))
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others, 0."""
+        """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others return 0."""
         return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
 
     @property
@@ -109,7 +106,7 @@ def eval_batches(
     device: torch.device,
     config: DataConfig,
 ) -> Iterator[MaskedBatch]:
-    """Yield this process's share of all blocks, in order, always under the masks of the first pass."""
+    """Yield this process's share of all blocks, in order, always with the masks of the first pass."""
     ids = np.arange(len(dataset.blocks))
     mine = share((np.zeros_like(ids), ids), rank, num_processes)
     plans = (Plan(batch, mlm_probability) for batch in micro_batches(mine, batch_size))
@@ -117,9 +114,9 @@ def eval_batches(
 
 
 def leave_signals_to_the_trainer(worker_id: int) -> None:
-    """Ctrl-C and cluster schedulers signal every process: workers go on, so that the trainer can save first.
+    """Ignore the signals that Ctrl-C and cluster schedulers send to every process, so that the trainer can save first.
 
-    They end when the trainer does.
+    Workers end when the trainer does.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -128,39 +125,43 @@ def leave_signals_to_the_trainer(worker_id: int) -> None:
 def load(
     dataset: MicroBatches, plans: Iterator[Plan], device: torch.device, config: DataConfig
 ) -> Iterator[MaskedBatch]:
-    """Yield the batches of some plans on the device, prepared by workers where the settings ask for them."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,  # an item is a micro-batch already
-        sampler=plans,
-        pin_memory=device.type == "cuda",
-        **worker_options(config),
-    )
-    with items_of(loader) as batches:
+    """Yield the batches of some plans on the device, prepared by workers if the settings ask for them."""
+    with items_of(dataset, config, sampler=plans, pin_memory=device.type == "cuda") as batches:
         for batch in batches:
             yield batch.to(device)
 
 
 @contextmanager
-def items_of(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """The items of a loader, for a ``with`` block at whose end its workers end.
+def items_of(dataset: Dataset[Any], config: DataConfig, **options: Any) -> Iterator[Iterator[Any]]:
+    """The items of a dataset from a DataLoader, for a ``with`` block that ends its workers. A DataError is raised.
 
-    Left to the garbage collector, which an error's traceback keeps waiting, they could
-    outlive the run and hold up its exit: they ignore the SIGTERM that Python sends them then.
+    The garbage collector would end the workers too late: an error's traceback keeps them alive, and they ignore the
+    SIGTERM that Python sends at its exit.
     """
-    items = iter(loader)
+    num_workers = config.dataloader_num_workers
+    items = iter(
+        DataLoader(
+            dataset,
+            batch_size=None,  # an item is a whole micro-batch or chunk
+            collate_fn=_unchanged,
+            num_workers=num_workers,
+            timeout=config.dataloader_timeout if num_workers else 0,
+            worker_init_fn=leave_signals_to_the_trainer,
+            **options,
+        )
+    )
     try:
-        yield items
+        yield map(_raised, items)
     finally:
-        if loader.num_workers > 0:
+        if num_workers > 0:
             items._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def worker_options(config: DataConfig) -> dict[str, Any]:
-    """The options of a DataLoader that follow from the settings."""
-    num_workers = config.dataloader_num_workers
-    return {
-        "num_workers": num_workers,
-        "timeout": config.dataloader_timeout if num_workers else 0,
-        "worker_init_fn": leave_signals_to_the_trainer,
-    }
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _raised(item: Any) -> Any:
+    if isinstance(item, DataError):
+        raise item
+    return item

@@ -1,33 +1,34 @@
 """Which tokens are predicted, and what the model sees in their place.
 
-The meaning is that of BERT (Devlin et al. 2019, section 3.1) as transformers'
-``torch_mask_tokens`` has it: tokens that are not special are chosen at the rate
-``mlm_probability``; of the chosen, 80 % become the mask token, 10 % a random
-token, 10 % stay. Unlike there, a random token is never a special one.
+This is the masking of BERT (Devlin et al. 2019, section 3.1) and of ``torch_mask_tokens`` in transformers: tokens that
+are not special are chosen at the rate ``mlm_probability``; of the chosen, 80 % become the mask token, 10 % a random
+token, 10 % stay. Unlike in transformers, a random token is never a special one.
 
     draws = uniform(block_ids, L, seed, epoch)
     positions, kinds = MASKINGS[name](input_ids, allowed, word_starts, draws, probability)
     seen = replacements(labels, kinds, draws at positions, vocabulary, 0.8, 0.1)
 
-Every draw is a hash of (seed, epoch, block id, position), and what needs more
-randomness hashes its draws again, so a block's masks do not depend on the batch,
-process or worker that has it. A way to choose positions is one function, in
-`MASKINGS` or in a user's own file; so is how the rate moves during a run (`MASK_RATES`).
+Every draw is a hash of (seed, epoch, block id, position), and more draws are hashes of these, so a block's masks do not
+depend on its batch, process or worker. A masking is one function, in `MASKINGS` or in a user's own file; so is the
+schedule of the masking rate (`MASK_RATES`).
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from data.batches.hashing import hash64, key64
 from data.blocks.vocabulary import Vocabulary
+from data.documents.ranges import DataError
+from data.functions import described
 
 # Span lengths in words (Joshi et al. 2020, section 3.1): geometric with p = 0.2, at most 10, renormalised.
 _SPAN_LENGTHS = np.arange(1, 11)
 _SPAN_PROBABILITIES = 0.8**_SPAN_LENGTHS / (0.8**_SPAN_LENGTHS).sum()
 _SPAN_MEAN = float((_SPAN_LENGTHS * _SPAN_PROBABILITIES).sum())
-# What is left of a span that a block's first word falls into: P(r) = P(length >= r) / mean.
+# The rest of a span that covers a block's first word has r words with P(r) = P(length >= r) / mean.
 _REST_PROBABILITIES = _SPAN_PROBABILITIES[::-1].cumsum()[::-1] / _SPAN_MEAN
 
 # One salt for each use of `fresh`, so that no two uses share a number.
@@ -35,41 +36,32 @@ _FIXED_KIND, _SPAN_GAP, _SPAN_LENGTH, _SPAN_REST, _SPAN_KIND = range(1, 6)
 
 
 def uniform(block_ids: np.ndarray, length: int, seed: int, passes: np.ndarray | int) -> np.ndarray:
-    """``[B, L]`` float64 in [0, 1): one draw for each position of each block, in each pass (``[B]``) over it."""
+    """One draw for each position of each block in each pass (``[B]``) over it: ``[B, L]`` float64 in [0, 1)."""
     pass_keys = hash64(np.uint64(key64(seed)) ^ np.atleast_1d(passes).astype(np.uint64))
     row_keys = hash64(block_ids.astype(np.uint64) ^ pass_keys)
     return _to_unit(hash64(row_keys[:, None] + np.arange(length, dtype=np.uint64)))
 
 
 def fresh(draws: np.ndarray, salt: int) -> np.ndarray:
-    """More draws from the same counters: uniform in [0, 1), independent of ``draws`` and of other salts.
-
-    Args:
-        draws: Any shape, float64.
-        salt: What they are for.
-
-    Returns:
-        The shape of ``draws``, float64.
-    """
+    """More draws from the same counters: float64 of the same shape, independent of ``draws`` and of other salts."""
     return _to_unit(hash64(draws.view(np.uint64) ^ np.uint64(key64(salt))))
 
 
 def _to_unit(bits: np.ndarray) -> np.ndarray:
-    """Uniform in [0, 1), with 53 random bits; the uint64 are overwritten."""
+    """Uniform in [0, 1), with 53 random bits. Overwrites ``bits``, uint64."""
     bits >>= np.uint64(11)
     return bits * 2.0**-53
 
 
-# Every way to choose positions has this form. Arguments:
+# Every masking has this form. Arguments:
 #   input_ids    [B, L] integers: the tokens
 #   allowed      [B, L] bool: tokens that may be chosen, neither special nor padding
-#   word_starts  [B, L] bool: where a word begins, or None; a special token is a word of its own, and the first
-#                column counts as a start whatever it says
+#   word_starts  [B, L] bool: where a word begins; None unless the function has an attribute `needs_words = True`. A
+#                special token is a word of its own, and the first column always counts as a start.
 #   draws        [B, L] float64 from `uniform`
 #   probability  the rate at which allowed tokens are to be chosen
 # Returns positions [M] int64 in the flattened [B * L], ascending, and kinds [M] float64, uniform in [0, 1), which
-# decide between the mask token, a random one and the token itself; equal for tokens that are treated as one.
-# One that needs word starts has an attribute `needs_words = True`; else they are None.
+# decide between the mask token, a random one and the token itself. Tokens that share a kind are treated alike.
 Choose = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
 
 
@@ -78,7 +70,7 @@ def choose_token(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose each token independently (Devlin et al. 2019). Arguments and result as of `Choose`."""
     positions = np.flatnonzero((draws < probability) & allowed)
-    # A draw that is below the probability is, over it, again uniform in [0, 1).
+    # A draw below the probability, divided by it, is again uniform in [0, 1).
     return positions, draws.reshape(-1)[positions] / probability
 
 
@@ -87,9 +79,8 @@ def choose_whole_word(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose each word independently, by its first token's draw, with all its allowed tokens.
 
-    The whole-word masking of BERT's 2019 release, with 80/10/10 by word. A word
-    that a block's edge cuts counts as a word on either side. Arguments and result
-    as of `Choose`.
+    This is the whole-word masking of BERT's 2019 release, with 80/10/10 by word. A word cut by the edge of a block
+    counts as a word on either side. Arguments and result as of `Choose`.
     """
     assert word_starts is not None, "whole_word needs word starts"
     columns = np.arange(draws.shape[1])
@@ -104,23 +95,21 @@ def choose_span(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose spans of whole words (SpanBERT, Joshi et al. 2020, section 3.1), with 80/10/10 by span.
 
-    SpanBERT draws spans until a block's budget is spent. Here they are a renewal
-    process along the words: outside a span, a word begins one with probability
-    ``q = p / (m (1 - p) + p)``, m the mean length; gaps of mean ``(1 - q) / q`` and
-    spans of mean m then cover the share p. The first word meets the process in its
-    stationary state, as if words without end came before the block, so each word,
-    the first and the last too, is covered with probability p exactly.
+    SpanBERT draws spans until a block's budget is spent. Here they are a renewal process along the words: outside a
+    span, a word begins one with probability ``q = p / (m (1 - p) + p)``, where m is the mean length. Gaps of mean
+    ``(1 - q) / q`` and spans of mean m then cover the share p. At the first word the process is in its stationary
+    state, as if endless words came before the block, so each word, the first and the last too, is covered with
+    probability p exactly.
 
-    Special tokens count as words but are never chosen. Arguments and result as of
-    `Choose`.
+    Special tokens count as words but are never chosen. Arguments and result as of `Choose`.
     """
     assert word_starts is not None, "span needs word starts"
     num_blocks, length = draws.shape
     words = np.cumsum(word_starts[:, 1:], axis=1)
     words = np.concatenate([np.zeros((num_blocks, 1), dtype=words.dtype), words], axis=1)
     begins, ends = _spans(draws, probability)
-    # All blocks in one line, each `stride` words long: no end (they grow, and are cut at L, which no word reaches)
-    # falls into another block, so that one search finds every token's span, the first that ends after it.
+    # One search over all blocks finds every token's span, the first that ends after it. Blocks lie `stride` words
+    # apart: ends grow within a block and are cut at L, which no word reaches, so none falls into the next block.
     stride = length + 1
     offsets = np.arange(num_blocks)[:, None] * stride
     spans = np.searchsorted((np.minimum(ends, length) + offsets).reshape(-1), (words + offsets).reshape(-1), "right")
@@ -129,22 +118,16 @@ def choose_span(
 
 
 def _spans(draws: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where spans begin and end, in words from the block's first one.
+    """The first word of each of L spans, and the first word after it: two ``[B, L]`` int64, in words of the block.
 
-    L spans reach past the last word, since each covers one word or more.
-
-    Args:
-        draws: ``[B, L]`` from `uniform`; the i-th span goes by the i-th draw.
-
-    Returns:
-        Two ``[B, L]`` int64: the first word of each span, and the first after it.
+    L spans reach past the last word, since each covers at least one word. The i-th span depends on the i-th draw.
     """
     begin_rate = probability / (_SPAN_MEAN * (1 - probability) + probability)
-    with np.errstate(divide="ignore", over="ignore"):  # the gap has no end at a rate of 0, or a draw of 0
+    with np.errstate(divide="ignore", over="ignore"):  # the gap is infinite at a rate of 0, or a draw of 0
         gaps = np.log(fresh(draws, _SPAN_GAP)) / np.log1p(-begin_rate)
     gaps = np.fmin(gaps, draws.shape[1]).astype(np.int64)
     lengths = 1 + np.searchsorted(_SPAN_PROBABILITIES.cumsum()[:-1], fresh(draws, _SPAN_LENGTH), "right")
-    # The first word is not covered (0), or in a span of which so many words are left, itself included.
+    # The first word is not covered (0), or in a span of which this many words are left, itself included.
     state = np.concatenate([[1 - probability], probability * _REST_PROBABILITIES]).cumsum()
     rest = np.searchsorted(state[:-1], fresh(draws[:, 0], _SPAN_REST), "right")
     gaps[:, 0] = np.where(rest > 0, 0, 1 + gaps[:, 0])
@@ -158,7 +141,7 @@ def choose_fixed_count(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose ``round(probability * n)`` of the n allowed tokens of each block, at least one.
 
-    They are those of the smallest draws. No block then weighs more than its text. Arguments and result as of `Choose`.
+    They have the smallest draws. No block then weighs more than its text. Arguments and result as of `Choose`.
     """
     counts = np.maximum(1, np.rint(probability * allowed.sum(axis=1)).astype(np.int64))
     ranked = np.where(allowed, draws, np.inf)
@@ -179,11 +162,23 @@ MASKINGS: dict[str, Choose] = {
 
 
 def needs_words(choose: Choose) -> bool:
-    """Whether a way to choose needs word starts."""
+    """Whether a function of the form `Choose` needs word starts."""
     return getattr(choose, "needs_words", False)
 
 
-# (progress from 0 to 1, start, end) -> probability: how the masking rate moves during a run (Ankner et al. 2024).
+def check_choice(where: str, result: Any, input_ids: np.ndarray, *_: Any) -> None:
+    """Raise DataError unless the result of a user's function has the form that `Choose` states."""
+    wanted = "it must return positions, int64[M], and kinds, float64[M]"
+    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(array, np.ndarray) for array in result)):
+        raise DataError(f"{where} returns {described(result)}: {wanted}")
+    positions, kinds = result
+    if (positions.dtype, kinds.dtype, kinds.shape) != (np.int64, np.float64, (positions.size,)) or positions.ndim != 1:
+        raise DataError(f"{where} returns {described(result)}: {wanted}")
+    if (np.diff(positions, prepend=-1, append=input_ids.size) < 1).any():
+        raise DataError(f"{where}: the positions must ascend within 0 to {input_ids.size - 1}, the flattened batch")
+
+
+# (progress from 0 to 1, start, end) -> probability: the schedule of the masking rate (Ankner et al. 2024).
 MaskRate = Callable[[float, float, float], float]
 
 
@@ -202,6 +197,18 @@ def _cosine(progress: float, start: float, end: float) -> float:
 MASK_RATES: dict[str, MaskRate] = {"constant": _constant, "linear": _linear, "cosine": _cosine}
 
 
+def check_replacement(mask_replace_prob: float, random_replace_prob: float) -> None:
+    """Raise ValueError unless both are fractions that add up to at most 1."""
+    for name, value in (("mask_replace_prob", mask_replace_prob), ("random_replace_prob", random_replace_prob)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value} must be between 0 and 1")
+    if mask_replace_prob + random_replace_prob > 1 + 1e-9:
+        raise ValueError(
+            f"mask_replace_prob={mask_replace_prob} and random_replace_prob={random_replace_prob} add up to more than "
+            "1: lower one of them"
+        )
+
+
 def replacements(
     labels: np.ndarray,
     kinds: np.ndarray,
@@ -213,20 +220,20 @@ def replacements(
     """What the model sees at the chosen positions.
 
     Args:
-        labels: ``[M]``, the tokens that are there.
+        labels: ``[M]``, the original tokens.
         kinds: ``[M]`` float64, uniform in [0, 1): what becomes of each.
-        draws: ``[M]`` float64, the positions' own draws, times any constant: only
-            their hash counts, so that each token of a word gets a random token of its own.
+        draws: ``[M]`` float64, each position's own draw, so that each token of a word gets its own random token.
+        vocabulary: Of the tokenizer.
+        mask_replace_prob: Kinds below this become the mask token.
+        random_replace_prob: Kinds from there to the sum of both become a random regular token; others keep the label.
 
     Returns:
-        ``[M]``, dtype of ``labels``: the mask token where the kind is below
-        ``mask_replace_prob``, a random regular token where it is below the sum
-        of the two, else the label.
+        ``[M]``, dtype of ``labels``.
     """
     out = labels.copy()
     out[kinds < mask_replace_prob] = vocabulary.mask_token_id
     is_random = (kinds >= mask_replace_prob) & (kinds < mask_replace_prob + random_replace_prob)
-    # The low bits of a hash of the draw are independent of its size, which may have made the choice.
+    # The low bits of the draw's hash are independent of its size, which may have decided the choice.
     bits = hash64(draws[is_random].view(np.uint64))
     out[is_random] = vocabulary.regular_ids[bits % np.uint64(len(vocabulary.regular_ids))]
     return out

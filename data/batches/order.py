@@ -1,10 +1,8 @@
-"""Which blocks a step sees: a pure function of (seed, epoch, step).
+"""Which blocks an update sees: a pure function of (seed, epoch, step).
 
-The order of an epoch is a keyed permutation that is evaluated at the positions
-asked for, never stored: step 1,000,000 costs what step 0 costs, and there is no
-generator state to save. Several sources are mixed by weight in the same way. A
-process takes a contiguous share of the global batch, so the global batch does not
-depend on how many processes there are.
+The order of an epoch is a keyed permutation, evaluated only at the wanted positions and never stored: step 1,000,000
+costs as much as step 0, and there is no generator state to save. Several sources are mixed by weight in the same way.
+A process takes a contiguous share of the global batch, so the global batch does not depend on the number of processes.
 """
 
 import functools
@@ -21,21 +19,20 @@ MIXTURE_PERIOD = 1000
 _FEISTEL_ROUNDS = 6
 _STEPS_SORTED_TOGETHER = 16
 _PERMUTED_TOGETHER = 1024
-_SMALL = 256  # blocks; below about 64 the orders of the network are measurably uneven
+_SMALL = 256  # blocks; below about 64, the network's orders are measurably uneven
 
 
 def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     """Map positions of ``range(num_blocks)`` through a keyed pseudorandom permutation.
 
-    A Feistel network over the bits that ``num_blocks`` needs, walked along its
-    cycle until the value is in range again (Black and Rogaway 2002, "Ciphers
-    with arbitrary finite domains"). Up to 256 blocks, where so few bits do not mix
-    well, they are sorted by a hash, which gives every order alike.
+    It is a Feistel network over the bits that ``num_blocks`` needs, walked along its cycle until the value is in range
+    again (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Up to 256 blocks have too few bits to mix
+    well; they are sorted by a hash, which makes all orders equally likely.
 
     Args:
         positions: ``[N]`` integers in ``[0, num_blocks)``.
         num_blocks: Size of the domain.
-        key: 64-bit key; another key is another permutation.
+        key: 64-bit key of the permutation.
 
     Returns:
         ``[N]`` int64, distinct for distinct positions.
@@ -61,7 +58,7 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
 
 
 def permuted_range(first: int, end: int, num_blocks: int, key: int) -> np.ndarray:
-    """`permute` of the positions ``first`` to ``end - 1``, at least one."""
+    """`permute` of the positions ``first`` to ``end - 1``, of which there is at least one."""
     rows = range(first // _PERMUTED_TOGETHER, (end - 1) // _PERMUTED_TOGETHER + 1)
     together = np.concatenate([_permuted_row(row, num_blocks, key) for row in rows])
     return together[first - rows[0] * _PERMUTED_TOGETHER :][: end - first]
@@ -69,7 +66,7 @@ def permuted_range(first: int, end: int, num_blocks: int, key: int) -> np.ndarra
 
 @functools.lru_cache(maxsize=4)
 def _permuted_row(row: int, num_blocks: int, key: int) -> np.ndarray:
-    """1,024 positions at once cost as much as 100, and the steps of a run ask for neighbours, so a row is kept."""
+    """1,024 positions, cached: they cost as much as 100, and the steps of a run ask for neighbouring positions."""
     first = row * _PERMUTED_TOGETHER
     out = permute(np.arange(first, min(first + _PERMUTED_TOGETHER, num_blocks)), num_blocks, key)
     out.flags.writeable = False
@@ -79,17 +76,17 @@ def _permuted_row(row: int, num_blocks: int, key: int) -> np.ndarray:
 def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide an endless row of slots among sources, in proportion to their weights.
 
-    Every 1,000 slots hold the same number of each source, in an order of their
-    own, so any slot is found without those before it, and the proportions are exact.
+    Each 1,000 slots hold every source the same number of times, in an order of their own. So any slot is found without
+    those before it, and the proportions are exact.
 
     Args:
         slots: ``[N]`` int64, 0 or more.
         weights: ``[S]``, relative.
+        seed: Of the order.
 
     Returns:
-        sources: ``[N]``, which source fills each slot.
-        indices: ``[N]``, which of the source's draws it is; the draws before slot
-            n are, but for its own thousand, the indices below it.
+        The source that fills each slot, ``[N]``, and the number of that draw among the source's draws, ``[N]``. Within
+        a thousand, draws are numbered in an order other than that of the slots.
     """
     counts = mixture_counts(weights)
     ends = np.cumsum(counts)
@@ -103,7 +100,7 @@ def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.
 
 
 def mixture_counts(weights: Sequence[float]) -> np.ndarray:
-    """``[S]``: slots of each source among 1,000, by largest remainder."""
+    """``[S]``: slots of each source among 1,000, rounded by the largest remainder."""
     exact = np.asarray(weights) / np.sum(weights) * MIXTURE_PERIOD
     counts = exact.astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: MIXTURE_PERIOD - counts.sum()]] += 1
@@ -113,7 +110,7 @@ def mixture_counts(weights: Sequence[float]) -> np.ndarray:
 def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with_first: bool) -> int:
     """Blocks in an epoch: of one source, all of them; of a mixture, until the first or the last source has run out.
 
-    The sources of a mixture go on where they were from epoch to epoch, each in passes of its own.
+    A new epoch of a mixture does not restart its sources: each continues in passes of its own.
     """
     if len(sizes) == 1:
         return sizes[0]
@@ -126,12 +123,12 @@ class Order:
     """Which blocks each update sees.
 
     Attributes:
-        sizes: Blocks of each source; their ids follow each other.
-        weights: Of a mixture of several sources.
-        global_batch_size: Blocks per update.
+        sizes: Blocks of each source; the ids of a source follow those of the one before.
+        weights: Of the sources in a mixture.
+        global_batch_size: G, blocks per update.
         seed: Of the permutations.
-        lengths: ``[N]``, tokens in each block, where they differ: batches are then
-            made of blocks of similar length, over 16 updates, to pad less.
+        lengths: ``[N]``, tokens in each block, to make batches of blocks of similar length, which need less padding:
+            the blocks of 16 updates are sorted together. None: do not sort.
     """
 
     sizes: tuple[int, ...]
@@ -141,9 +138,9 @@ class Order:
     lengths: np.ndarray | None = None
 
     def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The blocks of an update: ``[G]`` passes, in which pass over its source each is seen, and ``[G]`` ids.
+        """The blocks of an update: ``[G]``, the number of earlier passes over each block's source, and ``[G]`` ids.
 
-        The last update of an epoch of one source sees what is left, so that each block is seen exactly once.
+        The last update of an epoch of one source has the remaining blocks, so that each block is seen exactly once.
         """
         epoch, step_in_epoch, end = 0, step, sys.maxsize
         if len(self.sizes) == 1:
@@ -168,7 +165,7 @@ class Order:
         return thousands * mixture_counts(self.weights) + np.bincount(sources, minlength=len(self.sizes))
 
     def _blocks(self, epoch: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Passes and ids of the blocks in consecutive slots, of an epoch or of the endless row of a mixture."""
+        """Passes and ids of the blocks in consecutive slots of an epoch, or of the endless row of a mixture."""
         if len(self.sizes) == 1:
             key = key64(self.seed, epoch)
             ids = permuted_range(int(slots[0]), int(slots[-1]) + 1, self.sizes[0], key)
@@ -185,15 +182,15 @@ class Order:
 
 
 def share(batch: Batch, rank: int, num_processes: int) -> Batch:
-    """The contiguous part of a batch that a process takes; parts differ by at most one block and may be empty."""
+    """The contiguous part of a batch for one process. Parts differ by at most one block and may be empty."""
     passes, ids = (np.array_split(part, num_processes)[rank] for part in batch)
     return passes, ids
 
 
 def micro_batches(batch: Batch, size: int) -> list[Batch]:
-    """Cut a process's share into micro-batches of ``size``; an empty share is one empty micro-batch.
+    """Cut a process's share into micro-batches of ``size``.
 
-    A process with nothing to do still takes part in the gradient all-reduce.
+    An empty share is one empty micro-batch, so that the process takes part in the gradient all-reduce.
     """
     passes, ids = batch
     return [(passes[i : i + size], ids[i : i + size]) for i in range(0, len(ids), size)] or [batch]

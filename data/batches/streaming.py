@@ -1,18 +1,16 @@
-"""Blocks while they are read: no pass over the text before the first step, and memory that does not grow with it.
+"""Batches made while the text is read: no pass over the text before the first step; memory does not grow with it.
 
     logical stream s of S:  documents -> blocks -> chunks of 64 blocks   (in a DataLoader worker)
                             chunks -> shuffle buffer -> slots s, s + S, s + 2S, ...  (in the training process)
 
-The text is divided over a fixed number S of logical streams, and update t of G
-blocks takes slots ``t G`` to ``t G + G - 1`` of their endless interleaving. A
-process owns the streams ``s % num_processes == rank`` and fills their slots, so
-the global batches are the same for any number of processes and workers, no
-document is tokenized twice, and nobody waits for another's stream: each begins
-its text anew when it has come to the end.
+The text is divided over a fixed number S of logical streams, and update t of G blocks takes slots ``t G`` to
+``t G + G - 1`` of their endless interleaving. A process owns the streams ``s % num_processes == rank`` and fills their
+slots. So the global batches are the same for any number of processes and workers, and no document is tokenized twice.
+No process waits for another's stream: each stream starts its text again at the end.
 
-All that a run needs to go on is in the training process: the buffers, what is
-left of the chunk that each stream is in, and where the stream was after it.
-Workers may be ahead; what they have sent and nobody has begun is made again.
+All state that a run needs to resume is in the training process: the buffers, the rest of the current chunk of each
+stream, and the stream's position after that chunk. Workers may be ahead: prefetched chunks that were not used are
+produced again after a resume.
 """
 
 from collections import deque
@@ -22,31 +20,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from data.batch import MaskedBatch
 from data.batches.chunks import Arrays, Chunk, Chunks, StreamCorpus
 from data.batches.collator import Collator
 from data.batches.hashing import hash64, key64
-from data.batches.loader import items_of, worker_options
-from data.documents.ranges import DataError
+from data.batches.loader import items_of
 
 _DRAWS_AT_ONCE = 1024
 
 
 class _ShuffleBuffer:
-    """Blocks of one logical stream, from which random ones are drawn; the seed decides which one, and when."""
+    """A buffer of blocks of one logical stream. Blocks are drawn from it at random, as the seed decides."""
 
     def __init__(self, corpus: StreamCorpus, stream: int, state: Arrays) -> None:
         config = corpus.config
         self._capacity = max(1, config.shuffle_buffer_size // config.num_streams)
         self._stream, self._num_streams = stream, config.num_streams
         self._key = np.uint64(key64(corpus.seed, stream, 1))
-        shape, dtype = (self._capacity, config.block_size), corpus.form.dtype
-        self._blocks = np.empty(shape, dtype)
-        self._ids = np.empty(self._capacity, np.int64)
-        self._sources = np.empty(self._capacity, np.uint16)
-        self._chunk = Chunk(stream, np.empty((0, shape[1]), dtype), np.empty(0, np.uint16), {}, 0)
+        length, dtype = config.block_size, corpus.form.dtype
+        self._rows = np.empty(self._capacity, [("blocks", dtype, length), ("ids", np.int64), ("sources", np.uint16)])
+        self._chunk = Chunk(stream, np.empty((0, length), dtype), np.empty(0, np.uint16), {}, 0)
         self._num_taken = 0  # of the chunk's blocks
         self._size = self._num_drawn = self._num_put = 0
         self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
@@ -56,15 +50,14 @@ class _ShuffleBuffer:
             self._num_drawn, self._num_put, self.bad_rows = state["buffer/counts"].tolist()
             self.tokens_by_source = state["buffer/tokens_by_source"].copy()
             for name in ("blocks", "ids", "sources"):
-                getattr(self, f"_{name}")[: self._size] = state[f"buffer/{name}"]
+                self._rows[name][: self._size] = state[f"buffer/{name}"]
             chunk_state = {key.removeprefix("stream/"): a for key, a in state.items() if key.startswith("stream/")}
             self._chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
         self._draws = self._hashes()
 
     def state(self) -> Arrays:
-        """Copies of all that the next draws depend on."""
-        kept = {"blocks": self._blocks, "ids": self._ids, "sources": self._sources}
-        arrays = {f"buffer/{name}": array[: self._size].copy() for name, array in kept.items()}
+        """Copies of everything that the next draws depend on."""
+        arrays = {f"buffer/{name}": self._rows[name][: self._size].copy() for name in ("blocks", "ids", "sources")}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
         arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put, self.bad_rows])
         arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
@@ -73,30 +66,27 @@ class _ShuffleBuffer:
 
     @property
     def stream_state(self) -> Arrays:
-        """Where the stream is after the chunk that is being put in; empty before the first chunk."""
+        """The stream's position after the current chunk; empty before the first chunk."""
         return self._chunk.state
 
     def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
-        """A block and its id. Until the buffer is full, two blocks come in for each that is drawn."""
+        """Draw a block and its id. Until the buffer is full, two blocks are added for each that is drawn."""
         while self._size < min(self._capacity, self._num_drawn + 2):
             if self._num_taken == len(self._chunk.blocks):
                 self._chunk, self._num_taken = receive(), 0
                 self.bad_rows += self._chunk.bad_rows
-            self._blocks[self._size] = self._chunk.blocks[self._num_taken]
-            self._sources[self._size] = self._chunk.sources[self._num_taken]
-            self._ids[self._size] = self._num_put * self._num_streams + self._stream
+            block, source = self._chunk.blocks[self._num_taken], self._chunk.sources[self._num_taken]
+            self._rows[self._size] = (block, self._num_put * self._num_streams + self._stream, source)
             self._num_taken += 1
             self._num_put += 1
             self._size += 1
         drawn = next(self._draws) % self._size
-        out = self._blocks[drawn].copy(), int(self._ids[drawn])
-        num_tokens = int((out[0] != np.iinfo(out[0].dtype).max).sum())
-        self.tokens_by_source[self._sources[drawn]] += num_tokens
+        block, block_id, source = self._rows[drawn].copy()
+        self.tokens_by_source[source] += (block != np.iinfo(block.dtype).max).sum()
         self._size -= 1
         self._num_drawn += 1
-        for array in (self._blocks, self._ids, self._sources):
-            array[drawn] = array[self._size]
-        return out
+        self._rows[drawn] = self._rows[self._size]
+        return block, int(block_id)
 
     def _hashes(self) -> Iterator[int]:
         while True:
@@ -105,7 +95,7 @@ class _ShuffleBuffer:
 
 
 class StreamLoader:
-    """The micro-batches of one process, from text that is read meanwhile."""
+    """The micro-batches of one process, made while the text is read."""
 
     def __init__(
         self,
@@ -120,7 +110,7 @@ class StreamLoader:
         device: torch.device,
         state: Arrays,
     ) -> None:
-        """Begin at the start, or, with the joined `state` of all processes, where it was taken.
+        """Start at the beginning, or at the joined `state` of all processes if there is one.
 
         Raises:
             ValueError: There are fewer logical streams than processes.
@@ -150,10 +140,9 @@ class StreamLoader:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
 
         Raises:
-            DataError: The text cannot be read; the message names file and row.
+            DataError: The text cannot be read, or a user's function returns another form than it must.
         """
-        loader = DataLoader(self._dataset, batch_size=None, collate_fn=_as_it_is, **worker_options(self._config))
-        with items_of(loader) as items:
+        with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):
                 first = step * self._global_batch_size
                 streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
@@ -162,12 +151,12 @@ class StreamLoader:
                 yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]`` tokens of each source that this process's streams have given."""
+        """``[S]``: tokens of each source in the blocks that this process has drawn."""
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
 
     @property
     def bad_rows(self) -> int | None:
-        """Rows that this process's streams have skipped so far; None where the first one ends the run."""
+        """Rows that this process's streams have skipped so far; None if the first bad row ends the run."""
         if self._config.on_bad_row == "stop":
             return None
         return sum(buffer.bad_rows for buffer in self._buffers.values())
@@ -179,19 +168,13 @@ class StreamLoader:
         return (batch.pin_memory() if self._device.type == "cuda" else batch).to(self._device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
-        """The next chunk of a stream; chunks of other streams that come before it are kept for later."""
+        """The next chunk of a stream. Chunks of other streams that come before it are kept for later."""
         while not self._received[stream]:
             item = next(items)
-            if isinstance(item, DataError):
-                raise item
             if item is not None:
                 self._received[item.stream].append(item)
         return self._received[stream].popleft()
 
     def state(self) -> Arrays:
-        """Where this process's streams are, after the last update that was taken: ``{"stream/name": array}``."""
+        """The positions of this process's streams after the last update that was taken: ``{"stream/name": array}``."""
         return {f"{s}/{name}": array for s, buffer in self._buffers.items() for name, array in buffer.state().items()}
-
-
-def _as_it_is(item: Any) -> Any:
-    return item

@@ -1,7 +1,6 @@
 """Text to blocks of tokens.
 
-`tokenization` opens or trains a tokenizer and encodes texts; `words` finds where words
-begin; `tokens` keeps both, and the starts of documents, in one array. `grouping` cuts
-the tokens into blocks, and `store` keeps the blocks on disk. `vocabulary` is what
-masking knows of the tokenizer.
+`tokenization` opens or trains a tokenizer and encodes texts. `words` finds where words begin, and `tokens` stores that
+and the starts of documents in one array with the ids. `grouping` cuts tokens into blocks, `store` keeps the blocks on
+disk, and `vocabulary` says which tokens are special.
 """

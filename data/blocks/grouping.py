@@ -1,25 +1,26 @@
-"""Documents to blocks of at most L tokens, what is left over carried into the next batch of documents.
+"""Documents to blocks of at most L tokens; the rest of each batch of documents is carried into the next one.
 
-The Hugging Face guide groups 1,000 rows at a time and throws away what is left
-of each batch of rows. Here the rest is an explicit state that goes into the next
-batch. A grouping is a pure function ``(rest, tokens, L) -> (blocks, rest)`` of
-flagged tokens (see `data.blocks.tokens`), so that cached and streamed blocks come from
-the same code; no token is lost, invented or put elsewhere within its document.
+The Hugging Face guide groups 1,000 rows at a time and drops the rest of each batch. Here the rest is an explicit state.
+A grouping is a pure function ``(rest, tokens, L) -> (blocks, rest)`` of flagged tokens (see `data.blocks.tokens`), so
+cached and streamed blocks come from the same code. No token is lost, added or moved within its document.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from data.blocks.tokens import DOCUMENT_START
+from data.documents.ranges import DataError
+from data.functions import described
 
 Blocks = list[np.ndarray]  # each a flat uint32 array of 1 to L tokens
 Grouping = Callable[[np.ndarray, np.ndarray, int], tuple[Blocks, np.ndarray]]
 
 
 def concatenate(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
-    """All documents end to end, cut every L tokens.
+    """Join all documents end to end and cut every L tokens.
 
     With L = 4, rest ``[1 2]`` and tokens ``[3 4 5 6 7 8 9]``: blocks ``[1 2 3 4] [5 6 7 8]``, rest ``[9]``.
     """
@@ -29,15 +30,14 @@ def concatenate(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[
 
 
 def line_by_line(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
-    """A block for each document, more where it is longer than L; nothing is left over."""
+    """One block for each document, or several if it is longer than L. There is no rest."""
     return _pieces(tokens, block_size), rest
 
 
 def pack(rest: np.ndarray, tokens: np.ndarray, block_size: int) -> tuple[Blocks, np.ndarray]:
-    """Whole documents packed into blocks, the longest first, each into the fullest block that has room (best fit).
+    """Pack whole documents into blocks, the longest first, each into the fullest block that has room (best fit).
 
-    A document longer than L is cut, and its pieces are documents of their own.
-    The emptiest block is left over.
+    A document longer than L is cut, and its pieces are documents of their own. The emptiest block is the rest.
     """
     free: list[tuple[int, int]] = []  # (room, block), ascending
     packed: list[Blocks] = []
@@ -67,3 +67,15 @@ def _pieces(tokens: np.ndarray, block_size: int) -> Blocks:
 
 
 GROUPINGS: dict[str, Grouping] = {"concatenate": concatenate, "line_by_line": line_by_line, "pack": pack}
+
+
+def check_grouped(where: str, result: Any, rest: np.ndarray, tokens: np.ndarray, block_size: int) -> None:
+    """Raise DataError unless the result of a user's function has the form of a `Grouping`."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], list)):
+        raise DataError(f"{where} returns {described(result)}: it must return a list of blocks, and the rest")
+    for name, array in (*(("a block", block) for block in result[0]), ("a rest", result[1])):
+        if not (isinstance(array, np.ndarray) and array.dtype == np.uint32 and array.ndim == 1):
+            raise DataError(f"{where} returns {name} of {described(array)}: it must be a flat array of uint32")
+    for block in result[0]:
+        if not 1 <= len(block) <= block_size:
+            raise DataError(f"{where} returns a block of {len(block)} tokens: it must have 1 to {block_size}")

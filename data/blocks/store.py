@@ -1,10 +1,9 @@
-"""Blocks of tokens on disk: made once, memory-mapped, any of them by index.
+"""Blocks of tokens on disk: built once, memory-mapped, any of them by index.
 
-A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens
-without padding (see `data.blocks.tokens`); ``lengths.npy`` where blocks differ in length;
-``token_counts.npy``; and ``blocks.json``, the shape and the counts. It is made
-under a lock, by one process, in a temporary folder that is then renamed: it is complete,
-or not there. Blocks that were damaged later are made again.
+A folder ``<cache_dir>/blocks/<fingerprint>/`` holds ``blocks.bin``, the tokens without padding (see
+`data.blocks.tokens`); ``lengths.npy`` if blocks differ in length; ``token_counts.npy``; and ``blocks.json``, the shape
+and the counts. One process builds it under a lock, in a temporary folder that is then renamed: it is complete, or does
+not exist. Blocks that were damaged later are built again.
 """
 
 import hashlib
@@ -13,12 +12,14 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -30,21 +31,18 @@ from data.blocks.tokens import ID_MASK, TokenFormat
 from data.blocks.vocabulary import vocab_size
 from data.config import DataConfig
 from data.cores import available_cores
-from data.documents.documents import Documents
+from data.documents.documents import Documents, TextBatch
 
 logger = logging.getLogger(__name__)
 
-A = TypeVar("A")
-B = TypeVar("B")
-
 _FORMAT_VERSION = 2
-# What `TokenBlocks` raises of a folder that is not there, or not whole.
+# What `TokenBlocks` raises if the folder does not exist or is damaged.
 _NOT_WHOLE = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """Where the tokens of the documents went: all are in ``kept + dropped``; ``padded`` counts the padding."""
+    """What became of the tokens of the documents: each is kept or dropped. ``padded`` counts the padding."""
 
     documents: int
     kept: int
@@ -53,27 +51,14 @@ class BlockCounts:
     bad_rows: int
 
 
-class Blocks(Protocol):
-    """N blocks of at most L tokens, by index."""
-
-    block_size: int
-    lengths: np.ndarray | None
-
-    def __len__(self) -> int:
-        """N."""
-
-    def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
-        """``[B, L]``, a copy of tokens as they are stored; the largest integer where a block is shorter than L."""
-
-
 class TokenBlocks:
-    """Blocks of one source, memory-mapped.
+    """N blocks of at most L tokens of one source, memory-mapped.
 
     Attributes:
         block_size: L.
-        lengths: ``[N]`` tokens in each block, or None where all have L.
+        lengths: ``[N]`` tokens in each block, or None if all have L.
         counts: See `BlockCounts`.
-        sha256: Of all blocks, in order: the same data, wherever it lies.
+        sha256: Of all blocks, in order: the same data has the same hash in any folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,12 +69,9 @@ class TokenBlocks:
         self.block_size: int = facts["block_size"]
         self._num_blocks: int = facts["num_blocks"]
         dtype, num_tokens = np.dtype(facts["dtype"]), (self.counts.kept,)
-        # As a plain array: indexing a memmap wraps every result in its class. An empty file cannot be mapped.
-        self._tokens = (
-            np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
-            if self._num_blocks
-            else np.zeros(0, dtype)
-        )
+        self._tokens = np.zeros(0, dtype)
+        if self._num_blocks:  # an empty file cannot be mapped; a plain array, because indexing a memmap is slower
+            self._tokens = np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
         self._token_counts = np.load(folder / "token_counts.npy", allow_pickle=False)
         self.lengths: np.ndarray | None = None
         if self.counts.padded:
@@ -97,13 +79,13 @@ class TokenBlocks:
             self._starts = np.cumsum(self.lengths) - self.lengths
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return type(self), (self.folder,)  # a worker maps the file again: pickling a memory map copies it
+        return type(self), (self.folder,)  # a worker maps the file again: pickling a memory map would copy it
 
     def __len__(self) -> int:
         return self._num_blocks
 
     def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
-        """See `Blocks`."""
+        """``[B, L]``: a copy of tokens as they are stored; the largest integer where a block is shorter than L."""
         if self.lengths is None:
             return self._tokens.reshape(-1, self.block_size)[block_ids]
         out = np.full((len(block_ids), self.block_size), np.iinfo(self._tokens.dtype).max, self._tokens.dtype)
@@ -112,7 +94,7 @@ class TokenBlocks:
         return out
 
     def token_counts(self) -> np.ndarray:
-        """``[V]`` int64, how often each token occurs in the documents, counted when the blocks were made."""
+        """``[V]`` int64: how often each token occurs in the documents, counted when the blocks were built."""
         return self._token_counts
 
 
@@ -131,16 +113,14 @@ class JoinedBlocks:
         self.first_ids = np.cumsum([0, *map(len, sources)])
         self.lengths = None
         if any(source.lengths is not None for source in sources):
-            full = [np.full(len(source), self.block_size) for source in sources]
-            self.lengths = np.concatenate(
-                [f if s.lengths is None else s.lengths for s, f in zip(sources, full, strict=True)]
-            )
+            lengths = (np.full(len(s), self.block_size) if s.lengths is None else s.lengths for s in sources)
+            self.lengths = np.concatenate(list(lengths))
 
     def __len__(self) -> int:
         return int(self.first_ids[-1])
 
     def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
-        """See `Blocks`."""
+        """See `TokenBlocks`."""
         owner = np.searchsorted(self.first_ids, block_ids, side="right") - 1
         out = np.empty((len(block_ids), self.block_size), dtype=self.sources[0][block_ids[:0]].dtype)
         for i in np.unique(owner):
@@ -149,8 +129,11 @@ class JoinedBlocks:
         return out
 
 
+Blocks = TokenBlocks | JoinedBlocks
+
+
 def token_format(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> TokenFormat:
-    """How these settings' tokens are stored."""
+    """How tokens are stored under these settings."""
     return TokenFormat(vocab_size(tokenizer), keeps_flags=config.document_attention or config.needs_words)
 
 
@@ -161,7 +144,7 @@ def build_blocks(
     *,
     max_blocks: int | None = None,
 ) -> TokenBlocks:
-    """The blocks of some documents, from the cache or made now; at most the first ``max_blocks`` of them.
+    """The blocks of some documents, from the cache or built now; at most the first ``max_blocks`` of them.
 
     Raises:
         ValueError: The documents hold no text, or fewer tokens than one block.
@@ -171,13 +154,14 @@ def build_blocks(
         blocks = TokenBlocks(folder)
     except _NOT_WHOLE:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # other processes wait here, and then find the blocks
+        with FileLock(folder.with_suffix(".lock")):  # other processes wait here, then find the blocks
             try:
                 blocks = TokenBlocks(folder)
             except _NOT_WHOLE as error:
                 if folder.exists():
                     logger.warning("%s is damaged and made again (%s: %s)", folder, type(error).__name__, error)
-                _make(folder, documents, tokenizer, config, max_blocks)
+                with _replacing(folder) as temporary:
+                    _write(temporary, documents, tokenizer, config, max_blocks)
                 blocks = TokenBlocks(folder)
     if len(blocks) == 0:
         held_out = any(source.held_out for source in documents)
@@ -190,19 +174,14 @@ def build_blocks(
     return blocks
 
 
-def _make(
-    folder: Path,
-    documents: Sequence[Documents],
-    tokenizer: PreTrainedTokenizerBase,
-    config: DataConfig,
-    max_blocks: int | None,
-) -> None:
-    """Make the whole folder, in place of one that is there."""
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder for the files, which replaces ``folder`` if the ``with`` block ends without an error."""
     temporary = folder.with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a preparation that was broken off
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a preparation that was killed
     temporary.mkdir()
     try:
-        _write(temporary, documents, tokenizer, config, max_blocks)
+        yield temporary
         for path in temporary.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -213,21 +192,17 @@ def _make(
 
 
 class _Writer:
-    """Appends at most so many blocks to a file, and counts them."""
+    """Appends blocks to a file, at most ``max_blocks``, and hashes them."""
 
-    def __init__(self, file: BinaryIO, form: TokenFormat, most: int | None) -> None:
+    def __init__(self, file: BinaryIO, form: TokenFormat, max_blocks: int | None) -> None:
         self._file = file
         self._form = form
-        self._most = most
+        self._max_blocks = sys.maxsize if max_blocks is None else max_blocks
         self._digest = hashlib.sha256()
         self.lengths: list[int] = []
 
-    @property
-    def is_full(self) -> bool:
-        return self._most is not None and len(self.lengths) == self._most
-
     def append(self, blocks: Sequence[np.ndarray]) -> None:
-        blocks = blocks[: None if self._most is None else self._most - len(self.lengths)]
+        blocks = blocks[: self._max_blocks - len(self.lengths)]
         if blocks:
             content = self._form.store(np.concatenate(blocks)).tobytes()
             self._file.write(content)
@@ -235,7 +210,7 @@ class _Writer:
             self.lengths += map(len, blocks)
 
     def close(self, lengths: Path, block_size: int) -> str:
-        """Write the lengths if blocks differ in length, and return the hash of all that was written."""
+        """Write the lengths if blocks differ in length, and return the hash of everything written."""
         if any(length < block_size for length in self.lengths):
             array = np.array(self.lengths, dtype=np.int64)
             self._digest.update(array.tobytes())
@@ -250,9 +225,10 @@ def _write(
     config: DataConfig,
     max_blocks: int | None,
 ) -> None:
+    """Write the files of the folder."""
     form = token_format(tokenizer, config)
     encode = encoder(tokenizer, with_words=config.needs_words)
-    num_documents = num_bad = num_tokens = 0
+    num_documents = num_bad = 0
     token_counts = np.zeros(form.vocab_size, dtype=np.int64)
     rest = np.zeros(0, dtype=np.uint32)
     name = ", ".join(source.name for source in documents)
@@ -260,46 +236,46 @@ def _write(
     with bar, (folder / "blocks.bin").open("wb") as file:
         writer = _Writer(file, form, max_blocks)
         batches = itertools.chain.from_iterable(source.batches() for source in documents)
-        for batch, tokens in _ahead(lambda batch: (batch, encode(batch.texts)), batches):
+        for batch, tokens in _encoded(batches, encode):
             num_documents += len(batch.texts)
             num_bad += batch.num_bad
-            num_tokens += len(tokens)
             bar.update(len(tokens))
             token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
             blocks, rest = config.group(rest, tokens, config.block_size)
             writer.append(blocks)
-            if writer.is_full:
+            if len(writer.lengths) == max_blocks:
                 break
-        if len(rest) and (config.last_block == "pad" or config.grouping == "pack"):
-            writer.append([rest])
+        if config.last_block == "pad" or config.grouping == "pack":  # the rest of a user's grouping may be long
+            writer.append([rest[i : i + config.block_size] for i in range(0, len(rest), config.block_size)])
         sha256 = writer.close(folder / "lengths.npy", config.block_size)
-    kept = sum(writer.lengths)
+    num_blocks, kept = len(writer.lengths), sum(writer.lengths)
+    counts = BlockCounts(
+        documents=num_documents,
+        kept=kept,
+        dropped=int(token_counts.sum()) - kept,
+        padded=num_blocks * config.block_size - kept,
+        bad_rows=num_bad,
+    )
     facts = {
-        "num_blocks": len(writer.lengths),
+        "num_blocks": num_blocks,
         "block_size": config.block_size,
         "dtype": form.dtype.name,
         "sha256": sha256,
-        "counts": asdict(
-            BlockCounts(
-                documents=num_documents,
-                kept=kept,
-                dropped=num_tokens - kept,
-                padded=len(writer.lengths) * config.block_size - kept,
-                bad_rows=num_bad,
-            )
-        ),
+        "counts": asdict(counts),
     }
     np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
 
 
-def _ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Map in order, in as many threads as there are cores: the tokenizer works outside Python's lock."""
+def _encoded(
+    batches: Iterable[TextBatch], encode: Callable[[list[str]], np.ndarray]
+) -> Iterator[tuple[TextBatch, np.ndarray]]:
+    """Encode batches in order, in one thread per core: the tokenizer releases Python's lock."""
     num_threads = available_cores()
-    pending: deque[Future[B]] = deque()
+    pending: deque[Future[tuple[TextBatch, np.ndarray]]] = deque()
     with ThreadPoolExecutor(num_threads) as threads:
-        for item in items:
-            pending.append(threads.submit(function, item))
+        for batch in batches:
+            pending.append(threads.submit(lambda batch: (batch, encode(batch.texts)), batch))
             if len(pending) > num_threads:
                 yield pending.popleft().result()
         while pending:

@@ -1,5 +1,6 @@
 """Load or train a tokenizer, and turn texts into flat token arrays."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -21,20 +22,20 @@ from data.documents.documents import Documents
 
 logger = logging.getLogger(__name__)
 
-# As RoBERTa's: the mask token takes the space before it along, so that "a <mask> b" is filled with " word".
+# As in RoBERTa, the mask token includes the space before it, so that "a <mask> b" is filled with " word".
 _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
-_STREAMED_CHARACTERS = 20_000_000  # of each source, that a tokenizer is trained on when streaming
-_OF_LOADING = ("is_local", "local_files_only", "model_max_length")  # options that change no token
+_STREAMED_CHARACTERS = 20_000_000  # of each source: what a tokenizer is trained on when streaming
+_OF_LOADING = ("is_local", "local_files_only", "model_max_length")  # options that do not change tokens
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
 
 
 def open_tokenizer(
     config: DataConfig, documents: Sequence[Documents], model_name_or_path: str | None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that the settings name, fit for masked language modeling.
+    """The tokenizer that the settings name.
 
     Raises:
-        ValueError: There is none, or it has no mask token.
+        ValueError: None is named, it cannot be loaded, or it lacks a token that the settings need.
     """
     if config.train_tokenizer:
         tokenizer = _trained(config, documents)
@@ -70,13 +71,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> N
 
 
 def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTokenizerBase:
-    """The tokenizer trained on these documents, from the cache or trained now; on their beginning when streaming."""
+    """A tokenizer trained on some documents, or when streaming on their beginning; from the cache or trained now."""
     most = _STREAMED_CHARACTERS if config.streaming else None
     key = repr(([source.fingerprint for source in documents], config.vocab_size, most))
     path = Path(config.cache_dir).expanduser() / "tokenizers" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers has no narrower one
+    except Exception as error:  # tokenizers raises nothing narrower
         if path.exists():
             logger.warning("%s is damaged and made again (%s)", path, error)
         texts = (_beginning(source.texts(), most) for source in documents)
@@ -101,7 +102,7 @@ def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTo
 
 
 def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[str]]:
-    """The first batches, until they have so many characters."""
+    """The first batches, until they have ``most`` characters; all of them if that is None."""
     num_characters = 0
     for texts in batches:
         yield texts
@@ -111,10 +112,10 @@ def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[
 
 
 def train_bpe(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE (Radford et al. 2019), ``<s> text </s>``, with no unknown characters.
+    """Train a byte-level BPE (Radford et al. 2019) with ``<s> text </s>``, which has no unknown characters.
 
     Raises:
-        ValueError: ``vocab_size`` does not hold the bytes and the special tokens.
+        ValueError: ``vocab_size`` is less than the number of bytes and special tokens.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(alphabet) + len(_SPECIAL_TOKENS)
@@ -137,11 +138,11 @@ def train_bpe(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
 def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable[[list[str]], np.ndarray]:
     """A function from texts to their flagged tokens end to end, ``[T]`` uint32 (see `data.blocks.tokens`).
 
-    Each text gets the tokenizer's special tokens. Nothing is truncated: what is
-    longer than the model is cut into blocks later. Several threads may call it.
+    Each text gets the tokenizer's special tokens. Nothing is truncated: long texts are cut into blocks later. Several
+    threads may call the function.
 
     Raises:
-        ValueError: Words are asked for, and the tokenizer cannot tell them.
+        ValueError: The starts of words are wanted, and the tokenizer cannot tell them.
     """
     if with_words:
         require_words(tokenizer, "whole_word")
@@ -153,17 +154,17 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
 
         return encode_slowly
 
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # some tokenizer.json files carry a truncation and a padding of their own
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)  # the caller's tokenizer keeps its truncation and padding
+    backend.no_truncation()  # some tokenizer.json files set a truncation and a padding
     backend.no_padding()
 
     def encode(texts: list[str]) -> np.ndarray:
-        # Not through transformers: it builds masks and offsets that nobody reads (about half the speed).
+        # Not through transformers: it also builds masks and offsets, which halves the speed.
         encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
         lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
         tokens = _flat(encoding.ids for encoding in encodings)
         starts = None
-        if with_words:  # which encode_batch_fast does not know
+        if with_words:  # encode_batch_fast has no word ids
             word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
             starts = word_starts(tokenizer, tokens, word_ids, lengths)
         return flagged(tokens, lengths, starts)
@@ -176,9 +177,9 @@ def _flat(ids: Iterable[list[int]]) -> np.ndarray:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes if any text could be tokenized or masked differently; using, saving or moving it changes nothing."""
+    """A hash that changes if a text could be tokenized or masked differently, not by using, saving or moving it."""
     if tokenizer.is_fast:
-        # Truncation and padding come and go with calls, and `encoder` takes them off.
+        # Calls change truncation and padding, and `encoder` removes them.
         content = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
         content["split_special_tokens"] = tokenizer.split_special_tokens
     else:
@@ -188,7 +189,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _saved(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """All that a slow tokenizer is made of: its class and options, and a hash of each vocabulary file."""
+    """The content of a slow tokenizer: its class and options, and a hash of each vocabulary file."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}

@@ -1,8 +1,7 @@
-"""One array for all that is known of a token: its id, and whether a word or a document begins with it.
+"""Flagged tokens: one array of ids, and of whether a word or a document begins at each token.
 
-Ids take the low 30 bits of a uint32 and the two flags the others, so that
-grouping, shuffling and storing move one array. Where the flags are not needed
-and the vocabulary is small, tokens are stored as uint16.
+The id takes the low 30 bits of a uint32 and the two flags the others, so that grouping, shuffling and storing move
+one array. If the flags are not needed and the vocabulary is small, tokens are stored as uint16.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ class TokenFormat:
 
     Attributes:
         vocab_size: V.
-        keeps_flags: Whether somebody will ask where words or documents begin.
+        keeps_flags: Whether the starts of words and documents are stored.
     """
 
     vocab_size: int
@@ -33,24 +32,21 @@ class TokenFormat:
 
     @property
     def padding(self) -> int:
-        """What stands where a block has no token: the largest integer, which is no token's id."""
+        """The value at positions without a token: the largest integer, which is no token's id."""
         return int(np.iinfo(self.dtype).max)
 
     def store(self, tokens: np.ndarray) -> np.ndarray:
-        """Flagged uint32 tokens, as they are stored."""
+        """Convert flagged uint32 tokens to the stored form."""
         return tokens if self.keeps_flags else (tokens & ID_MASK).astype(self.dtype)
 
 
 def flagged(ids: np.ndarray, lengths: np.ndarray, word_starts: np.ndarray | None) -> np.ndarray:
-    """Put ids and flags together.
+    """Flagged tokens, ``[T]`` uint32.
 
     Args:
         ids: ``[T]``, the tokens of some documents end to end.
         lengths: ``[N]``, tokens of each document; T in all.
-        word_starts: ``[T]`` bool, or None where nobody asks.
-
-    Returns:
-        ``[T]`` uint32.
+        word_starts: ``[T]`` bool, or None if they are not needed.
     """
     tokens = ids.astype(np.uint32)
     starts = np.cumsum(lengths) - lengths

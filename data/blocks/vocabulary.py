@@ -1,6 +1,7 @@
-"""What masking needs to know of a tokenizer: which ids there are, and which of them are special."""
+"""The ids of a tokenizer, and which of them are special."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,20 +16,20 @@ class Vocabulary:
 
     Attributes:
         mask_token_id: What a masked token becomes.
-        is_special: ``[V]`` bool; special tokens are never chosen and never drawn.
-        regular_ids: ``[V - specials]``, what random replacements are drawn from.
+        is_special: ``[V]`` bool; special tokens are never masked and never used as replacements.
     """
 
     mask_token_id: int
     is_special: np.ndarray
-    regular_ids: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "regular_ids", np.flatnonzero(~self.is_special))
+    @cached_property
+    def regular_ids(self) -> np.ndarray:
+        """The ids that are not special; random replacements are drawn from them."""
+        return np.flatnonzero(~self.is_special)
 
 
 def vocab_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """V, one more than the largest token id: ``len(tokenizer)`` is less where ids have gaps."""
+    """V, one more than the largest token id: ``len(tokenizer)`` is less if ids have gaps."""
     return max(tokenizer.get_vocab().values()) + 1
 
 

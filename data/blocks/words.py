@@ -1,9 +1,8 @@
-"""Where words begin among tokens: what whole-word and span masking go by.
+"""Where words begin among tokens, for whole-word and span masking.
 
-A tokenizer's word ids say which tokens it cut from the same piece of text. They
-are right for English, and join too much elsewhere: a piece is a whole sentence
-where no space stands between words, or the whole text where SentencePiece does not
-split it first. So the token's own text has a say too.
+A tokenizer's word ids say which tokens it cut from the same piece of text. They are right for English, but join too
+much elsewhere: a piece is a whole sentence in a language without spaces between words, and the whole text where
+SentencePiece does not split it first. So the token's own text counts too.
 """
 
 import functools
@@ -12,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _METASPACE = "▁"
-# Written without spaces between words: Han with its iteration marks, Hiragana, Katakana (also half width). Not
-# Hangul, which has spaces.
+# Scripts without spaces between words: Han with its iteration marks, Hiragana, Katakana (also half width); not Hangul.
 _CJK = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]|[\U00020000-\U0003ffff]"
 )
@@ -38,15 +37,15 @@ def word_starts(
 ) -> np.ndarray:
     """Which tokens begin a word.
 
-    Those whose word id is not their predecessor's; and whatever the word ids say, the
-    first token of a text, a token that begins with SentencePiece's space or follows
-    one that ends with it, and special tokens and Chinese or Japanese ones, each of
-    which is a word of its own.
+    A token does if its word id differs from its predecessor's. Whatever the word ids say, so do the first token of a
+    text, a token that begins with SentencePiece's space or follows one that ends with it, and each special, Chinese
+    or Japanese token.
 
     Args:
-        tokens: ``[T]``, those of one or more texts.
-        word_ids: T of them, as `Encoding.word_ids` has them: None for a special token.
-        lengths: How many of the tokens each text has.
+        tokenizer: A fast tokenizer.
+        tokens: ``[T]``, the tokens of one or more texts.
+        word_ids: T word ids as in `Encoding.word_ids`: None for a special token.
+        lengths: The number of tokens of each text.
 
     Returns:
         ``[T]`` bool.
@@ -62,13 +61,9 @@ def word_starts(
 
 @functools.lru_cache(maxsize=2)
 def _marks(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which tokens of the vocabulary begin a word, and which end one, wherever they stand.
+    """Which tokens of the vocabulary always begin a word, and which always end one: two ``[V]`` bool.
 
-    Args:
-        num_tokens: Tells the tokenizer from itself before tokens were added to it.
-
-    Returns:
-        Two ``[V]`` bool.
+    ``num_tokens`` is for the cache: it changes when tokens are added to the tokenizer.
     """
     backend = tokenizer.backend_tokenizer
     is_byte_level = "ByteLevel(" in f"{backend.pre_tokenizer}{backend.decoder}"
@@ -80,7 +75,7 @@ def _marks(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> tuple[np.ndar
     for token, index in vocab.items():
         text = token.removeprefix(prefix)
         raw = _bytes(text) if is_byte_level else text.encode()
-        # A token may end within a character; three bytes are enough to complete any, and Han remains Han.
+        # A token may end within a character; three bytes complete any character, and Han remains Han.
         first = (raw.lstrip() + b"\xbf\xbf\xbf").decode(errors="replace").lstrip(_METASPACE)[0]
         last = raw.decode(errors="replace")[-1:]
         begins[index] |= token.startswith(_METASPACE) or bool(_CJK.match(first))
@@ -88,18 +83,11 @@ def _marks(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> tuple[np.ndar
     return begins, ends
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """The visible character that stands for each byte in a byte-level BPE (Radford et al. 2019)."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_alphabet()
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def _bytes(token: str) -> bytes:
-    """What a token of a byte-level BPE stands for; an added token stands for itself."""
+    """The bytes that a token of a byte-level BPE (Radford et al. 2019) stands for; an added token stands for itself."""
     try:
         return bytes(_BYTES[character] for character in token)
     except KeyError:

@@ -1,7 +1,5 @@
 """Where text comes from.
 
-`sources` finds what a setting names: the embedded corpus (`python_docs`), files or
-the Hub. `readers` and `tables` read the formats, through `compression`; `rows` takes
-the text out of a row; `documents` puts this together and holds documents out for
-evaluation. A part of a file can be read alone (`ranges`), so that many can share one.
+`documents` gives the texts of a source, which `sources` finds and `rows` reads: `readers` and `tables` know the
+formats, and `files` opens files and knows their compression. `python_docs` is the embedded corpus.
 """

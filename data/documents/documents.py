@@ -1,8 +1,7 @@
-"""Open any source of text as a stream of documents.
+"""Any source of text as a stream of documents: a Hub dataset, local files or the embedded corpus.
 
-One door for a Hub dataset, local files and the embedded corpus: `sources` finds
-them, `rows` and `readers` read them. This file finds the text in a row, holds
-documents out for evaluation, and raises errors that name file, row and column.
+`sources` finds the source and `rows` reads it. This file takes the text from each row, holds documents out for
+evaluation, and raises errors that name file, row and column.
 """
 
 import hashlib
@@ -28,10 +27,10 @@ _BATCH_OF_CHARACTERS = 1_000_000
 
 
 class Cursor(NamedTuple):
-    """Where a logical stream of documents goes on: the number of its range, and the position there."""
+    """Where a logical stream of documents continues: the number of its range, and the position there."""
 
     part: int = 0
-    position: int | None = None
+    position: int = -1  # the start of the range
 
 
 START = Cursor()
@@ -41,9 +40,9 @@ class TextBatch(NamedTuple):
     """Some texts of a stream.
 
     Attributes:
-        texts: Without blank ones; may be empty.
-        cursor: Where the stream goes on after them.
-        num_bad: Rows without a readable text that were passed over.
+        texts: The texts that are not blank; may be empty.
+        cursor: Where the stream continues after them.
+        num_bad: Bad rows that were skipped.
     """
 
     texts: list[str]
@@ -57,13 +56,12 @@ class Documents:
 
     Attributes:
         rows: Where they are read from.
-        name: What the user called the source, for messages.
+        name: The user's name for the source, for messages.
         text_column: Dotted path of the text in a row.
-        row_slice: First row and end of those that are read, where the split is ``name[first:end]``.
-        held_out: Keep only the documents that the hash holds out (True), only
-            the others (False), or all (None).
+        row_slice: Read only these rows, ``[first, end)``, because the split is ``name[first:end]``.
+        held_out: Keep only the documents that the hash holds out (True), only the others (False), or all (None).
         eval_fraction: The fraction that the hash holds out.
-        skips_bad_rows: Pass over a row without a readable text, rather than raise.
+        skips_bad_rows: Skip a row without readable text instead of raising an error.
     """
 
     rows: Rows
@@ -76,7 +74,7 @@ class Documents:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with all that the texts depend on, and with a file's place or time of change. Quick to compute."""
+        """Changes with everything the texts depend on, and with a file's place or time of change. Quick to compute."""
         return self._digest(self.rows.version)
 
     @property
@@ -89,13 +87,8 @@ class Documents:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def texts(self) -> Iterator[list[str]]:
-        """Yield all texts in batches, in order, without the blank ones.
-
-        Raises:
-            ValueError: A row without a text, naming file, row and column.
-        """
-        for batch in self.batches():
-            yield batch.texts
+        """Yield all texts in batches, in order, without the blank ones. Raises as `batches` does."""
+        return (batch.texts for batch in self.batches())
 
     def batches(
         self,
@@ -107,16 +100,15 @@ class Documents:
         """Yield the texts of a logical stream, from a cursor to the end of the stream.
 
         Args:
-            at_once: A batch ends when it has so many rows or so many characters.
+            at_once: A batch ends when it has this many rows or this many characters.
 
         Raises:
-            ValueError: See `texts`.
+            DataError: A row has no text; the message names file, row and column.
         """
         texts: list[str] = []
         num_bad = num_rows = num_characters = 0
-        for part, row, after in itertools.islice(
-            self._rows(num_streams, stream, cursor), *(self.row_slice or (0, None))
-        ):
+        rows = self._rows(num_streams, stream, cursor)
+        for part, row, after in itertools.islice(rows, *(self.row_slice or (0, None))):
             text = None if row.problem or row.value is None else text_of(row.value, self.text_column)
             if text is None or not readers.is_unicode(text):
                 self._bad(part, row, text)
@@ -133,21 +125,20 @@ class Documents:
     def _rows(self, num_streams: int, stream: int, cursor: Cursor) -> Iterator[tuple[Range, Row, Cursor]]:
         """Yield range, row, and the cursor after it."""
         for number, part in enumerate(self.rows.ranges(num_streams, stream)):
-            if number >= cursor.part:
-                start = part.begin if number > cursor.part or cursor.position is None else cursor.position
-                if start < part.end:
-                    for row in self.rows.read(part, start, self.text_column):
-                        yield part, row, Cursor(number, row.position)
+            start = max(part.begin, cursor.position) if number == cursor.part else part.begin
+            if number >= cursor.part and start < part.end:
+                for row in self.rows.read(part, start, self.text_column):
+                    yield part, row, Cursor(number, row.position)
 
     def _bad(self, part: Range, row: Row, text: str | None) -> None:
-        if self.skips_bad_rows:  # without the place: finding the number of a line means reading up to it
-            logger.debug("dataset=%r: passed over the row at %d of %s", self.name, row.begin, part.path)
+        if self.skips_bad_rows:  # without the line's number, which is found by reading the file up to the line
+            logger.debug("dataset=%r: skipped the row at %d of %s", self.name, row.begin, part.path)
             return
         value = (row.value or {}).get(first_key(self.text_column, row.value or {}) or "")
         holds = "holds no text" if text is None else "holds half a surrogate pair, which is no character"
         problem = row.problem or f"text_column={self.text_column!r} {holds}: {brief(value)}"
         place = self.rows.place(part, row.begin)
-        raise DataError(f"dataset={self.name!r}: {place}: {problem}; --on_bad_row skip passes over such rows")
+        raise DataError(f"dataset={self.name!r}: {place}: {problem}; --on_bad_row skip skips such rows")
 
     def _holds_out(self, text: str) -> bool:
         """The text alone decides, so that a text that occurs twice is never on both sides."""
@@ -156,10 +147,10 @@ class Documents:
 
 
 def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]]:
-    """The training and the evaluation documents that the settings name, source by source.
+    """The training and the evaluation documents of the settings, source by source.
 
     Raises:
-        ValueError: What is missing or wrong, and what would work.
+        ValueError: A source, split or column is missing or wrong.
     """
     sources = [find_source(name, config) for name in config.mixture or [config.dataset]]
     train = [_open(source, config.dataset_split, config, is_endless=config.streaming) for source in sources]
@@ -182,16 +173,16 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
 def _own_eval_split(sources: list[Source], config: DataConfig) -> str | None:
     """The validation split of the only source, if it has one.
 
-    Of a mixture all sources hold out texts by the same hash: what is in the validation
-    split of one may stand in the training text of another.
+    A mixture has none: a text in the validation split of one source may occur in the training text of another, so
+    all sources hold out texts by the same hash.
     """
-    having = [source for source in sources if _default_eval_split(source, ("validation",), config)]
+    with_split = [source for source in sources if _default_eval_split(source, ("validation",), config)]
     if len(sources) == 1:
-        return "validation" if having else None
-    for source in having:
+        return "validation" if with_split else None
+    for source in with_split:
         logger.warning(
-            "dataset=%r: its validation split is not read: the evaluation text of a mixture is held out of the "
-            "training text of all sources; --eval_dataset names another",
+            "dataset=%r: its validation split is not read: a mixture is evaluated on text held out of the training "
+            "text of all sources; --eval_dataset names other text",
             source.name,
         )
     return None
@@ -209,7 +200,7 @@ def _open(source: Source, split: str, config: DataConfig, *, is_endless: bool = 
 
 
 def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: bool) -> str:
-    """The dotted path of the text, which must be a column; in a mixture, a source without it may have a default one."""
+    """The dotted path of the text. In a mixture, a source without the wanted column may have a default one."""
     candidates = (wanted, *_DEFAULT_TEXT_COLUMNS) if anywhere else (wanted,) if wanted else _DEFAULT_TEXT_COLUMNS
     for column in candidates:
         if column in columns:
@@ -219,13 +210,13 @@ def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: 
 
 
 def text_of(row: dict[str, Any], text_column: str) -> str | None:
-    """The text at a dotted path of a row, or in a column of that very name; lists are joined by a space.
+    """The text at a dotted path of a row, or in a column of that very name. Lists are joined by a space.
 
-    None if there is anything but text.
+    None if there is anything but text, or it is nested too deeply.
     """
     try:
         return _text_at(row, text_column)
-    except RecursionError:  # lists in lists in lists
+    except RecursionError:
         return None
 
 

@@ -1,29 +1,33 @@
-"""What is known of a file before a row of it is read: its format, its size and its identity."""
+"""A file before its rows are read: its format, its content, its size and its identity.
 
+Decompressing needs little memory, whatever the file says: 64 KB of content at a time, and for zstd a window of at
+most 128 MB, as for ``zstd -d``. A file made with ``zstd --long=28`` or more is refused.
+"""
+
+import gzip
 import hashlib
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 
-from data.documents.compression import compression, open_raw
-
-_FORMATS = {
-    ".txt": ".txt",
-    ".text": ".txt",
-    ".jsonl": ".jsonl",
-    ".ndjson": ".jsonl",
-    **{ending: ending for ending in (".json", ".csv", ".tsv", ".arrow", ".parquet")},
-}
+_FORMATS = {ending: ending for ending in (".txt", ".jsonl", ".json", ".csv", ".tsv", ".arrow", ".parquet")}
+_FORMATS |= {".text": ".txt", ".ndjson": ".jsonl"}
+DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a damaged file raises, see `damage`
 _HASHED_WHOLE = 1 << 30  # bytes of a source: half a second to a second
 _PIECE = 1 << 16
 _NUM_PIECES = 4096
 
 
 def file_format(path: str) -> str | None:
-    """How a file is read, by its ending without that of its compression; None if that is not known.
+    """How a file is read, by its ending without that of its compression; None if the ending is unknown.
 
-    A Parquet file that was compressed once more is not read: reading begins at its end, so all would be unpacked.
+    A compressed Parquet file is not read: reading starts at its end, so all of it would be unpacked first.
     """
     name = PurePosixPath(path.lower())
     if not compression(path):
@@ -33,17 +37,58 @@ def file_format(path: str) -> str | None:
 
 
 def known_formats() -> str:
-    """The endings of the files that are read, for messages."""
+    """The endings of the files that can be read, for messages."""
     return f"{' '.join(e for e in _FORMATS if e != '.parquet')}, also with .gz or .zst, and .parquet only as it is"
 
 
+def compression(path: str) -> str:
+    """The ending that names a file's compression, ".gz" or ".zst"; '' if it is not compressed."""
+    suffix = PurePosixPath(path).suffix.lower()
+    return suffix if suffix in (".gz", ".zst") else ""
+
+
+@contextmanager
+def open_raw(path: str) -> Iterator[io.BufferedReader]:
+    """Open the bytes as they are. Only Hub files go through `fsspec`, which takes ``::`` in a path for a chain."""
+    if "://" not in path:
+        with Path(path).open("rb") as file:
+            yield file
+    else:
+        with fsspec.open(path, "rb") as remote, io.BufferedReader(remote) as file:  # fsspec limits a line's length
+            yield file
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[Any]:
+    """Open the decompressed content. Reading a file that ends too early raises an error of `DAMAGED`."""
+    with open_raw(path) as raw:
+        if compression(path) == ".gz":
+            yield gzip.GzipFile(fileobj=raw)
+        elif compression(path) == ".zst":
+            with pa.CompressedInputStream(raw, "zstd") as content:
+                yield io.BufferedReader(content)
+        else:
+            yield raw
+
+
+def damage(error: Exception) -> str:
+    """What is wrong with a file's content, from an error of `DAMAGED`. Errors of the disk or network are raised again.
+
+    Arrow raises a bare OSError for damaged content; an error of the disk has a number or a class of its own.
+    """
+    is_of_content = type(error) is OSError and error.errno is None
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and not is_of_content:
+        raise error
+    return " ".join(str(error).split())
+
+
 def file_size(path: str) -> int:
-    """How many bytes a file has."""
+    """The size of a file in bytes."""
     return int(_hub_facts(path)["size"]) if "://" in path else Path(path).stat().st_size
 
 
 def version(path: str) -> str:
-    """Changes when a file does: on the Hub the hash of its content; here its size, times and place on the disk.
+    """Changes when a file does. On the Hub it is the hash of the content; here, size, times and place on the disk.
 
     A copy may keep the time of the last write (``cp -p``), but not the time at which the file's entry was changed.
     """
@@ -56,9 +101,9 @@ def version(path: str) -> str:
 def identity(paths: tuple[str, ...]) -> str:
     """SHA-256 of names, sizes and content: the same on any machine.
 
-    Up to 1 GB in all, every byte is hashed. Of more, only 4,096 pieces of 64 KB are, evenly spread over the files:
-    this takes less than a second, but does not see a change between two pieces that keeps the size. A file on the
-    Hub counts by the hash that the Hub has.
+    Up to 1 GB in all, every byte is hashed. Above that, 4,096 pieces of 64 KB are hashed, evenly spread over the
+    files: this takes less than a second, but misses a change between two pieces that keeps the size. For a file on
+    the Hub, the Hub's own hash is used.
     """
     sizes = [file_size(path) for path in paths]
     is_whole = sum(sizes) <= _HASHED_WHOLE

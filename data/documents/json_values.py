@@ -1,4 +1,4 @@
-"""The values of a JSON file one after the other. Only one of them is in memory, however long the file is."""
+"""The values of a JSON file, one after the other. Only one of them is in memory, however long the file is."""
 
 import json
 import re
@@ -18,25 +18,22 @@ def json_values(file: TextIO) -> Iterator[Any]:
         ValueError: What is wrong with the file from here on.
     """
     text = _Text(file)
-    if text.peek() != "[":
+    if not text.take("["):
         while text.peek():
             yield text.value()
         return
-    text.skip()
-    if text.peek() != "]":
+    if not text.take("]"):
         yield text.value()
-        while text.peek() == ",":
-            text.skip()
+        while text.take(","):
             yield text.value()
-        if text.peek() != "]":
+        if not text.take("]"):
             raise ValueError("another value follows without a comma" if text.peek() else "the array has no end")
-    text.skip()
     if text.peek():
         raise ValueError("there is more behind the array")
 
 
 class _Text:
-    """The part of a file from where reading has come to."""
+    """The rest of a file from the current position on."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -44,18 +41,20 @@ class _Text:
         self._position = 0
 
     def peek(self) -> str:
-        """The next character that is no space; '' at the end."""
+        """The next character that is not a space; '' at the end."""
         while True:
             self._position = _SPACE.match(self._text, self._position).end()  # type: ignore[union-attr]
             if self._position < len(self._text) or not self._read_on():
                 return self._text[self._position : self._position + 1]
 
-    def skip(self) -> None:
-        """Go on after that character."""
-        self._position += 1
+    def take(self, character: str) -> bool:
+        """Whether the next character is this one; if so, it is consumed."""
+        is_next = self.peek() == character
+        self._position += is_next
+        return is_next
 
     def value(self) -> Any:
-        """The next value.
+        """Decode the next value.
 
         Raises:
             ValueError: There is none.
@@ -70,12 +69,12 @@ class _Text:
                 if not is_cut or not self._read_on():
                     raise ValueError(error.msg) from error
             else:
-                if end < len(self._text) or not self._read_on():  # else a number may go on
+                if end < len(self._text) or not self._read_on():  # a number may continue in the unread text
                     self._position = min(end, len(self._text))
                     return value
 
     def _read_on(self) -> bool:
-        """Read as much again as is left, so that a long value is not decoded often; False at the end of the file."""
+        """Read as much again as is left, so that a long value is decoded few times; False at the end of the file."""
         rest = self._text[self._position :]
         if len(rest) > _LONGEST:
             raise ValueError(f"a value is longer than {_LONGEST:,} characters")

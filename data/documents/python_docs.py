@@ -1,14 +1,12 @@
 """The embedded corpus: the documentation of the Python that is running.
 
-Real English text, on every machine, with no network: the language reference
-that ``help()`` shows (`pydoc_data.topics`) and the docstrings of the standard
-library. Rows have the nested shape of the ELI5 dataset of the Hugging Face
-guide: a ``title`` and ``answers.text``, a list of paragraphs.
+It is real English text, on every machine and without a network: the language reference that ``help()`` shows
+(`pydoc_data.topics`) and the docstrings of the standard library. Rows have the nested shape of the ELI5 dataset of the
+Hugging Face guide: a ``title``, and ``answers.text``, a list of paragraphs.
 
-Nothing is imported or run to get at the docstrings of Python modules: their
-source is parsed. Built-in modules (`sys`, `math`, ...) have no source; they are
-imported, in an interpreter of their own: in a running program some are no longer
-themselves (`sys.unraisablehook`), and the corpus would depend on who asks.
+Modules with a source are parsed, not imported or run. Built-in modules (`sys`, `math`, ...) have no source and are
+imported in a new interpreter: a running program changes some of their attributes (`sys.unraisablehook`), and the
+corpus must not depend on that.
 """
 
 import ast
@@ -35,8 +33,8 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def rows() -> Iterator[dict[str, Any]]:
     """Yield ``{"title": str, "answers": {"text": [paragraph, ...]}}``, in a fixed order, without duplicates.
 
-    A docstring that an overriding method repeats word for word counts once.
-    Docstrings shorter than 40 characters are left out.
+    A docstring that an overriding method repeats word for word occurs once. Docstrings shorter than 40 characters are
+    not included.
     """
     seen: set[str] = set()
     for title, text in _texts():
@@ -62,7 +60,7 @@ def _source_docstrings(root: Path) -> Iterator[tuple[str, str]]:
             continue
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates and files kept broken on purpose
+        except (SyntaxError, ValueError):  # templates and files that are broken on purpose
             continue
         for node in ast.walk(tree):
             if isinstance(node, _DOCUMENTED) and (text := ast.get_docstring(node)):
@@ -80,7 +78,7 @@ def _builtin_docstrings() -> Iterator[tuple[str, str]]:
 
 
 def cached_rows(cache_dir: Path) -> Path:
-    """Write the rows as JSON lines, once for each Python version, and return the file."""
+    """The file of the rows as JSON lines; written by the first call for each Python version."""
     cache_dir = cache_dir.expanduser()
     path = cache_dir / f"python-docs-{platform.python_version()}.jsonl"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What reading is made of: a row, a range of a file's rows, and the error of a text that cannot be read."""
+"""What all readers share: a row, a range of a file's rows, and the error for text that cannot be read."""
 
 import reprlib
 from collections.abc import Iterable
@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 
 class DataError(ValueError):
-    """A text that cannot be read; the message names the file, the row and what is wrong."""
+    """A user error in the data, in one line: it names the file and row, or the setting, and what is wrong."""
 
 
 class Row(NamedTuple):
     """One row.
 
     Attributes:
-        begin: Where it begins: bytes for lines, else a number of rows.
+        begin: Where it begins: a byte for lines of plain files, else the row's number.
         position: Where the next row begins.
-        value: The row as a dict, or as much of it as was asked for.
-        problem: Why there is no value, or None.
+        value: The row as a dict, or the part of it that was asked for.
+        problem: Why the row cannot be read, or None.
     """
 
     begin: int
@@ -37,22 +37,18 @@ class Range:
     which: int = 0
 
     def has(self, index: int) -> bool:
-        """Whether a row is among each ``every``-th."""
+        """Whether ``index % every == which``."""
         return index % self.every == self.which
 
 
 def first_key(path: str, names: Iterable[str]) -> str | None:
-    """The longest name with which a dotted path begins; None if there is none, or the path is empty.
+    """The longest name that a dotted path begins with; None if there is none, or the path is empty.
 
-    ``answers.text`` is a column of that very name where there is one, else in ``answers``.
+    ``answers.text`` is found in a column of that very name if there is one, else in ``answers``.
     """
     return max((name for name in names if path and f"{path}.".startswith(f"{name}.")), key=len, default=None)
 
 
-def brief(value: Any) -> str:
-    """A value for messages, however long or deep it is."""
-    return _BRIEF.repr(value)
-
-
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = 80
+brief = _BRIEF.repr  # a value for messages, however long or deep it is

@@ -1,45 +1,30 @@
-"""Rows of a source: one interface for files and for downloaded tables."""
+"""Rows of a source, which can be divided over streams and read from any position.
 
+Files in which reading can start anywhere are divided into ranges: of bytes for lines (.txt, .jsonl), of rows for
+Parquet. Any other file (compressed, .csv, .json, .arrow) is read from its start by each stream, which skips the rows
+before its position.
+"""
+
+import itertools
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from data.documents import files, readers
+from data.documents.files import file_format
 from data.documents.ranges import Range, Row, first_key
-from data.documents.tables import schema_columns
+from data.documents.tables import parquet, schema_columns
 
 if TYPE_CHECKING:  # importing it takes a second, which local files need not wait for
     import datasets
 
 _BATCH_OF_ROWS = 1000
-
-
-class Rows(Protocol):
-    """A source of rows that can be divided and entered anywhere."""
-
-    def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """What a logical stream reads: together the streams read each row once."""
-
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """Yield the rows of a range from a position on."""
-
-    def place(self, part: Range, position: int) -> str:
-        """A row by name and number, for messages."""
-
-    def columns(self) -> set[str]:
-        """Dotted paths of the columns."""
-
-    def count(self) -> int:
-        """Rows in all; may read everything."""
-
-    @property
-    def identity(self) -> str:
-        """Changes with the content alone, and is the same on every machine. May take a second."""
-
-    @property
-    def version(self) -> str:
-        """Changes with the source or its place, on this machine. Quick to compute."""
+_BYTES_AT_ONCE = 1 << 16
+_FILES_AT_ONCE = 16  # whose sizes are asked for together: on the Hub, each needs some requests
 
 
 @dataclass(frozen=True)
@@ -49,83 +34,151 @@ class FileRows:
     paths: tuple[str, ...]
 
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """See `Rows`."""
-        return readers.ranges(self.paths, self._sizes, num_streams, stream)
+        """What a logical stream reads: together the streams read each row once.
 
-    @cached_property
+        Files in which reading can start anywhere are laid end to end and cut into ``num_streams`` equal parts. Of
+        other files, a stream takes whole ones; if there are fewer files than streams, it takes every
+        ``num_streams``-th row of each.
+
+        Raises:
+            DataError: A Parquet file is damaged.
+        """
+        if self._sizes is None:
+            if len(self.paths) >= num_streams:
+                return [Range(path, 0, sys.maxsize) for path in self.paths[stream::num_streams]]
+            return [Range(path, 0, sys.maxsize, every=num_streams, which=stream) for path in self.paths]
+        begin, end = (sum(self._sizes) * (stream + i) // num_streams for i in (0, 1))
+        found, offset = [], 0
+        for path, size in zip(self.paths, self._sizes, strict=True):
+            part = Range(path, max(0, begin - offset), min(size, end - offset))
+            if part.begin < part.end:
+                found.append(part)
+            offset += size
+        return found
+
+    @cached_property  # asked for once by all streams and passes: on the Hub it is slow
     def _sizes(self) -> list[int] | None:
-        return readers.sizes(self.paths)  # once for all streams and passes: on the Hub it is slow
+        """The bytes or rows of each file; None if one of them must be read from its start."""
+        if not all(readers.can_seek(path) for path in self.paths):
+            return None
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            return list(threads.map(_size, self.paths))
 
     def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """See `Rows`."""
+        """Yield the rows of a range from a position on, see `data.documents.readers.read`."""
         return readers.read(part, start, column)
 
     def place(self, part: Range, position: int) -> str:
-        """See `Rows`."""
-        return readers.place(part.path, position)
+        """A row by file and number, for messages: lines count from 1, rows from 0. Reads a local file up to there."""
+        name = PurePosixPath(part.path).name
+        if file_format(part.path) not in (".txt", ".jsonl"):
+            return f"{name}, row {position}"
+        if not readers.can_seek(part.path):
+            return f"{name}, line {position + 1}"
+        if "://" in part.path:  # not worth a download
+            return f"{name}, byte {position}"
+        num_lines, left = 1, position
+        with files.open_raw(part.path) as file:
+            while left and (content := file.read(min(left, _BYTES_AT_ONCE))):
+                num_lines += content.count(b"\n")
+                left -= len(content)
+        return f"{name}, line {num_lines}"
 
     def columns(self) -> set[str]:
-        """See `Rows`."""
-        found = (readers.columns(path) for path in self.paths)
-        return next((columns for columns in found if columns), set())
+        """Dotted paths of all columns, also nested ones; if no file states them, those of a file's first rows.
+
+        Raises:
+            ValueError: None of the first rows can be read.
+        """
+        return next(filter(None, map(self._columns_of, self.paths)), set())
+
+    def _columns_of(self, path: str) -> set[str]:
+        if file_format(path) == ".txt":
+            return {"text"}
+        if file_format(path) == ".parquet":
+            with parquet(path) as table:
+                return schema_columns(table.schema_arrow)
+        part = Range(path, 0, sys.maxsize)
+        first = list(itertools.islice(self.read(part, 0, ""), 100))
+        if first and all(row.problem for row in first):
+            raise ValueError(f"{self.place(part, 0)}: {first[0].problem}")
+        return {name for row in first if row.value for name in _names(row.value)}
 
     def count(self) -> int:
-        """See `Rows`."""
-        if files.file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
+        """The number of rows; may read all of them."""
+        if file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
             return sum(self._sizes)
         return sum(1 for part in self.ranges(1, 0) for _ in self.read(part, part.begin, ""))
 
     @property
     def identity(self) -> str:
-        """See `data.documents.files.identity`."""
+        """Changes with the content alone, and is the same on every machine. May take a second."""
         return files.identity(self.paths)
 
     @property
     def version(self) -> str:
-        """The paths, each with its `data.documents.files.version`."""
+        """Changes with the content or place of a file, on this machine. Quick to compute."""
         return repr([(path, files.version(path)) for path in self.paths])
+
+
+def _size(path: str) -> int:
+    if file_format(path) != ".parquet":
+        return files.file_size(path)
+    with parquet(path) as table:
+        return int(table.metadata.num_rows)
+
+
+def _names(row: dict[str, Any]) -> Iterator[str]:
+    """Dotted paths of the columns of a row. Not recursive: a row may be nested more deeply than Python's stack."""
+    left: list[tuple[str, Any]] = [("", row)]
+    while left:
+        prefix, value = left.pop()
+        if isinstance(value, list):
+            left += [(prefix, item) for item in value[:1]]
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                yield f"{prefix}{key}"
+                left.append((f"{prefix}{key}.", item))
 
 
 @dataclass(frozen=True)
 class TableRows:
-    """Rows of a table that `datasets` has downloaded and memory-mapped."""
+    """Rows of a table that `datasets` has downloaded and memory-mapped. The methods are those of `FileRows`."""
 
     table: "datasets.Dataset"
 
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """See `Rows`."""
+        """One range of rows."""
         begin, end = (len(self.table) * (stream + i) // num_streams for i in (0, 1))
         return [Range("", begin, end)]
 
     def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """See `Rows`."""
+        """Yield the rows of a range from a position on."""
         key = first_key(column, self.table.column_names)
         assert key is not None  # it was looked for in `columns`
         rows = self.table.select_columns([key]).select(range(start, part.end))
-        position = start
-        for batch in rows.iter(batch_size=_BATCH_OF_ROWS):
-            for value in batch[key]:
-                yield Row(position, position + 1, {key: value})
-                position += 1
+        values = itertools.chain.from_iterable(batch[key] for batch in rows.iter(batch_size=_BATCH_OF_ROWS))
+        for position, value in enumerate(values, start):
+            yield Row(position, position + 1, {key: value})
 
     def place(self, part: Range, position: int) -> str:
-        """See `Rows`."""
+        """A row by number."""
         return f"row {position}"
 
     def columns(self) -> set[str]:
-        """See `Rows`."""
+        """Dotted paths of the columns."""
         return schema_columns(self.table.features.arrow_schema)
 
     def count(self) -> int:
-        """See `Rows`."""
+        """The number of rows."""
         return len(self.table)
 
     @property
     def identity(self) -> str:
-        """Of `datasets`: changes with the source, the revision and the split."""
+        """The fingerprint of `datasets`: changes with the source, the revision and the split."""
         return str(self.table._fingerprint)
 
-    @property
-    def version(self) -> str:
-        """See `identity`."""
-        return self.identity
+    version = identity  # the fingerprint is quick to compute
+
+
+Rows = FileRows | TableRows

@@ -1,42 +1,35 @@
-"""Rows of Parquet and Arrow files. The offsets and sizes in a file are checked before a value is read by them."""
+"""Rows of Parquet and Arrow files. The offsets and sizes in a file are checked before they are used to read a value."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.documents.compression import DAMAGED, compression, damage, open_file, open_raw
+from data.documents.files import DAMAGED, compression, damage, open_file, open_raw
 from data.documents.ranges import DataError, Range, Row, first_key
 
 _ROWS_AT_ONCE = 1000
-_HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # sizes and names that cannot be
+_HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # impossible sizes and names
 
 
-def num_parquet_rows(path: str) -> int:
-    """How many rows the file says it has.
-
-    Raises:
-        DataError: It is damaged.
-    """
-    with _parquet(path) as table:
-        return int(table.metadata.num_rows)
-
-
-def parquet_columns(path: str) -> set[str]:
-    """See `schema_columns`.
+@contextmanager
+def parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged; also from within the ``with`` block.
     """
-    with _parquet(path) as table:
-        return schema_columns(table.schema_arrow)
+    try:
+        with open_raw(path) as file, pq.ParquetFile(file) as table:
+            yield table
+    except _HOSTILE as error:
+        raise DataError(f"{PurePosixPath(path).name} cannot be read as Parquet: {damage(error)}") from error
 
 
 def schema_columns(schema: pa.Schema) -> set[str]:
-    """Dotted paths of a schema's columns."""
+    """Dotted paths of a schema's columns, also nested ones."""
 
     def names(field: pa.Field, prefix: str) -> Iterator[str]:
         kind = field.type
@@ -54,7 +47,7 @@ def read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
     """See `data.documents.readers.read`."""
     position = start
     try:
-        with _parquet(part.path) as table:
+        with parquet(part.path) as table:
             names = table.schema_arrow.names
             key = first_key(column, names)
             if key is None:
@@ -76,7 +69,7 @@ def read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
-    """See `data.documents.readers.read`; of the streaming format, which `datasets` writes, or of the file format."""
+    """See `data.documents.readers.read`. Reads the streaming format, which `datasets` writes, and the file format."""
     position = start
     try:
         with open_file(part.path) as file:
@@ -85,42 +78,21 @@ def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
             yield Row(start, part.end, None, "an Arrow file that is compressed is read as a stream only: unpack it")
             return
         with open_file(part.path) as file:
-            batches = iter(pa.ipc.open_stream(file)) if is_stream else _batches_of_file(file)
+            if is_stream:
+                batches = iter(pa.ipc.open_stream(file))
+            else:
+                reader = pa.ipc.open_file(file)
+                batches = map(reader.get_batch, range(reader.num_record_batches))
             for row in _rows_of(batches, column, 0, part, start):
                 yield row
                 position = row.position
     except _HOSTILE as error:
-        yield Row(
-            position, part.end, None, f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}"
-        )
-
-
-def _batches_of_file(file: Any) -> Iterator[pa.RecordBatch]:
-    reader = pa.ipc.open_file(file)
-    for i in range(reader.num_record_batches):
-        yield reader.get_batch(i)
-
-
-@contextmanager
-def _parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """An open file.
-
-    Raises:
-        DataError: It is damaged.
-    """
-    try:
-        with open_raw(path) as file, pq.ParquetFile(file) as table:
-            yield table
-    except _HOSTILE as error:
-        raise DataError(f"{PurePosixPath(path).name} cannot be read as Parquet: {damage(error)}") from error
+        problem = f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}"
+        yield Row(position, part.end, None, problem)
 
 
 def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
-    """The rows of some batches that are in the range, from ``start`` on; the first row of all has index ``first``.
-
-    Args:
-        column: '' for all.
-    """
+    """The rows of some batches that are in the range, from ``start`` on. The first batch begins at row ``first``."""
     for batch in batches:
         names = batch.schema.names
         key = first_key(column, names)
@@ -146,7 +118,7 @@ def _without(column: str, names: list[str], first: int, part: Range) -> Row:
 
 
 def _damage_of(arrays: Iterable[pa.Array]) -> str | None:
-    """What is wrong, if an offset or an index leads out of an array: reading such a value would end the process."""
+    """What is wrong if an offset or index leads out of an array: reading such a value would crash the process."""
     try:
         for array in arrays:
             array.view(_as_bytes(array.type)).validate(full=True)
@@ -156,7 +128,7 @@ def _damage_of(arrays: Iterable[pa.Array]) -> str | None:
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    """The type with bytes for text, which is checked row by row when it is decoded."""
+    """The type with bytes in place of text: UTF-8 is checked row by row, when a value is decoded."""
     if pa.types.is_string(kind):
         return pa.binary()
     if pa.types.is_large_string(kind):

@@ -1,124 +1,121 @@
-"""Measures in child processes, and prints the spread over the rounds with the machine and the versions."""
+"""Measures in child processes and in rounds, and prints each figure's spread with the machine and the versions."""
 
-import contextlib
+import argparse
 import json
 import multiprocessing
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from data.cores import available_cores
+from launch.run.environment import processor, versions
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Speeds = Mapping[str, Sequence[float]]
+Case = tuple[str, str, str, dict[str, float]]
 
-_LIBRARIES = ("torch", "transformers", "datasets", "tokenizers", "accelerate", "numpy")
 
-
-def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def in_child(function: Callable[[], T]) -> T:
     """Call a function in a new process, so that no cache and no setting of an earlier call matters."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as child:
-        return child.submit(_Quiet(function), *args, **kwargs).result()
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_print_to_stderr) as child:
+        return child.submit(function).result()
 
 
-@dataclass(frozen=True)
-class _Quiet(Generic[P, T]):
-    """A function whose prints go to stderr, so that stdout holds the report alone."""
-
-    function: Callable[P, T]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        with contextlib.redirect_stdout(sys.stderr):
-            return self.function(*args, **kwargs)
+def _print_to_stderr() -> None:
+    sys.stdout = sys.stderr  # stdout holds the report alone
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A figure over the rounds."""
+def interleave(ways: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Call all ways in turn, ``repeats`` times, and return what each gave in each round.
 
-    median: float
-    min: float
-    max: float
-
-    @classmethod
-    def of(cls, figures: Sequence[float]) -> "Spread":
-        """The spread of one figure or more."""
-        return cls(statistics.median(figures), min(figures), max(figures))
+    They take turns so that a busy moment of the machine slows all of them.
+    """
+    rounds = [{name: way() for name, way in ways.items()} for _ in range(repeats)]
+    return {name: [results[name] for results in rounds] for name in ways}
 
 
-def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours over theirs, round by round, since a busy moment of the machine slows both of a round."""
-    return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])
+def spread(figures: Sequence[float]) -> dict[str, float]:
+    """The median, the smallest and the largest of a figure over the rounds."""
+    return {"median": statistics.median(figures), "min": min(figures), "max": max(figures)}
 
 
-def comparison(
-    name: str, unit: str, ours: Sequence[float], theirs: Sequence[float], rival: str, required_ratio: float
-) -> dict[str, Any]:
-    """A case of a report: this project beside a rival, round by round."""
-    return {
-        "name": name,
-        "unit": unit,
-        "ours": asdict(Spread.of(ours)),
-        rival: asdict(Spread.of(theirs)),
-        "ratio": asdict(ratios(ours, theirs)),
-        "required_ratio": required_ratio,
-    }
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """The spread of ours over theirs, round by round."""
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
-def comparison_row(case: dict[str, Any], rival: str) -> list[str]:
-    """The case as a row of a table, without the required ratio."""
-    ours, theirs, ratio = (Spread(**case[name]) for name in ("ours", rival, "ratio"))
-    return [case["name"], rate(ours), rate(theirs), times(ratio)]
+def print_comparisons(
+    options: argparse.Namespace, speeds: Speeds, compared: Iterable[Case], *, unit: str, rival: str, **facts: Any
+) -> None:
+    """Print the report on this project and one rival.
 
-
-def surroundings() -> dict[str, Any]:
-    """The machine and the versions, on which a figure depends."""
-    return {
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": available_cores(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def rate(spread: Spread) -> str:
-    """A rate per second with its range, in a unit that fits."""
-    unit, name = (1e6, " M") if spread.median >= 1e6 else (1e3, " k") if spread.median >= 1e3 else (1.0, "")
-    return f"{spread.median / unit:.3g}{name} ({spread.min / unit:.3g}-{spread.max / unit:.3g})"
-
-
-def times(spread: Spread) -> str:
-    """A ratio with its range."""
-    return f"{spread.median:.3g}x ({spread.min:.3g}-{spread.max:.3g})"
+    Args:
+        speeds: Name -> the speed in each round.
+        compared: For each case its name, our name in ``speeds``, the rival's name, and what is required:
+            ``required_ratio`` and perhaps ``required_rate``.
+        facts: See `print_report`.
+    """
+    cases: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "unit": unit,
+            "ours": spread(speeds[ours]),
+            rival: spread(speeds[theirs]),
+            "ratio": ratio(speeds[ours], speeds[theirs]),
+            **required,
+        }
+        for name, ours, theirs, required in compared
+    ]
+    table = [[unit, "this project", f"the {rival}", "ratio", "required"]]
+    for case in cases:
+        required = f"{case['required_ratio']:g}x"
+        if "required_rate" in case:
+            required += f", {case['required_rate'] / 1e6:g} M"
+        table.append([case["name"], rate(case["ours"]), rate(case[rival]), times(case["ratio"]), required])
+    print_report(options, table, cases, **facts)
 
 
 def print_report(
-    report: dict[str, Any], header: Sequence[str], rows: Sequence[Sequence[str]], *, as_json: bool
+    options: argparse.Namespace, table: list[list[str]], cases: list[dict[str, Any]], **facts: Any
 ) -> None:
-    """Print one JSON object, or a Markdown table and a line with the machine and the versions."""
-    if as_json:
-        print(json.dumps(report))
+    """Print one JSON object with the cases, or the table and a line with the machine and the versions.
+
+    Args:
+        table: The cells of each row, the header first.
+        facts: What else the JSON object holds.
+    """
+    surroundings = {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": available_cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **versions(),
+    }
+    if options.json:
+        report = {"benchmark": options.name, "surroundings": surroundings, "repeats": options.repeats, **facts}
+        print(json.dumps({**report, "cases": cases}))
         return
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(row) + " |")
-    facts = ", ".join(f"{name} {value}" for name, value in report["surroundings"].items() if value is not None)
-    print(f"\nmedian (lowest-highest) of {report['repeats']} interleaved rounds; {facts}")
+    header, *rows = table
+    for cells in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(cells) + " |")
+    shown = ", ".join(f"{name} {value}" for name, value in surroundings.items() if value is not None)
+    print(f"\nmedian (lowest-highest) of {options.repeats} interleaved rounds; {shown}")
+
+
+def rate(spread: Mapping[str, float]) -> str:
+    """A rate per second with its range, in a unit that fits."""
+    median = spread["median"]
+    unit, name = (1e6, " M") if median >= 1e6 else (1e3, " k") if median >= 1e3 else (1.0, "")
+    return f"{median / unit:.3g}{name} ({spread['min'] / unit:.3g}-{spread['max'] / unit:.3g})"
+
+
+def times(spread: Mapping[str, float]) -> str:
+    """A ratio with its range."""
+    return f"{spread['median']:.3g}x ({spread['min']:.3g}-{spread['max']:.3g})"

@@ -1,6 +1,5 @@
 """A run put together from its settings: model, optimizers and loader, from the start or from a checkpoint."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,25 +8,24 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from data.batches.loader import eval_batches
 from data.blocks.tokenization import tokenizer_fingerprint
 from data.blocks.vocabulary import vocab_size
 from data.functions import OwnFunction
 from launch.run.corpus import Corpus
 from launch.run.environment import record_start
 from launch.run.folder import RunFolder
-from launch.run.loaders import eval_dataset, train_loader
+from launch.run.loaders import eval_loader, train_loader
 from launch.run.processes import check_compiler
 from launch.run.settings import Settings
-from train_loop.checkpoint import TrainState, load_optimizers
+from train_loop.checkpoint import load_tensors
 from train_loop.inference.probes import check_probes
 from train_loop.model import open_model
-from train_loop.model_checks import check_document_attention, freeze_unused, gather_in_last_layer
-from train_loop.objective import MaskedLMObjective
+from train_loop.objective import Objective, freeze_unused
+from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
 from train_loop.processes import Processes, weights_digest
 from train_loop.run import Run
-from train_loop.run_checkpoints import Resumed, RunCheckpoints
+from train_loop.run_checkpoints import RunCheckpoints, Start
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
 from train_loop.watching.trackers import open_trackers
@@ -56,38 +54,27 @@ def assemble(
     checkpoints = RunCheckpoints(
         config, corpus.tokenizer, identity=identity, settings=settings.as_dict(), on_saved=on_saved
     )
-    resumed = processes.from_main(checkpoints.resume)
-    state = TrainState() if resumed is None else resumed.state
+    start = processes.from_main(checkpoints.start)
     lr_factor = processes.together(lambda: settings.build_schedule(config, plan.total_steps))
-    objective = open_objective(settings, corpus.tokenizer, resumed, processes)
-    held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": state.step}
+    objective = open_objective(settings, corpus.tokenizer, start, processes)
     if processes.number > 1:  # for one, a second of hashing for nothing
-        processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective.model)})
+        held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": start.state.step}
+        processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
-    # broadcast_buffers is the only name that Accelerate has for it.
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    prepared, *optimizers = accelerator.prepare(objective, *settings.build_optimizers(objective.model, config))
+    prepared, optimizers = prepare(accelerator, objective, settings.build_optimizers, config)
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, objective, plan))
     if config.torch_compile:
         processes.together(check_compiler)
         compile_layers(objective)
-    if resumed is not None:
-        load_optimizers(processes.tensors_from_main(resumed.optimizer_tensors), objective.model, optimizers)
-        if accelerator.scaler is not None and state.scaler is not None:
-            accelerator.scaler.load_state_dict(state.scaler)
+    if (folder_of_start := start.folder) is not None:
+        load_full_state(objective, optimizers, processes.tensors_from_main(lambda: load_tensors(folder_of_start)))
+    if accelerator.scaler is not None and start.state.scaler is not None:
+        accelerator.scaler.load_state_dict(start.state.scaler)
     world = {"rank": processes.rank, "num_processes": processes.number, "device": accelerator.device}
-    loader = train_loader(settings, corpus, plan, state={} if resumed is None else resumed.data_state, **world)
-    evaluation = partial(
-        eval_batches,
-        eval_dataset(corpus, config.eval_seed),
-        config.per_device_eval_batch_size,
-        settings.data.eval_mlm_probability or settings.data.mlm_probability,
-        config=corpus.config,
-        **world,
-    )
-    processes.from_main(lambda: open_folder(folder, accelerator, checkpoints, resumed))
-    open_trackers(accelerator, config, settings.as_dict(), step=state.step)
+    loader = train_loader(settings, corpus, plan, state=start.data_state, **world)
+    processes.from_main(lambda: open_folder(folder, accelerator, checkpoints, start))
+    open_trackers(accelerator, config, settings.as_dict(), step=start.state.step)
     return Run(
         config=config,
         accelerator=accelerator,
@@ -97,43 +84,54 @@ def assemble(
         lr_factor=lr_factor,
         plan=plan,
         loader=loader,
-        eval_batches=evaluation,
-        state=state,
+        eval_batches=partial(eval_loader, settings, corpus, **world),
+        state=start.state,
         checkpoints=checkpoints,
     )
 
 
 def open_objective(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, resumed: Resumed | None, processes: Processes
-) -> MaskedLMObjective:
-    """The model, as the settings have it, or the main process's checkpoint."""
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, start: Start, processes: Processes
+) -> Objective:
+    """The objective with its model: as the settings have it, or with the weights of the main process's checkpoint."""
     config = settings.model
-    if resumed is not None:
+    if start.folder is not None:
         # The others may not see the checkpoint: they build its model, and the weights come from the main process.
-        kind, shape = resumed.model_config["model_type"], resumed.model_config
+        kind, shape = start.model_config["model_type"], start.model_config
         config = replace(
             config,
-            model_name_or_path=str(resumed.folder) if processes.is_main else None,
+            model_name_or_path=str(start.folder) if processes.is_main else None,
             model_revision=None,
             model_type=None if processes.is_main else kind,
             model_config={} if processes.is_main else {k: v for k, v in shape.items() if k != "model_type"},
         )
-    model = processes.together(
-        lambda: open_model(
+
+    def build() -> Objective:
+        model = open_model(
             config,
             tokenizer,
             vocab_size=vocab_size(tokenizer),
             block_size=settings.data.block_size,
             seed=settings.train.seed,
+            auto_class=getattr(settings.build_objective, "auto_class", Objective.auto_class),
         )
-    )
-    if resumed is not None:
-        processes.weights_from_main(model)
-    return MaskedLMObjective(model)
+        name, options = settings.train.objective, settings.train.objective_kwargs
+        try:
+            built = settings.build_objective(model, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"objective={name!r} with objective_kwargs={options}: {error}") from error
+        if not isinstance(built, Objective):
+            raise ValueError(f"objective={name!r} made a {type(built).__name__}, which is no train_loop.Objective")
+        return built
+
+    objective = processes.together(build)
+    if start.folder is not None:
+        processes.weights_from_main(objective)
+    return objective
 
 
 def try_out(
-    objective: MaskedLMObjective, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, settings: Settings
+    objective: Objective, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> None:
     """Try out what the model allows, as it will be trained: on the device and at the precision of the run.
 
@@ -144,29 +142,20 @@ def try_out(
     objective.to(accelerator.device)
     with accelerator.autocast():
         freeze_unused(objective)
-        if settings.train.masked_last_layer:
-            gather_in_last_layer(objective)
-        if settings.data.document_attention:
-            check_document_attention(objective, settings.data.block_size)
-    if accelerator.device.type == "cuda":
-        objective.pad_vocabulary_to = settings.train.pad_vocabulary_to
+        objective.adapt(settings.train, settings.data.block_size, document_attention=settings.data.document_attention)
 
 
-def open_folder(
-    folder: RunFolder, accelerator: Accelerator, checkpoints: RunCheckpoints, resumed: Resumed | None
-) -> None:
+def open_folder(folder: RunFolder, accelerator: Accelerator, checkpoints: RunCheckpoints, start: Start) -> None:
     """Open the run's folder on the main process, and say what the run goes on from."""
     folder.open()
-    record_start(folder.path, accelerator, step=0 if resumed is None else resumed.state.step)
-    if resumed is not None:
-        print(f"resumed  {resumed.folder}, after step {resumed.state.step}")
-        for line in (*resumed.changed, *checkpoints.begin(resumed)):
+    record_start(folder.path, accelerator, step=start.state.step)
+    if start.folder is not None:
+        print(f"resumed  {start.folder}, after step {start.state.step}")
+        for line in (*start.changed, *checkpoints.begin(start)):
             print(line)
 
 
-def micro_batches_that_fit(
-    settings: Settings, accelerator: Accelerator, objective: MaskedLMObjective, plan: BatchPlan
-) -> int:
+def micro_batches_that_fit(settings: Settings, accelerator: Accelerator, objective: Objective, plan: BatchPlan) -> int:
     """Into how few micro-batches the run's updates can be cut on these devices."""
     data = settings.data
     return fewest_micro_batches(
@@ -186,6 +175,7 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
         "masking": data.choose,
         "mlm_probability_schedule": data.mask_rate,
         "grouping": data.group,
+        "objective": settings.build_objective,
         "optimizer": settings.build_optimizers,
         "lr_scheduler_type": settings.build_schedule,
     }

@@ -1,8 +1,7 @@
-"""Documents, tokenizer and blocks as the settings name them: what every command starts from."""
+"""Opens the documents, the tokenizer and the blocks that the settings name: what every command starts from."""
 
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -20,12 +19,12 @@ _STREAMING_EVAL_BLOCKS = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the data half hands over.
+    """The text of a run, ready to be made into batches.
 
     Attributes:
-        documents: Of training, source by source.
-        train: Blocks of each source; none when streaming.
-        eval: Blocks to evaluate on.
+        documents: The training documents of each source.
+        train: The blocks of each source; empty when streaming.
+        eval: The blocks to evaluate on.
     """
 
     config: DataConfig
@@ -37,12 +36,12 @@ class Corpus:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of the sources."""
+        """The weight of each source."""
         return tuple(self.config.mixture.values()) or (1.0,)
 
     @property
     def blocks_per_epoch(self) -> int | None:
-        """Blocks that are seen in an epoch; None when streaming, where nobody has counted them."""
+        """Blocks in an epoch; None when streaming, where they are not counted."""
         if not self.train:
             return None
         ends_with_first = self.config.mixture_stopping_strategy == "first_exhausted"
@@ -54,38 +53,36 @@ class Corpus:
 
 
 def open_corpus(settings: Settings) -> Corpus:
-    """Documents, tokenizer and blocks; from the cache where they are there.
+    """Open the corpus, from the cache where it is there.
 
     Raises:
-        ValueError: What is missing or wrong, and what would work.
+        ValueError: Something is missing or wrong; the message says what would work.
     """
-    # Threads of our own tokenize; the tokenizer's would warn in every loader worker, which is a fork.
+    # Our own threads tokenize. The tokenizer's threads would warn in every loader worker, which is a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config = replace(settings.data, cache_dir=str(Path(settings.data.cache_dir).expanduser()))
-    train_documents, eval_documents = open_documents(config)
-    tokenizer = open_tokenizer(config, train_documents, settings.model.model_name_or_path)
+    config = settings.data
+    train, evaluation = open_documents(config)
+    tokenizer = open_tokenizer(config, train, settings.model.model_name_or_path)
     most = config.max_eval_blocks or (_STREAMING_EVAL_BLOCKS if config.streaming else None)
     return Corpus(
         config=config,
         tokenizer=tokenizer,
         vocabulary=vocabulary(tokenizer),
-        documents=train_documents,
-        train=[] if config.streaming else [build_blocks([source], tokenizer, config) for source in train_documents],
-        eval=build_blocks(eval_documents, tokenizer, config, max_blocks=most),
+        documents=train,
+        train=[] if config.streaming else [build_blocks([source], tokenizer, config) for source in train],
+        eval=build_blocks(evaluation, tokenizer, config, max_blocks=most),
     )
 
 
 def print_corpus(corpus: Corpus) -> None:
-    """Where the tokens of the documents went."""
-    named = [*zip((source.name for source in corpus.documents), corpus.train, strict=False), ("eval", corpus.eval)]
-    for name, blocks in named:
+    """Print where the tokens of the documents went."""
+    names = ["train"] if len(corpus.train) == 1 else [source.name for source in corpus.documents]
+    for name, blocks in [*zip(names, corpus.train, strict=False), ("eval", corpus.eval)]:  # no train when streaming
         counts = blocks.counts
-        bad = f", {counts.bad_rows:,} bad rows passed over" if counts.bad_rows else ""
-        label = "train" if len(corpus.train) == 1 and blocks is not corpus.eval else name
+        bad = f", {counts.bad_rows:,} bad rows skipped" if counts.bad_rows else ""
         print(
-            f"{label:<8} {counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
+            f"{name:<8} {counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
             f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded{bad}"
         )
     if not corpus.train:
-        names = ", ".join(source.name for source in corpus.documents)
-        print(f"train    streaming {names} in {corpus.config.num_streams} logical streams")
+        print(f"train    streaming {', '.join(names)} in {corpus.config.num_streams} logical streams")

@@ -1,4 +1,4 @@
-"""What a run is made with: machine, versions, commit. No name of a host or a user, nothing secret."""
+"""Records what a run is made with: machine, versions, commit. It records no name of a host or a user, and no secret."""
 
 import json
 import platform
@@ -17,11 +17,11 @@ from data.cores import available_cores
 from train_loop import run_files
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "huggingface_hub", "numpy")
 
 
 def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
-    """Write ``environment.json``: one entry for each start of the run, without those that came to nothing.
+    """Add this start to ``environment.json``, after the earlier starts whose updates still count.
 
     Args:
         step: Updates made before this start.
@@ -35,44 +35,47 @@ def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
 
 
 def environment(accelerator: Accelerator, step: int) -> dict[str, Any]:
-    """This start: when, on what, with what."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """The entry of this start: when it was, on which machine, with which versions."""
     return {
         "step": step,
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         **git_state(_ROOT),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cpu_cores": available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": accelerator.device.type,
-        "gpus": devices,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "num_processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "versions": versions(),
     }
 
 
+def versions() -> dict[str, str]:
+    """The version of each library that a run depends on."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
 def git_state(root: Path) -> dict[str, Any]:
-    """Commit of the checkout that ``root`` is, and whether files differ from it; nothing if it is none."""
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():  # installed, perhaps inside another project
-        return {}
-    commit = _git(root, "rev-parse", "HEAD")
-    return {"git_commit": commit, "git_changes": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    """The commit of the checkout at ``root``, and whether files differ from it; empty if there is no checkout."""
 
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
 
-def _git(root: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != root.resolve():  # installed, perhaps inside another project
+            return {}
+        return {"git_commit": commit, "git_changes": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return {}
 
 
-def _cpu() -> str:
-    """The processor's model; where the system does not tell, its architecture."""
+def processor() -> str:
+    """The processor's model, or its architecture where the system does not name the model."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

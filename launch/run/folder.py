@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may be used, who uses it, and how it begins."""
+"""The folder of a run: whether it may be used, which process uses it, and how it begins."""
 
 import errno
 import fcntl
@@ -16,24 +16,33 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of one run, held by one process at a time, from `hold` or `open` to the end of that process.
+    """The folder of one run. One process at a time holds it, from `hold` or `open` until that process ends.
 
-    The lock is the process's own, so loader workers that outlive it do not keep it.
+    The lock belongs to the process, so loader workers that outlive it do not keep the lock.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Touch nothing yet."""
         self._settings = settings
         self.path = Path(settings.train.output_dir)
         self._lock: int | None = None  # a file descriptor, open until the process ends
 
     def hold(self) -> None:
-        """Hold the folder, if it is there.
+        """Hold the folder, if it exists.
 
         Raises:
-            ValueError: It may not be used as the settings say, or another run uses it.
+            ValueError: The settings do not allow its use, or another run uses it.
         """
-        _check_output_dir(self._settings)
+        config, shown = self._settings.train, f"output_dir={str(self.path)!r}"
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{shown} is a file: choose a folder")
+        if config.overwrite_output_dir and config.resume_from_checkpoint:
+            raise ValueError("overwrite_output_dir deletes the run that resume_from_checkpoint goes on with: give one")
+        is_used = any((self.path / name).exists() for name in run_files.CONTENTS)
+        if is_used and not (config.overwrite_output_dir or config.resume_from_checkpoint):
+            raise ValueError(
+                f"{shown} holds another run: go on with it by --resume_from_checkpoint latest, "
+                "delete it by --overwrite_output_dir, or choose another folder"
+            )
         if self._lock is not None or not self.path.exists():
             return
         lock = os.open(self.path / run_files.LOCK, os.O_RDWR | os.O_CREAT)
@@ -41,14 +50,12 @@ class RunFolder:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise ValueError(
-                    f"output_dir={str(self.path)!r} is in use by another run: wait for its end, or choose another one"
-                ) from error
-            logger.warning("output_dir=%r cannot be locked (%s): start no second run in it", str(self.path), error)
+                raise ValueError(f"{shown} is in use by another run: wait for its end, or choose another") from error
+            logger.warning("%s cannot be locked (%s): start no second run in it", shown, error)
         self._lock = lock
 
     def open(self) -> None:
-        """Make and hold the folder and write the resolved settings; delete an old run, and no more, where asked to.
+        """Make and hold the folder, delete the files of an old run if the settings say so, and write the settings.
 
         Raises:
             ValueError: See `hold`.
@@ -61,19 +68,3 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         text = yaml.safe_dump(self._settings.as_dict(), sort_keys=False)
         (self.path / run_files.CONFIG).write_text(text, encoding="utf-8")
-
-
-def _check_output_dir(settings: Settings) -> None:
-    """Raise ValueError if the output folder holds a run that is neither to go on nor to be deleted."""
-    config = settings.train
-    folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir={config.output_dir!r} is a file")
-    if config.overwrite_output_dir and config.resume_from_checkpoint:
-        raise ValueError("overwrite_output_dir deletes the run and resume_from_checkpoint goes on with it: give one")
-    held = any((folder / name).exists() for name in run_files.CONTENTS)
-    if held and not (config.overwrite_output_dir or config.resume_from_checkpoint):
-        raise ValueError(
-            f"output_dir={config.output_dir!r} holds another run: go on with it by --resume_from_checkpoint latest, "
-            "delete it by --overwrite_output_dir, or choose another folder"
-        )

@@ -1,14 +1,16 @@
 """What hands a process its batches, as the settings name it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
 
+from data.batch import MaskedBatch
 from data.batches.chunks import StreamCorpus
 from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader
+from data.batches.loader import MicroBatches, TrainLoader, eval_batches
 from data.batches.masking import Choose, choose_token
 from data.batches.order import Order
 from data.batches.streaming import StreamLoader
@@ -50,9 +52,22 @@ def train_loader(
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)
 
 
-def eval_dataset(corpus: Corpus, seed: int) -> MicroBatches:
-    """The evaluation's blocks; tokens are chosen one by one whatever the training does, so that runs compare."""
-    return MicroBatches(corpus.eval, collator(corpus, choose_token, seed))
+def eval_loader(
+    settings: Settings, corpus: Corpus, *, rank: int, num_processes: int, device: torch.device
+) -> Iterator[MaskedBatch]:
+    """Yield a process's evaluation batches.
+
+    Tokens are chosen one by one whatever the training does, so that runs compare.
+    """
+    return eval_batches(
+        MicroBatches(corpus.eval, collator(corpus, choose_token, settings.train.eval_seed)),
+        settings.train.per_device_eval_batch_size,
+        settings.data.eval_mlm_probability or settings.data.mlm_probability,
+        rank,
+        num_processes,
+        device,
+        corpus.config,
+    )
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int) -> Collator:
@@ -81,10 +96,10 @@ def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
 
     def rate(step: int) -> float:
         value = config.mask_rate(step / max(1, total_steps - 1), start, end)
-        if not 0 <= value <= 1:  # nan neither
+        if not (isinstance(value, Real) and 0 <= value <= 1):  # which nan is not
             name = config.mlm_probability_schedule
             raise DataError(
-                f"mlm_probability_schedule={name!r} gives {value} for step {step + 1}: it must be from 0 to 1"
+                f"mlm_probability_schedule={name!r} gives {value!r} for step {step + 1}: it must be from 0 to 1"
             )
         return value
 

@@ -1,9 +1,8 @@
-"""The processes and devices of a run: check that they are those that were asked for.
+"""Checks that the processes and devices of a run are those that were asked for.
 
-``accelerate launch`` can start fewer processes than it was told to, without a
-word: ``--cpu --num_processes 2`` starts one, and so does a config file with
-``num_processes: 8`` but without ``distributed_type: MULTI_GPU``. A run on the
-wrong world is refused.
+``accelerate launch`` can start fewer processes than it was told to, without a message: ``--cpu --num_processes 2``
+starts one, and so does a config file with ``num_processes: 8`` but without ``distributed_type: MULTI_GPU``. A run with
+another number of processes is refused.
 """
 
 import os
@@ -23,14 +22,12 @@ from train_loop import run_files
 from train_loop.config import TrainConfig
 from train_loop.watching.trackers import check_trackers
 
-_NOT_DRIVEN = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # on a CPU Accelerate ignores them without a word
-
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Join the world that the launcher made, with the threads and precision that belong to it.
+    """Join the processes that the launcher started, and set threads and precision.
 
     Raises:
-        ValueError: The world is not the one that was asked for, or is of a kind that this loop does not drive.
+        ValueError: Another number of processes was asked for, or something that this project does not support.
     """
     _check_environment()
     hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
@@ -53,19 +50,20 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cuda":  # on some CPUs this would mean bf16
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(config.cpu_threads or _threads_per_process())
+        # Accelerate's launcher sets one thread, which leaves the other cores idle.
+        torch.set_num_threads(config.cpu_threads or max(1, available_cores() // local_processes()))
     return accelerator
 
 
 def _check_environment() -> None:
-    """Raise ValueError for what the launcher was told and this loop does not do."""
-    # The loop itself accumulates and scales: Accelerate must not divide the loss a second time.
+    """Raise ValueError for options of the launcher that this project does not support."""
+    # The loop divides the loss itself: Accelerate must not divide it a second time.
     if (steps := os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) != "1":
         raise ValueError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} is set in the environment: unset it, "
             "and use --gradient_accumulation_steps"
         )
-    for kind in _NOT_DRIVEN:
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):  # on a CPU, Accelerate ignores them without a message
         if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("true", "1"):
             raise ValueError(
                 f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
@@ -80,23 +78,23 @@ def _check_environment() -> None:
 
 
 def check_compiler() -> None:
-    """Raise ValueError if there is no compiler for what ``torch_compile`` generates."""
+    """Raise ValueError if there is no compiler for the code that ``torch_compile`` generates."""
     wanted = os.environ.get("CXX", "g++")
     if shutil.which(wanted) is None:
         raise ValueError(
             f"torch_compile=true needs a C++ compiler, and {wanted} is not there: install it, "
-            "name another one in the variable CXX, or leave torch_compile out"
+            "name another one in the variable CXX, or use --torch_compile false"
         )
 
 
 def requested_processes() -> int | None:
-    """What the ``accelerate launch`` that started this process was told, by flag or config file; None if none did.
+    """The number of processes in the options or the config file of ``accelerate launch``; None without that launcher.
 
-    The launcher does not pass the number on, so its own command line is read, with its own parser.
+    The launcher does not pass the number on, so its command line is read, with its own parser.
     """
-    if (told := _told_to_accelerate()) is None:
+    if (arguments := _arguments_of_accelerate()) is None:
         return None
-    options, _ = launch_command_parser().parse_known_args(told)
+    options, _ = launch_command_parser().parse_known_args(arguments)
     if options.num_processes is not None:
         return int(options.num_processes)
     has_default = Path(default_config_file).is_file() and not options.cpu
@@ -106,11 +104,11 @@ def requested_processes() -> int | None:
 
 def has_launcher() -> bool:
     """Whether this process's parent is `accelerate launch` or `torchrun`."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or _told_to_accelerate() is not None
+    return "TORCHELASTIC_RUN_ID" in os.environ or _arguments_of_accelerate() is not None
 
 
-def _told_to_accelerate() -> list[str] | None:
-    """The words after ``accelerate launch`` on the parent's command line; None if the parent is something else."""
+def _arguments_of_accelerate() -> list[str] | None:
+    """What follows ``accelerate launch`` on the parent's command line; None if the parent is something else."""
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent is not None else []
     names = [Path(word).name for word in words]
@@ -122,21 +120,21 @@ def _told_to_accelerate() -> list[str] | None:
 
 
 def idle_gpus(available: int, used: int) -> str | None:
-    """A line that tells of GPUs that the run leaves idle, and how to use them; None if there are none."""
+    """A line that says how many GPUs are idle and how to use them; None if there are none."""
     if available <= used:
         return None
     return f"{available - used} of {available} GPUs are idle; to use all: {_how_to_launch(available)}"
 
 
 def local_processes() -> int:
-    """Processes of this run on this machine."""
+    """The number of processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def what_was_lost(error: Exception) -> str | None:
-    """A line for an error that says that a process or a loader worker died or hung; None for any other error."""
+    """A line for an error whose cause is a process or loader worker that died or hung; None for any other error."""
     text = " ".join(str(error).split())
-    # A DataLoader that reads from a worker in the moment of its death hands on what the pipe says.
+    # When a worker dies while the DataLoader reads from it, the error is the pipe's.
     if "DataLoader" in text or isinstance(error, ConnectionError | EOFError):
         who = "a loader worker died, or gave no batch within dataloader_timeout"
     elif isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
@@ -151,8 +149,3 @@ def _how_to_launch(num_processes: int) -> str:
         return "accelerate launch --num_processes 1 -m launch.train ..."
     on_cpu = "" if torch.cuda.is_available() else "ACCELERATE_USE_CPU=true "
     return f"{on_cpu}accelerate launch --multi_gpu --num_processes {num_processes} -m launch.train ..."
-
-
-def _threads_per_process() -> int:
-    """The cores this process may use, shared out; Accelerate's launcher sets one thread, which wastes the others."""
-    return max(1, available_cores() // local_processes())

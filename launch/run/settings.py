@@ -1,23 +1,25 @@
-"""Settings from a recipe and the command line. Nothing else parses.
+"""Reads settings from a recipe and the command line, and reports user errors.
 
-A recipe (``launch/recipes/NAME.yaml``, or the path of a YAML file) gives values,
-the command line overrides them, and every name is a field of a settings
-dataclass, so ``--help`` and the errors cannot be out of date.
+A recipe (``launch/recipes/NAME.yaml``, or the path of a YAML file) gives values and the command line overrides them.
+Every name is a field of a settings dataclass, so ``--help`` and the errors cannot be out of date.
+
+A user error is what the user can mend: every command prints it in one line and exits with code 2.
 """
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
 import os
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _LIST_OF_SETTINGS = "python -m launch.train --help lists them"
 RECIPES = Path(__file__).parents[1] / "recipes"
+_RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
@@ -45,25 +48,38 @@ class Settings:
     train: TrainConfig
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, as a recipe is written: YAML of it is a recipe."""
-        parts = (dataclasses.asdict(part) for part in (self.data, self.model, self.train))
-        return {
-            name: list(value) if isinstance(value, tuple) else value for part in parts for name, value in part.items()
-        }
+        """All settings in one map. As YAML, it is a recipe."""
+        values = dataclasses.asdict(self.data) | dataclasses.asdict(self.model) | dataclasses.asdict(self.train)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    @cached_property
+    @functools.cached_property
+    def build_objective(self) -> Any:
+        """The class, or function, that ``objective`` names."""
+        from train_loop.objectives import OBJECTIVES
+
+        return find("objective", self.train.objective, OBJECTIVES)
+
+    @functools.cached_property
     def build_optimizers(self) -> "BuildOptimizers":
-        """What ``optimizer`` names; found once, see `DataConfig`."""
-        from train_loop.optim import OPTIMIZERS  # torch takes seconds, and many commands do not train
+        """The function that ``optimizer`` names. It is looked up once, as those of `DataConfig` are."""
+        from train_loop.optim import OPTIMIZERS  # importing torch takes seconds, and many commands do not train
 
         return find("optimizer", self.train.optimizer, OPTIMIZERS)
 
-    @cached_property
+    @functools.cached_property
     def build_schedule(self) -> "BuildSchedule":
-        """What ``lr_scheduler_type`` names."""
+        """The function that ``lr_scheduler_type`` names."""
         from train_loop.optim import SCHEDULES
 
         return find("lr_scheduler_type", self.train.lr_scheduler_type, SCHEDULES)
+
+    def find_functions(self) -> None:
+        """Look up all functions that settings name.
+
+        Raises:
+            ValueError: One of them does not exist, or its file cannot be run.
+        """
+        _ = self.build_objective, self.build_optimizers, self.build_schedule
 
     def marked(self, mark: str) -> dict[str, Any]:
         """The settings that have a mark beside their declaration: ``Annotated[int, mark]``."""
@@ -77,12 +93,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Command:
-    """An entry point that takes settings.
+    """A command that takes settings.
 
     Attributes:
-        prog: How it is called.
-        description: What it does.
-        options: Name -> keywords of ``add_argument``, for what is an option of the command but no setting of a run.
+        prog, description: For ``--help``.
+        options: Its own options, which are no settings of a run: name -> keywords of ``add_argument``.
         lists_settings: Whether ``--help`` lists the settings, or names the command that does.
     """
 
@@ -93,7 +108,10 @@ class Command:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An error is one line, and exit code 2."""
+    """A parser that keeps the lines of its help texts and reports an error as every command does, without the usage."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawTextHelpFormatter, **keywords})
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit."""
@@ -101,22 +119,36 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def is_local_main() -> bool:
-    """Whether this process speaks for its machine; right before Accelerate has started, too."""
+    """Whether this process prints for its machine. Accelerate need not have started."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def fail(message: object, code: int = 2) -> NoReturn:
-    """Print one line, once a machine, and exit; with code 2 it is for what the user can mend."""
+    """Print one line, once on each machine, and exit; code 2 is for user errors."""
     if is_local_main():
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
 
 
-def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings, argparse.Namespace]:
-    """The settings, and the options of the command that are no settings.
+def one_line_errors(command: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """Decorates a command that prints results: ValueError and OSError are user errors, a closed output is none."""
 
-    Exits with code 2 and one line if a name or a value is wrong.
-    """
+    @functools.wraps(command)
+    def main(arguments: list[str]) -> None:
+        try:
+            command(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:  # as of ``| head``
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except (ValueError, OSError) as error:
+            fail(error)
+
+    return main
+
+
+def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings, argparse.Namespace]:
+    """The settings, and the command's own options. A wrong name or value is a user error, and ends the process."""
     parser = _settings_parser(command)
     options, unknown = parser.parse_known_args(arguments)
     for word in unknown:
@@ -125,15 +157,15 @@ def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings
     if unknown:
         fail(f"{unknown[0]!r} is not expected here: every setting is written --name value")
     values = _read_recipe(options.recipe) if options.recipe else {}
-    values |= {name: convert(name, value) for name, value in vars(options).items() if name in HINTS}
+    values |= {name: _convert(name, value) for name, value in vars(options).items() if name in HINTS}
+
+    def part(config: Any) -> Any:
+        return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
+
     try:
-        parts = {
-            group: config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
-            for group, config in GROUPS.items()
-        }
+        return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig)), options
     except ValueError as error:
         fail(error)
-    return Settings(parts["data"], parts["model"], parts["training"]), options
 
 
 def _settings_parser(command: Command) -> argparse.ArgumentParser:
@@ -146,8 +178,7 @@ def _settings_parser(command: Command) -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
     )
-    recipes = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    parser.add_argument("--recipe", metavar="NAME", help=f"A YAML file of settings, or one of: {recipes}.")
+    parser.add_argument("--recipe", metavar="NAME", help=f"A file of settings, or one of: {', '.join(_RECIPE_NAMES)}.")
     for name, keywords in command.options.items():
         parser.add_argument(f"--{name}", **keywords)
     for group, config in GROUPS.items():
@@ -159,6 +190,7 @@ def _settings_parser(command: Command) -> argparse.ArgumentParser:
 
 
 def _add_argument(section: Any, field: dataclasses.Field[Any], text: str | None) -> None:
+    """Add the option of a setting; without a text, ``--help`` does not list it."""
     kind, choices = _kind(HINTS[field.name])
     shapes: dict[type, dict[str, Any]] = {
         bool: {"nargs": "?", "const": "true", "metavar": "true|false"},
@@ -167,12 +199,14 @@ def _add_argument(section: Any, field: dataclasses.Field[Any], text: str | None)
     }
     words = list(choices) if choices and kind is str else [kind.__name__.upper(), *choices]
     shape = shapes.get(kind, {"metavar": "|".join(words)})
-    shown = argparse.SUPPRESS if text is None else _help(field, text)
+    if text is not None and not any(field.default is value for value in (None, dataclasses.MISSING, (), False)):
+        text += f" Default: {field.default}."
+    shown = argparse.SUPPRESS if text is None else text.replace("%", "%%")
     section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=shown, **shape)
 
 
 def documentation(config: type) -> dict[str, str]:
-    """The text below each field of a settings dataclass, which is where it is documented."""
+    """The documentation of each field of a settings dataclass: the string below it."""
     (definition,) = ast.parse(inspect.getsource(config)).body
     assert isinstance(definition, ast.ClassDef)
     return {
@@ -183,18 +217,12 @@ def documentation(config: type) -> dict[str, str]:
     }
 
 
-def _help(field: dataclasses.Field[Any], text: str) -> str:
-    text = text.replace("%", "%%")
-    has_default = field.default is not None and field.default is not dataclasses.MISSING
-    shown = has_default and field.default != () and field.default is not False
-    return f"{text} Default: {field.default}." if shown else text
-
-
 def _read_recipe(name: str) -> dict[str, Any]:
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, [p.stem for p in RECIPES.glob("*.yaml")], n=1)
-        fail(f"recipe={name!r}: there is no such recipe or file" + (f"; did you mean {near[0]!r}?" if near else ""))
+        near = difflib.get_close_matches(name, _RECIPE_NAMES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {', '.join(_RECIPE_NAMES)}"
+        fail(f"recipe={name!r}: there is no such recipe or file; {hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -204,7 +232,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
     for key in values:
         if key not in HINTS:
             fail(f"{path}: {_unknown(str(key), HINTS)}")
-    return {key: convert(key, value) for key, value in values.items()}
+    return {key: _convert(key, value) for key, value in values.items()}
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -212,8 +240,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else f"; {_LIST_OF_SETTINGS}")
 
 
-def convert(name: str, value: Any) -> Any:
-    """A setting's value in its own type, from YAML or from the command line; exits with one line if it is none."""
+def _convert(name: str, value: Any) -> Any:
+    """A value from YAML or from the command line, in the type of its setting; another value is a user error."""
     kind, choices = _kind(HINTS[name])
     if value is None or str(value).lower() in ("none", "null"):
         if type(None) in typing.get_args(HINTS[name]):
@@ -243,18 +271,16 @@ def convert(name: str, value: Any) -> Any:
 
 
 def _number_or_same(value: Any) -> Any:
-    """A number where a word is one: YAML 1.1 reads 2e-5 as a word."""
+    """The number that a string spells, or the value itself: YAML 1.1 reads 2e-5 as a string."""
     if isinstance(value, str):
         for kind in (int, float):
-            try:
+            with contextlib.suppress(ValueError):
                 return kind(value)
-            except ValueError:
-                continue
     return value
 
 
 def _kind(hint: Any) -> tuple[type, tuple[str, ...]]:
-    """The plain type of a field, without ``| None``, and the words that a Literal allows, alone or beside the type."""
+    """The type of a setting without ``| None``, and the words that a Literal allows, alone or beside the type."""
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     options = [option for option in (typing.get_args(hint) if is_union else (hint,)) if option is not type(None)]
     words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]

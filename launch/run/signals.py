@@ -1,7 +1,6 @@
-"""Stopping on a signal: the first SIGTERM or SIGINT is remembered, and the loop saves and ends at its next step.
+"""Stops a run on a signal: the first SIGTERM or SIGINT is remembered, and the loop saves and ends after its update.
 
-Schedulers give a job some seconds between SIGTERM and SIGKILL; people press
-Ctrl-C. Both are to lose nothing.
+Schedulers leave a job some seconds between SIGTERM and SIGKILL, and people press Ctrl-C. Neither may lose work.
 """
 
 import ctypes
@@ -14,17 +13,16 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class StopSignals:
-    """The first SIGTERM or SIGINT that this process got since `listen`.
+    """The first SIGTERM or SIGINT that this process received since `listen`.
 
     Attributes:
-        number: Of the signal, or None. A second Ctrl-C ends the process at once.
+        number: The signal's number, or None. A second Ctrl-C ends the process at once.
     """
 
-    def __init__(self) -> None:
-        self.number: int | None = None
+    number: int | None = None
 
     def listen(self) -> None:
-        """Take over both signals."""
+        """Handle both signals from now on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
 
@@ -35,13 +33,12 @@ class StopSignals:
 
 
 def stop_with_launcher() -> None:
-    """Have the kernel send SIGTERM when the launcher is gone (Linux).
+    """Have the kernel send SIGTERM to this process when its launcher ends (Linux).
 
-    With one process, SIGTERM kills `accelerate launch` and leaves the trainer
-    running, with nobody to stop it.
+    With one process, SIGTERM kills `accelerate launch` only, and nobody would stop the trainer.
     """
     if sys.platform == "linux":
         launcher = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != launcher:  # it went before the kernel knew
+        if os.getppid() != launcher:  # it ended before the kernel was told
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What a run prints of itself: what it is about to do, and what has come of it."""
+"""Prints what a run is about to do, and its result."""
 
 import logging
 
@@ -9,7 +9,8 @@ from launch.run.corpus import Corpus, print_corpus
 from launch.run.processes import idle_gpus, local_processes
 from launch.run.settings import is_local_main
 from train_loop import run_files
-from train_loop.evaluate import EvalMetrics
+from train_loop.objective import EvalMetrics
+from train_loop.objectives.masked_lm import MaskedLMMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
 from train_loop.watching.metrics import largest_peak_memory
@@ -17,14 +18,14 @@ from train_loop.watching.run_record import shown_perplexity
 
 
 def show_log() -> None:
-    """Print what `data` and `train_loop` have to say, once a machine; the libraries have handlers of their own."""
+    """Print the log of `data` and `train_loop`, once on each machine; the libraries have their own handlers."""
     for name in ("data", "train_loop"):
         logger = logging.getLogger(name)
         logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
 
 
 def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
-    """Where the tokens went, and how a batch is spread."""
+    """Print the corpus, how a batch is divided, and the device."""
     print_corpus(corpus)
     in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
     print(
@@ -32,30 +33,37 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> Non
         f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
         f"{in_epoch}{plan.total_steps:,} in all"
     )
-    threads = f", {torch.get_num_threads()} threads each" if accelerator.device.type == "cpu" else ""
-    print(f"device   {accelerator.device.type}, precision {accelerator.mixed_precision}{threads}")
-    if accelerator.device.type == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
+    device = accelerator.device.type
+    threads = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
+    print(f"device   {device}, precision {accelerator.mixed_precision}{threads}")
+    if device == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
         print(f"         {idle}")
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:
-    """How good the model is, what it took, and where everything is; to be called by all processes."""
+    """Print how good the model is, the memory it took, and where the files are. All processes must call it."""
     memory = largest_peak_memory(run.accelerator)
     if not run.accelerator.is_main_process:
         return
-    if unigram is None:
-        compared = ""
-    elif final.eval_perplexity <= unigram:
-        compared = f", 1/{unigram / final.eval_perplexity:.1f} of the unigram model's"
-    else:
-        times = shown_perplexity(final.eval_perplexity / unigram)
-        compared = f", {times} times the unigram model's: worse than guessing by frequency alone"
     in_one = " in one process" if run.accelerator.num_processes > 1 else ""
     model, report = run.output_dir / run_files.MODEL, run.output_dir / run_files.REPORT
-    print(f"\nperplexity {shown_perplexity(final.eval_perplexity)} on held-out text{compared}")
+    print(f"\n{_quality(final, unigram)}")
     print(f"memory     {memory / 1e9:.2f} GB at the most{in_one}")
     print(f"metrics    {run.output_dir / run_files.METRICS}")
     if report.exists():
         print(f"report     {report}")
     print(f"model      {model}")
     print(f'try it     python -m launch.fill_mask --model {model} "The default {mask_token} is None."')
+
+
+def _quality(final: EvalMetrics, unigram: float | None) -> str:
+    if not isinstance(final, MaskedLMMetrics):
+        return f"loss       {final.eval_loss:.4f} on held-out text"
+    perplexity = final.eval_perplexity
+    text = f"perplexity {shown_perplexity(perplexity)} on held-out text"
+    if unigram is None:
+        return text
+    if perplexity <= unigram:
+        return f"{text}, 1/{unigram / perplexity:.1f} of the unigram model's"
+    times = shown_perplexity(perplexity / unigram)
+    return f"{text}, {times} times the unigram model's: worse than guessing by frequency alone"

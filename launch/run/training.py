@@ -21,9 +21,10 @@ from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.summary import print_end, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
-from train_loop.evaluate import EvalMetrics, unigram_perplexity
+from train_loop.evaluate import unigram_perplexity
 from train_loop.inference.probes import fill_probes
 from train_loop.loop import train
+from train_loop.objective import EvalMetrics
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
@@ -31,25 +32,9 @@ from train_loop.speed.flops import measure_arithmetic
 from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.watch import Watch
 
-# What may differ from machine to machine: places, how fast it goes, and names of what is compared by its content.
-_OF_THE_MACHINE = {
-    "output_dir",
-    "cache_dir",
-    "resume_from_checkpoint",
-    "overwrite_output_dir",
-    "cpu_threads",
-    "dataloader_num_workers",
-    "dataloader_timeout",
-    "dataset",
-    "mixture",
-    "eval_dataset",
-    "tokenizer_name_or_path",
-    "model_name_or_path",
-}
-
 
 def run_training(settings: Settings, *, dry_run: bool) -> None:
-    """Set up, train, and say where everything is; exit 2 with one line for what the user can mend."""
+    """Set up, train, and print where the results are. User errors exit with code 2."""
     if has_launcher():
         stop_with_launcher()
     show_log()
@@ -61,8 +46,9 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     signals = StopSignals()
     try:
         processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
-        processes.require_same({k: v for k, v in settings.as_dict().items() if k not in _OF_THE_MACHINE})
-        processes.together(lambda: (settings.build_optimizers, settings.build_schedule))  # before hours of tokenizing
+        of_the_machine = settings.marked("of the machine")
+        processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
+        processes.together(settings.find_functions)  # before hours of tokenizing
         folder = RunFolder(settings)
         processes.from_main(folder.hold)
         is_sharing = accelerator.is_main_process and not dry_run
@@ -97,12 +83,12 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
 def _train_or_exit(
     settings: Settings, run: Run, tokenizer: PreTrainedTokenizerBase, signals: StopSignals, sharing: Sharing
 ) -> EvalMetrics:
-    """Train; exit with 1 and one line for what goes wrong, with 128 and the number for a signal."""
+    """Train. Errors exit with code 1 and one line, signals with 128 and their number."""
     accelerator, probes = run.accelerator, settings.train.probe
 
     def filled() -> list[dict[str, Any]]:
         with accelerator.autocast():
-            return fill_probes(run.model, tokenizer, probes)
+            return fill_probes(run.bare_objective.model, tokenizer, probes)
 
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, settings.data.block_size)
     signals.listen()
@@ -112,7 +98,7 @@ def _train_or_exit(
         fail(error, code=1)
     except (DataError, RuntimeError, OSError, EOFError) as error:  # of one process: the launcher ends the others
         if not isinstance(error, DataError) and (loss := what_was_lost(error)):
-            _fail_alone(f"process {accelerator.process_index}: {loss}", accelerator, code=1)
+            _fail_alone(loss, accelerator, code=1)
         if isinstance(error, DataError | OSError):
             _fail_alone(error, accelerator, code=1)
         raise
@@ -125,11 +111,9 @@ def _train_or_exit(
 
 
 def _fail_alone(error: object, accelerator: Accelerator, *, code: int) -> NoReturn:
-    """Print an error of this process, perhaps of no other, and exit; the launcher ends the others."""
-    text = " ".join(str(error).split())
-    if accelerator.num_processes > 1 and not text.startswith("process "):
-        text = f"process {accelerator.process_index}: {text}"
-    print(f"error: {text}", file=sys.stderr)
+    """Print an error that perhaps only this process has, and exit. The launcher ends the other processes."""
+    who = f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
+    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,9 +1,8 @@
 """Writes a row of a batch as text, with a mark at each token that is predicted.
 
-Without colours a masked token is written ``⟦the⟧``, a replaced one ``⟦cat→blue⟧``
-and a kept one ``⟦sat≡⟧``; in a terminal each kind has its own colour instead of
-the brackets. Where the text has these characters itself, they are escaped, so
-that only a mark looks like one.
+Without colours a masked token is written ``⟦the⟧``, a replaced one ``⟦cat→blue⟧`` and a kept one ``⟦sat≡⟧``. In a
+terminal each kind has its own colour instead of the brackets. The same characters in the text are escaped, so that only
+a mark looks like one.
 """
 
 import re
@@ -20,7 +19,7 @@ from launch.terminal.token_text import pieces, token_text, visible
 _OPEN, _BECOMES, _STAYS, _CLOSE = "⟦→≡⟧"
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-_NEIGHBOURS = re.compile(r"(?<=\x1b\[0m)(?=\x1b\[[39])")  # two coloured marks with nothing between them
+_NEIGHBOURS = re.compile(r"(?<=\x1b\[0m)(?=\x1b\[[39])")  # between two coloured marks that touch
 _LONGEST_RUN = 3  # a longer run of one special token is written with its count
 
 
@@ -33,25 +32,22 @@ class Kind(Enum):
 
 
 def kind_of(label: int, seen: int, mask_token_id: int) -> Kind:
-    """The kind of a predicted token. A random token that equals the label counts as kept: they cannot be told apart."""
+    """The kind of a predicted token. A random token that equals the label counts as kept."""
     if seen == mask_token_id:
         return Kind.MASKED
     return Kind.KEPT if seen == label else Kind.REPLACED
 
 
 def mark(kind: Kind, label: str, seen: str, *, colours: bool) -> str:
-    """One mark. The space before a word stands before the mark, unless only one of its two texts has a space."""
+    """One mark. The space before a word is written before the mark, unless only one of its two texts has a space."""
     texts = [label, seen] if kind is Kind.REPLACED else [label]
     lead = " " if all(text.startswith(" ") and text.strip() for text in texts) else ""
     # Spaces are written ␣, so that `wrap` breaks no line inside a mark.
-    shown = _BECOMES.join(_inside(text.removeprefix(lead)) for text in texts)
+    reserved = _OPEN + _BECOMES + _STAYS + _CLOSE
+    shown = _BECOMES.join(visible(text.removeprefix(lead), reserved).replace(" ", "␣") for text in texts)
     if colours:
         return f"{lead}{kind.value}{shown}{_RESET}"
     return f"{lead}{_OPEN}{shown}{_STAYS if kind is Kind.KEPT else ''}{_CLOSE}"
-
-
-def _inside(text: str) -> str:
-    return visible(text, _OPEN + _BECOMES + _STAYS + _CLOSE).replace(" ", "␣")
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,6 @@ class RowWriter:
     """Writes rows as text.
 
     Attributes:
-        tokenizer: The corpus's tokenizer.
         is_special: ``[V]`` bool, which ids are special tokens.
         colours: Whether to mark by colour, not by brackets.
     """
@@ -73,10 +68,10 @@ class RowWriter:
 
         Args:
             labels: ``[L]``, the tokens of the text.
-            seen: ``[L]``, what the model gets in their place.
-            predicted: ``[L]``, which of them are predicted.
+            seen: ``[L]``, the tokens that the model sees.
+            predicted: ``[L]``, which tokens are predicted.
         """
-        parts: list[tuple[str, bool]] = []  # (text, whether it is that of a special token)
+        parts: list[tuple[str, bool]] = []  # (text, whether it is a special token)
         start = 0
         for piece in pieces(self.tokenizer, labels):
             positions = range(start, start + piece.num_tokens)
@@ -91,7 +86,7 @@ class RowWriter:
         return _NEIGHBOURS.sub("│", text).strip()
 
     def _mark(self, text: str, positions: range, i: int, label: int, seen: int) -> str:
-        """The mark of a token. Where a character is cut over several tokens, it names the part: ``é(1/2)``."""
+        """The mark of a token; if a character takes several tokens, it names the part: ``é(1/2)``."""
         part = f"({i - positions.start + 1}/{len(positions)})" if len(positions) > 1 else ""
         kind = kind_of(label, seen, self.tokenizer.mask_token_id)
         return mark(kind, text + part, token_text(self.tokenizer, seen), colours=self.colours)
@@ -114,5 +109,5 @@ def wrap(text: str, width: int, indent: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns in a terminal: two for East Asian characters and emoji, none for colours."""
+    """Columns in a terminal: two for an East Asian character or an emoji, none for colours."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in _ESCAPES.sub("", text))

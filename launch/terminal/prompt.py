@@ -1,7 +1,7 @@
 """Asks for texts one by one, and keeps their history for the arrow keys of the next session."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,61 +22,50 @@ def prompt(fill_mask: FillMask, settings: dict[str, Any]) -> None:
     """Answer texts and commands until ``:quit`` or the end of the input; an error is printed, and the prompt returns.
 
     Args:
-        settings: Keyword arguments of `FillMask.__call__`; the commands change a copy of them.
+        settings: Keyword arguments of `FillMask.__call__` to begin with; commands change them for the prompt.
     """
     mask_token = str(fill_mask.tokenizer.mask_token)
-    commands: dict[str, Callable[[str], Any]] = {
-        "top_k": _count,
-        "targets": lambda words: target_words(words, fill_mask.tokenizer) if words else None,
-        "joint": lambda words: words or None,
-    }
-    settings = dict(settings)
     print(f"Write a text with {mask_token}; :help lists the commands, :quit ends.")
     with _history():
-        while (line := _read()) is not None and line != ":quit":
-            if line == ":help":
-                print(_HELP.format(mask=mask_token))
-            elif line:
-                try:
-                    if line.startswith(":"):
-                        _change(settings, line, commands)
-                    else:
-                        text = own_mask(line, mask_token)
-                        print_fills(text, fill_mask(text, **settings))
-                except ValueError as error:
-                    print(f"error: {error}")
+        while (line := _read()) != ":quit":
+            try:
+                if line == ":help":
+                    print(_HELP.format(mask=mask_token))
+                elif line.startswith(":"):
+                    settings = settings | _changed(line, fill_mask)
+                elif line:
+                    text = own_mask(line, mask_token)
+                    print_fills(text, fill_mask(text, **settings))
+            except ValueError as error:
+                print(f"error: {error}")
 
 
-def _change(settings: dict[str, Any], line: str, commands: dict[str, Callable[[str], Any]]) -> None:
+def _changed(line: str, fill_mask: FillMask) -> dict[str, Any]:
+    """The setting that a command changes, with its new value."""
     name, _, words = line[1:].partition(" ")
-    if name not in commands:
-        raise ValueError(f"{line!r} is no command: {', '.join(f':{known}' for known in [*commands, 'help', 'quit'])}")
-    try:
-        settings[name] = commands[name](words.strip())
-    except ValueError as error:
-        raise ValueError(f":{name} {words} must be {error}") from error
+    words = words.strip()
+    if name == "top_k":
+        if words and not words.isdigit():
+            raise ValueError(f":top_k {words} must be a whole number")
+        return {name: int(words) if words else None}
+    if name == "targets":
+        return {name: target_words(words, fill_mask.tokenizer) if words else None}
+    if name == "joint":
+        return {name: words or None}
+    raise ValueError(f"{line!r} is no command: :top_k, :targets, :joint, :help, :quit")
 
 
-def _count(words: str) -> int | None:
-    if words and not words.isdigit():
-        raise ValueError("a whole number")
-    return int(words) if words else None
-
-
-def _read() -> str | None:
-    """The next line: empty after Ctrl-C, None at the end of the input."""
+def _read() -> str:
+    """The next line: empty after Ctrl-C, ``:quit`` at the end of the input."""
     try:
         return input("> ").strip()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError) as end:
         print()
-        return ""
-    except EOFError:
-        print()
-        return None
+        return "" if isinstance(end, KeyboardInterrupt) else ":quit"
 
 
 @contextlib.contextmanager
-def _history() -> Any:
+def _history() -> Iterator[None]:
     """Line editing and history, if this Python has readline; a history file that cannot be used is ignored."""
     try:
         import readline

@@ -1,28 +1,21 @@
-"""Opens the texts of a command, from its words, a file or standard input, and reports its errors."""
+"""Opens the texts of a command: its arguments, a file or standard input."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.run.settings import fail
-
-if TYPE_CHECKING:  # torch takes seconds; a wrong word is told before that
+if TYPE_CHECKING:  # importing transformers takes seconds
     from transformers import PreTrainedTokenizerBase
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `open_texts`, `as_json` and the models read."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: one a line of --file or standard input")
-    parser.add_argument(
-        "--model", required=True, metavar="DIR_OR_ID", help="folder or Hub id of a masked language model"
-    )
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="masked language model: folder or Hub id")
     parser.add_argument("--file", metavar="PATH", help=".txt, .jsonl, .csv, .parquet ..., also .gz and .zst")
-    parser.add_argument(
-        "--text_column", default="text", metavar="NAME", help="of a file with columns, dotted if nested (default: text)"
-    )
+    parser.add_argument("--text_column", default="text", metavar="NAME", help="dotted if nested (default: text)")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts in one forward (default: 32)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--dtype", help="such as bfloat16 (default: float32)")
@@ -34,20 +27,18 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
 
 
 def as_json(options: argparse.Namespace) -> bool:
-    """Whether to print JSON lines for a program, not a table for a person."""
+    """Whether to print JSON lines for a program, rather than a table for a person."""
     return options.json if options.json is not None else not (options.texts or sys.stdout.isatty())
 
 
 def open_texts(options: argparse.Namespace) -> Iterator[str]:
-    """The texts of a command, from wherever they are, without blank lines.
-
-    A progress bar is shown on the terminal if the results go elsewhere.
+    """The texts of a command, without blank lines. If results do not go to the terminal, it shows a progress bar.
 
     Raises:
         ValueError: There are texts and a file, or the file cannot be read.
     """
     if options.file is None:
-        return iter(options.texts) if options.texts else _lines(sys.stdin)
+        return iter(options.texts or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))
     if options.texts:
         raise ValueError("give texts or --file, not both")
     path = Path(options.file).expanduser()
@@ -55,7 +46,7 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
         raise ValueError(f"--file {options.file}: no such file")
     from tqdm import tqdm
 
-    from data.documents import files  # reads Parquet too, whose library takes a while
+    from data.documents import files  # imports fsspec
 
     if files.file_format(str(path)) is None:
         raise ValueError(f"--file {options.file} must be one of {files.known_formats()}")
@@ -64,21 +55,18 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     return iter(tqdm(_rows(path, options.text_column), total=total, unit=" texts", disable=not shows_bar))
 
 
-def _lines(file: Iterable[str]) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in file if line.strip())
-
-
 def _rows(path: Path, text_column: str) -> Iterator[str]:
-    from data.documents import readers
     from data.documents.documents import text_of
     from data.documents.ranges import Range
+    from data.documents.rows import FileRows
 
-    for row in readers.read(Range(str(path), 0, sys.maxsize), 0, text_column):
+    rows, part = FileRows((str(path),)), Range(str(path), 0, sys.maxsize)
+    for row in rows.read(part, 0, text_column):
         text = None if row.value is None else text_of(row.value, text_column)
         if row.problem is not None or text is None:
             columns = "" if row.value is None else f"; the columns are: {', '.join(row.value)}"
             problem = row.problem or f"--text_column {text_column} holds no text{columns}"
-            raise ValueError(f"--file {readers.place(str(path), row.begin)}: {problem}")
+            raise ValueError(f"--file {rows.place(part, row.begin)}: {problem}")
         yield text
 
 
@@ -90,22 +78,10 @@ def own_mask(text: str, mask_token: str) -> str:
 def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """``a,b`` as targets, each a word of its own.
 
-    A mask token with ``lstrip`` takes the place of the space before it too, so a target needs that space: to RoBERTa
-    `` cat`` is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) is kept.
+    A mask token with ``lstrip`` also replaces the space before it, so a target needs that space: for RoBERTa, `` cat``
+    is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) stays as it is.
     """
     targets = [word.strip() for word in words.split(",")]
     if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
         return targets
     return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]
-
-
-def run_or_fail(action: Callable[[], None]) -> None:
-    """Run what prints results: a user error is one line and exit code 2, a closed output (``| head``) is no error."""
-    try:
-        action()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except (ValueError, OSError) as error:
-        fail(error)

@@ -1,16 +1,18 @@
 """Writes tokens as readable text, with the right spaces, and joins characters that are cut over several tokens.
 
-The text of a token depends on the token before it: whether WordPiece's ``##`` and
-SentencePiece's ``▁`` become a space shows only when both are decoded together. So
-each token is decoded after its neighbour, whose text is then removed.
+The text of a token depends on the token before it: only when both are decoded together does it show whether
+WordPiece's ``##`` or SentencePiece's ``▁`` becomes a space. So each token is decoded after its neighbour, whose text
+is then removed.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from transformers import PreTrainedTokenizerBase
 
-CUT = "\N{REPLACEMENT CHARACTER}"  # what a part of a character decodes to
+CUT = "\N{REPLACEMENT CHARACTER}"  # decoded from a part of a character
 _MOST_BYTES = 4  # of a character in UTF-8
 
 
@@ -22,10 +24,10 @@ class Piece:
     num_tokens: int
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[Piece]:
-    """Cut the text of the tokens into pieces; joined, they are the whole text.
+def pieces(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> Iterator[Piece]:
+    """Yield the text of the tokens in pieces; joined, they are the whole text.
 
-    A token that is part of an incomplete character, as at the edge of a block, is a piece of its own.
+    A token that is a part of an incomplete character, as at the edge of a block, is a piece of its own.
     """
     before = [tokenizer.mask_token_id]
     waiting: list[int] = []
@@ -42,12 +44,12 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[P
         yield Piece(CUT, 1)
 
 
-def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def token_text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
     """The text of one token alone, with a space before it if it begins a word."""
     return _text_behind(tokenizer, [tokenizer.mask_token_id], [token])
 
 
-def _text_behind(tokenizer: PreTrainedTokenizerBase, before: list[int], ids: list[int]) -> str:
+def _text_behind(tokenizer: "PreTrainedTokenizerBase", before: list[int], ids: list[int]) -> str:
     def decode(tokens: list[int]) -> str:
         return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
@@ -56,12 +58,10 @@ def _text_behind(tokenizer: PreTrainedTokenizerBase, before: list[int], ids: lis
 
 def visible(text: str, reserved: str = "") -> str:
     """The text on one line, with ⏎ for a newline, and escapes for unprintable and reserved characters."""
-    return "".join(_visible(character, reserved) for character in text)
 
+    def shown(character: str) -> str:
+        if character.isprintable() and character not in reserved:
+            return character
+        return "⏎" if character == "\n" else character.encode("unicode_escape").decode()
 
-def _visible(character: str, reserved: str) -> str:
-    if character == "\n":
-        return "⏎"
-    if character.isprintable() and character not in reserved:
-        return character
-    return character.encode("unicode_escape").decode()
+    return "".join(map(shown, text))

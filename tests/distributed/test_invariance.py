@@ -46,7 +46,7 @@ def _update(
         for batch in batches:
             ids += batch.block_ids.tolist() if has_share else []
             num_masked += batch.num_masked
-            micro_loss = objective(batch.input_ids, batch.masked_positions, batch.labels, batch.attention_mask)
+            micro_loss = objective(batch).sum()
             micro_loss.backward()
             loss_sum = loss_sum + micro_loss.detach()
     num_masked = max(num_masked, 1)  # of a block or two by chance none

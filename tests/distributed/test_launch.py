@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from tests.launch.test_own_objective import TWO_TERMS
 from tests.launchers import ACCELERATE, ROOT, assert_same_run, launcher, run, tiny_run
 from tests.models import tiny_model
 
@@ -47,6 +48,20 @@ def test_several_processes_make_the_run_of_one(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unigram") == 2  # said once, at the start and in the last lines
     assert_same_run(on_one, tmp_path)
+
+
+@pytest.mark.slow
+def test_an_objective_of_two_terms_makes_the_same_run_on_two_processes(
+    words: list[str], corpus_file: Path, tmp_path: Path
+) -> None:
+    """Each term is divided by its own count over both processes, one of which has no share of some updates."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(TWO_TERMS)
+    words = [*words, "--objective", f"{mine}:Spotting"]
+    for name, num_processes in (("python", 1), ("accelerate", 2)):
+        done = run(launcher(name, num_processes), *words, "--output_dir", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "python", tmp_path / "accelerate")
 
 
 @pytest.mark.slow

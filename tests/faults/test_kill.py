@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from tests.faults.running import start
 from tests.launchers import OF_THE_MACHINE, launcher, rows, run, tiny_run
 from tests.models import tiny_model
-from train_loop import TrainConfig, TrainState, build_optimizers
-from train_loop.checkpoint import load_optimizers, load_state, optimizer_tensors, save_checkpoint, verify
+from train_loop import MaskedLMObjective, TrainConfig, TrainState, build_optimizers
+from train_loop.checkpoint import load_state, load_tensors, save_checkpoint, verify
+from train_loop.parallel import full_state, load_full_state
 from train_loop.run_checkpoints import checkpoint_folder, checkpoints, find_checkpoint, remove_old
 
 IDENTITY = {"seed": 1}
@@ -77,7 +78,7 @@ def _save_for_ever(output_dir: Path, tokenizer: PreTrainedTokenizerBase, first: 
                 group["lr"] = 0.0
             optimizer.step()
         folder = checkpoint_folder(output_dir, step)
-        tensors = optimizer_tensors(model, optimizers)
+        _, tensors = full_state(MaskedLMObjective(model), optimizers, is_wanted=True)
         facts = {"state": TrainState(step=step), "identity": IDENTITY, "settings": {}, "data_state": {}}
         save_checkpoint(folder, model, tokenizer, tensors, **facts)
         remove_old(folder, keep=2, best_step=None)
@@ -112,7 +113,7 @@ def test_killed_while_saving_no_checkpoint_loads_and_is_wrong(
         assert all((tensor == newest).all() for tensor in load_file(latest / "model.safetensors").values())
         model = _model(newest)
         optimizers = build_optimizers(model, TrainConfig())
-        load_optimizers(load_file(latest / "optimizer.safetensors"), model, optimizers)
+        load_full_state(MaskedLMObjective(model), optimizers, load_tensors(latest))
         averages = [slots["exp_avg"] for slots in optimizers[0].state.values()]
         assert len(averages) == len(list(model.parameters()))
         assert all(torch.allclose(average, torch.tensor(0.1 * newest)) for average in averages)

@@ -1,4 +1,4 @@
-"""What the machine can do, tried for real: two processes, a file, a Hub that is a stand-in or not there."""
+"""The doctor tries real things: two processes, a file, a Hub that is a stand-in or is not there."""
 
 import os
 import subprocess

@@ -40,7 +40,7 @@ def _lines(text: str) -> list[object]:
 
 
 def _same(shown: list[object], answers: list[object]) -> None:
-    """Equal but for the scores' rounding: other batches."""
+    """Equal except for the rounding of scores, since the batches differ."""
     assert len(shown) == len(answers)
     for fills, expected in zip(shown, answers, strict=True):
         assert [{**f, "score": pytest.approx(f["score"], rel=1e-4)} for f in expected] == fills  # type: ignore
@@ -170,7 +170,7 @@ def test_a_wrong_word_is_one_clear_line(
 def test_the_prompt_takes_texts_and_commands(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Mistakes are lines, and it goes on; the end of the input ends it like ``:quit``."""
+    """An error is a line, and the prompt returns; the end of the input ends it like ``:quit``."""
     typed = ["the cat [MASK]", ":top_k 3", "the <mask>", ":targets cat,mat", ":top_k", "a <mask>", ":targets", "oops"]
     typed += [":top_k many", ":topk 3", ":joint beam", "<mask> <mask>", ":joint", "", ":help", ":quit", "never <mask>"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))

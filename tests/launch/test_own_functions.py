@@ -1,6 +1,7 @@
 """Functions from a user's own file, ``path/to/file.py:name``, for whatever is also found by a name."""
 
 import multiprocessing
+import re
 from functools import partial
 from pathlib import Path
 
@@ -121,6 +122,106 @@ def test_a_rate_that_is_no_probability_is_one_line(
     assert "mine.py:rate' gives nan for step 4: it must be from 0 to 1" in capsys.readouterr().err
 
 
+WRONG = """
+import numpy as np
+
+from data.batches.masking import choose_token
+
+
+def mask(input_ids, allowed, word_starts, draws, probability):
+    return draws < probability
+
+
+def ids(input_ids, allowed, word_starts, draws, probability):
+    positions, kinds = choose_token(input_ids, allowed, word_starts, draws, probability)
+    return positions.astype(np.int32), kinds
+
+
+def outside(input_ids, allowed, word_starts, draws, probability):
+    positions, kinds = choose_token(input_ids, allowed, word_starts, draws, probability)
+    return positions + input_ids.size, kinds
+
+
+def twice(input_ids, allowed, word_starts, draws, probability):
+    positions, kinds = choose_token(input_ids, allowed, word_starts, draws, probability)
+    return np.repeat(positions, 2), np.repeat(kinds, 2)
+
+
+def array(rest, tokens, block_size):
+    return tokens[: len(tokens) // block_size * block_size].reshape(-1, block_size), tokens[:0]
+
+
+def signed(rest, tokens, block_size):
+    return [tokens[:block_size].astype(np.int64)], tokens[:0]
+
+
+def long(rest, tokens, block_size):
+    return [tokens[: 2 * block_size]], tokens[:0]
+
+
+def lost(rest, tokens, block_size):
+    return [tokens[:block_size]], None
+
+
+def word(progress, start, end):
+    return "half"
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "message"),
+    [
+        ("masking", "mask", r"returns bool\[\d+, 16\]: it must return positions, int64\[M\], and kinds, float64\[M\]"),
+        ("masking", "ids", r"returns \(int32\[\d+\], float64\[\d+\]\): it must return positions, int64\[M\]"),
+        ("masking", "outside", r": the positions must ascend within 0 to \d+, the flattened batch"),
+        ("masking", "twice", r": the positions must ascend within 0 to \d+, the flattened batch"),
+        ("grouping", "array", r"returns \(uint32\[\d+, 16\], .*\): it must return a list of blocks, and the rest"),
+        ("grouping", "signed", r"returns a block of int64\[16\]: it must be a flat array of uint32"),
+        ("grouping", "long", r"returns a block of 32 tokens: it must have 1 to 16"),
+        ("grouping", "lost", r"returns a rest of NoneType: it must be a flat array of uint32"),
+        ("mlm_probability_schedule", "word", r"gives 'half' for step 1: it must be from 0 to 1"),
+    ],
+)
+def test_a_result_of_another_form_is_one_line(
+    setting: str, name: str, message: str, train: Train, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text(WRONG)
+    end = ("--mlm_probability_end", "0.5") if setting == "mlm_probability_schedule" else ()
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", f"--{setting}", f"{mine}:{name}", *end)
+    assert caught.value.code == (2 if setting == "grouping" else 1)
+    error = capsys.readouterr().err
+    assert re.search(f"^error: {setting}='{mine}:{name}' ?{message}", error, re.MULTILINE), error
+    assert "Traceback" not in error
+    assert len(re.findall("^error: ", error, re.MULTILINE)) == 1
+
+
+STREAMING = ("--streaming", "true", "--num_streams", "2")
+WORKER = ("--dataloader_num_workers", "1")
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "words"),
+    [("masking", "mask", WORKER), ("masking", "mask", STREAMING), ("grouping", "signed", STREAMING + WORKER)],
+)
+def test_so_it_is_in_a_worker_and_when_streaming(
+    setting: str,
+    name: str,
+    words: tuple[str, ...],
+    train: Train,
+    mine: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine.write_text(WRONG)
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", f"--{setting}", f"{mine}:{name}", *words)
+    assert caught.value.code in (1, 2)
+    error = capsys.readouterr().err
+    assert re.search(f"^error: {setting}='{mine}:{name}' returns ", error, re.MULTILINE), error
+    assert "Traceback" not in error
+
+
 def test_blocks_of_a_changed_grouping_are_made_anew(train: Train, mine: Path, tmp_path: Path) -> None:
     words = ("--grouping", f"{mine}:in_pairs")
     first = _losses(train(tmp_path / "first", *words))
@@ -148,7 +249,7 @@ def test_spawned_workers_run_what_the_run_began_with(
         (None, "f", "{path} cannot be read: No such file or directory"),
         (MINE, "choose_rar", "{path} has no 'choose_rar'; did you mean 'choose_rare'?"),
         (MINE, "", "{path} has no ''"),
-        (MINE, "number", "number is no function, its type is int"),
+        (MINE, "number", "number is not a function, its type is int"),
         ("x = 1\nx / 0\n", "f", "{path}, line 2: ZeroDivisionError: division by zero"),
         ("def f(:\n", "f", "{path}: SyntaxError: invalid syntax"),
         ("import sys\nsys.exit(1)\n", "f", "{path}, line 2: SystemExit: 1"),

@@ -1,4 +1,4 @@
-"""Preparing: all that training would make first, and nothing twice."""
+"""``python -m launch.prepare`` makes all that training would make first, and makes nothing twice."""
 
 from pathlib import Path
 
@@ -39,6 +39,15 @@ def test_it_makes_what_training_then_finds(
     assert counts[1].startswith("eval ")
     assert "\n".join(counts) in capsys.readouterr().out
     assert _files(tmp_path / "cache") == made
+
+
+def test_a_cache_in_the_home_folder(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main([*words, "--cache_dir", "~/at_home"])
+    assert f"where    {tmp_path / 'at_home'}\n" in capsys.readouterr().out
+    assert len(list((tmp_path / "at_home" / "blocks").glob("*/blocks.json"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -125,5 +125,5 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub: Hub, tmp_path: 
     hub.repositories[REPOSITORY] = tmp_path / "there"
     done = publish(hub, tmp_path, finished_run / "model", "--private")
     assert done.returncode == 3
-    assert f"{NAME} is there already, and public" in errors(done)[0]
+    assert f"{NAME} exists already and is public" in errors(done)[0]
     assert hub.commits == []

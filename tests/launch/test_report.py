@@ -1,4 +1,4 @@
-"""The command: one page of one run or several, and one line for what cannot be."""
+"""``python -m launch.report``: one page for one run or several; a user error is one line."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_a_run_leaves_a_report_and_the_command_makes_it_again(
 
 
 def test_the_environment_of_each_start_that_counts(train: Train, tmp_path: Path) -> None:
-    """No host, no user; a start whose updates were made again is not told of."""
+    """It names no host and no user; a start whose updates were made again is dropped."""
     train(tmp_path, "--max_steps", "9", "--save_total_limit", "none")
     for words in ((), ()):
         for path in (tmp_path / "checkpoints" / "step-00000009").iterdir():

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: which one counts, what becomes of the others, and what is said of it."""
+"""Resuming: which checkpoint counts, what happens to the others, and what is printed."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def _step(number: int) -> str:
 def test_a_run_that_goes_on_from_an_older_step_keeps_its_own_checkpoints_and_sets_aside_the_newer(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The newest is that of this history, not the one of the largest number: with a limit of 1 each was deleted."""
+    """The newest is the last of this run's history, not that of the largest step; a limit of 1 deleted each."""
     run = tmp_path / "run"
     train(run, *SAVE, "--max_steps", "9")
     older = str(run / "checkpoints" / _step(3))
@@ -95,7 +95,7 @@ def _assert_final_is(folder: Path, checkpoint: Path) -> None:
 
 
 def test_the_best_checkpoint_comes_along_to_another_folder(train: Train, tmp_path: Path) -> None:
-    """Gone on from a path of another run: the best stands beside it, and the final model is it."""
+    """Resumed from another run's folder: the best checkpoint there is copied, and becomes the final model."""
     first, second = tmp_path / "first", tmp_path / "second"
     train(first, *BEST)
     best = _best(first)
@@ -144,7 +144,7 @@ CACHED = {
 def test_the_identity_of_a_checkpoint_is_what_it_was_since_it_was_first_written(
     train: Train, tmp_path: Path, words: tuple[str, ...], more: set[str]
 ) -> None:
-    """A name more, and no checkpoint of before would go on; a name less, and another run would."""
+    """With one more name, old checkpoints would be refused; with one fewer, another run's would be accepted."""
     train(tmp_path, *words, "--max_steps", "1")
     identity = json.loads((tmp_path / "checkpoints" / _step(1) / "state.json").read_text())["identity"]
     assert identity.keys() == CACHED | more

@@ -181,7 +181,7 @@ def test_patience_and_the_best_model_are_resumed_too(train: Train, tmp_path: Pat
 def test_an_evaluation_that_is_not_a_number_is_never_the_best(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of three is told to have been NaN; after it each is better than the one before."""
+    """The first of three evaluations is made NaN; after it, each is better than the one before."""
     losses: list[float] = []
 
     def first_nan(*parts: Any) -> EvalMetrics:
@@ -269,7 +269,7 @@ def odd_models(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         ("--dataset {tmp}/empty.txt", "the file is empty"),
         ("--dataset {tmp}/blank.txt", "the 0 tokens of its 0 documents"),
         ("--dataset {tmp}/latin1.txt", "latin1.txt, line 2: not UTF-8"),
-        ("--dataset {tmp}/folder", "no split's word is in 'wiki.txt', and one is in 'train-news.txt'"),
+        ("--dataset {tmp}/folder", "the name of 'wiki.txt' has no split's word, and that of 'train-news.txt' has one"),
         ("--dataset {tmp}/short.txt", "do not fill one block: use a --block_size below 16"),
         ("--text_column body", "has no column 'body'; the columns are: answers, answers.a_id"),
         ("--mlm_probability 1", "mlm_probability=1.0 must be between 0 and 1"),

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tests.models import tiny_model
 from train_loop import CheckpointError, MaskedLMObjective, TrainConfig, TrainState, build_optimizers
-from train_loop.checkpoint import load_optimizers, load_state, optimizer_tensors, save_checkpoint, save_model, verify
+from train_loop.checkpoint import load_state, load_tensors, save_checkpoint, save_model, verify
 from train_loop.model import load_model
+from train_loop.parallel import full_state, load_full_state
 from train_loop.run_checkpoints import (
     RunCheckpoints,
     checkpoint_folder,
@@ -33,10 +34,15 @@ def _optimizers(model: torch.nn.Module, kind: str, steps: int) -> list[torch.opt
     return optimizers
 
 
+def _optimizer_tensors(model: PreTrainedModel, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    _, tensors = full_state(MaskedLMObjective(model), optimizers, is_wanted=True)
+    return tensors
+
+
 def _save(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, step: int, kind: str = "adamw") -> Path:
     model = tiny_model("modernbert")
     folder = checkpoint_folder(tmp_path, step)
-    tensors = optimizer_tensors(model, _optimizers(model, kind, steps=2))
+    tensors = _optimizer_tensors(model, _optimizers(model, kind, steps=2))
     facts = {"state": TrainState(step=step), "identity": IDENTITY, "settings": {}, "data_state": {}}
     save_checkpoint(folder, model, tokenizer, tensors, **facts)
     return folder
@@ -50,7 +56,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
     optimizers = _optimizers(model, kind, steps=3)
     state = TrainState(step=7, best_step=5, best_loss=1.5, evaluations_without_improvement=2, scaler={"scale": 4.0})
     folder = checkpoint_folder(tmp_path, 7)
-    tensors = optimizer_tensors(model, optimizers)
+    tensors = _optimizer_tensors(model, optimizers)
     facts = {"state": state, "identity": IDENTITY, "settings": {}, "data_state": {}}
     save_checkpoint(folder, model, tokenizer, tensors, **facts)
 
@@ -61,7 +67,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
         assert torch.equal(saved, loaded), name
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     fresh = build_optimizers(reopened, TrainConfig(optimizer=kind))  # type: ignore[arg-type]
-    load_optimizers(load_file(folder / "optimizer.safetensors"), reopened, fresh)
+    load_full_state(MaskedLMObjective(reopened), fresh, load_tensors(folder))
     for old, new in zip(optimizers, fresh, strict=True):
         saved_state, loaded_state = old.state_dict()["state"], new.state_dict()["state"]
         assert saved_state.keys() == loaded_state.keys()
@@ -81,7 +87,7 @@ def test_a_loaded_model_computes_what_the_saved_one_did_down_to_one_row(
     before.load_state_dict(model.state_dict())
     for num_masked in (1, 2, 7):
         batch = torch.arange(40)[None] + 5, torch.arange(num_masked)
-        one, other = (MaskedLMObjective(m.eval()).masked_logits(*batch) for m in (before, model))
+        one, other = (MaskedLMObjective(m.eval()).logits(*batch) for m in (before, model))
         assert torch.equal(one, other), num_masked
 
 
@@ -130,7 +136,7 @@ def test_what_was_passed_over_is_said(
     good, bad = _save(tmp_path, tokenizer, 1), _save(tmp_path, tokenizer, 2)
     (bad / "state.json").write_text("{}")
     assert find_checkpoint("latest", tmp_path) == good
-    assert "passed over a checkpoint" in caplog.text
+    assert "skipped a checkpoint" in caplog.text
     assert "state.json is damaged" in caplog.text
 
 
@@ -192,7 +198,7 @@ def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
     model = tiny_model("modernbert")
     optimizers = _optimizers(model, "adamw", steps=1)
     expected = {name: p.detach().clone() for name, p in model.named_parameters()}
-    expected_optimizer = optimizer_tensors(model, optimizers)
+    expected_optimizer = _optimizer_tensors(model, optimizers)
     state = TrainState(step=3)
     called: list[bool] = []
     writer = RunCheckpoints(
@@ -203,7 +209,8 @@ def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
         on_saved=lambda folder: called.append(folder.exists()),
     )
     folder = checkpoint_folder(tmp_path, 3)
-    writer.save(model, optimizers, state=state, data_state={})
+    objective = MaskedLMObjective(model)
+    writer.save(objective, *full_state(objective, optimizers, is_wanted=True), state=state, data_state={})
     state.step = 4
     for optimizer in optimizers:
         optimizer.step()

@@ -35,8 +35,8 @@ def test_no_update_waits_for_the_gpu(
     accelerator = Accelerator(mixed_precision=precision)
     model = tiny_model("roberta", vocab_size=len(tokenizer))
     objective = MaskedLMObjective(model.to(accelerator.device))
-    assert gather_in_last_layer(objective)
-    objective.pad_vocabulary_to = 64
+    assert gather_in_last_layer(objective.logits)
+    objective.logits.pad_vocabulary_to = 64
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, TrainConfig(optimizer=optimizer)))
     dataset = micro_batches_of(documents[0], tokenizer, data_config, seed=1)
     loader = TrainLoader(

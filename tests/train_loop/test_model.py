@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from tests.batches import as_batch
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLMObjective, ModelConfig, open_model
 from train_loop.model import load_model, max_positions
@@ -140,7 +141,7 @@ def test_gradient_checkpointing_changes_no_gradient(
         next(m for m in inner.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(
             lambda *_, calls=calls: calls.append(1)
         )
-        MaskedLMObjective(model)(ids, positions, ids.flatten()[positions]).backward()
+        MaskedLMObjective(model)(as_batch(ids, positions, ids.flatten()[positions])).backward()
         assert len(calls) == 1 + checkpointing  # computed again in the backward pass
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):

@@ -1,7 +1,7 @@
 """P1: the update is that of the mean over all masked tokens of the global batch, however it is cut."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -45,12 +45,15 @@ def _cut(dataset: MicroBatches, num_blocks: int, size: int) -> list[MaskedBatch]
 
 
 def _gradients_after(
-    accelerator: Accelerator, model: PreTrainedModel, batches: Sequence[MaskedBatch]
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    batches: Sequence[MaskedBatch],
+    objective: MaskedLMObjective | None = None,
 ) -> tuple[dict[str, torch.Tensor], StepMetrics]:
     """The gradients that the optimizer sees in one step."""
     seen: dict[str, torch.Tensor] = {}
     objective, *optimizers = accelerator.prepare(
-        MaskedLMObjective(model), *build_optimizers(model, TrainConfig(learning_rate=1e-3))
+        objective or MaskedLMObjective(model), *build_optimizers(model, TrainConfig(learning_rate=1e-3))
     )
     for parameter_name, parameter in model.named_parameters():
         optimizers[0].optimizer.register_step_pre_hook(
@@ -81,6 +84,39 @@ def test_micro_batches_do_not_change_the_gradient(accelerator: Accelerator, data
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6 * scale, msg=name)
     assert int(metrics.num_masked) == whole.num_masked
     assert float(metrics.loss_sums.sum()) / whole.num_masked == pytest.approx(loss.item(), rel=1e-6)
+
+
+class _TwoTerms(MaskedLMObjective):
+    """Cross-entropy over masked tokens, and the squares of all hidden values over all tokens."""
+
+    terms: ClassVar = {"masked_lm": 1.0, "squares": 0.25}
+
+    def count(self, batch: MaskedBatch) -> Sequence[int]:
+        return (batch.num_masked, batch.num_tokens)
+
+    def forward(self, batch: MaskedBatch) -> torch.Tensor:
+        squares = self.model.base_model(input_ids=batch.input_ids)[0].square().sum()
+        return torch.cat([super().forward(batch), squares.unsqueeze(0)])
+
+
+@pytest.mark.parametrize("size", [8, 3])
+def test_each_term_is_divided_by_its_own_count(accelerator: Accelerator, dataset: MicroBatches, size: int) -> None:
+    """Against one plain mean for each term over the whole batch, added up with their weights."""
+    reference = without_dropout(tiny_model("roberta"))
+    (whole,) = _cut(dataset, 8, 8)
+    logits = reference(input_ids=whole.input_ids).logits.flatten(0, 1)[whole.masked_positions]
+    hidden = reference.base_model(input_ids=whole.input_ids)[0]
+    loss = F.cross_entropy(logits, whole.labels) + 0.25 * hidden.square().sum(-1).mean()
+    loss.backward()
+
+    model = without_dropout(tiny_model("roberta"))
+    gradients, metrics = _gradients_after(accelerator, model, _cut(dataset, 8, size), _TwoTerms(model))
+    scale = max(float(p.grad.abs().max()) for p in reference.parameters() if p.grad is not None)
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-6 * scale, msg=name)
+    assert metrics.counts.tolist() == [whole.num_masked, whole.num_tokens]
+    means = metrics.loss_sums.sum(0) / metrics.counts
+    assert float(means[0] + 0.25 * means[1]) == pytest.approx(loss.item(), rel=1e-6)
 
 
 def test_the_gradient_is_clipped_after_it_is_whole(accelerator: Accelerator, dataset: MicroBatches) -> None:

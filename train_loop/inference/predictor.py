@@ -1,12 +1,13 @@
-"""Tokens in, logits at chosen positions out: what filling masks and scoring text have in common.
+"""Computes logits at chosen positions of texts, to fill masks and to score texts.
 
-The head runs at the asked positions only, rows of like length share a batch, and
+The head runs at these positions only, rows of similar length share a batch, and
 nothing as large as the vocabulary leaves the device.
 """
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -15,30 +16,28 @@ from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
-from train_loop.model_checks import gather_in_last_layer
-from train_loop.objective import MaskedLMObjective
+from train_loop.objectives.checks import gather_in_last_layer
+from train_loop.objectives.masked_logits import MaskedLogits
 
-_MOST_POSITIONS = 512  # in one batch: of a vocabulary of 50,000 their logits are 100 MB
+_MOST_POSITIONS = 512  # in one batch: with a vocabulary of 50,000, their logits take 100 MB
 
-_num_asking: dict[PreTrainedModel, int] = {}  # threads that ask a model which was in training
+Pieces = tuple[int, ...]  # the tokens of a word
+Choice = tuple[float, Pieces]  # the log-probability of a word in place of a mask, and the word
+
+_num_users: Counter[PreTrainedModel] = Counter()  # threads that use a model which was in training mode
 _mode_lock = threading.Lock()
 _tokenizer_lock = threading.Lock()
 
 
 class Query(NamedTuple):
-    """Which logits are wanted.
-
-    Attributes:
-        input_ids: ``[L]``, a text with its special tokens.
-        positions: Where in it.
-    """
+    """Asks for the logits at some positions of a text, whose ``[L]`` ids include its special tokens."""
 
     input_ids: Sequence[int]
     positions: Sequence[int]
 
 
 class Ask(NamedTuple):
-    """A token whose probability at a position is wanted, given the other tokens."""
+    """Asks for the probability of one token at one position, given the other tokens."""
 
     input_ids: tuple[int, ...]
     position: int
@@ -46,7 +45,7 @@ class Ask(NamedTuple):
 
 
 class MaskPredictor:
-    """A masked language model and its tokenizer, ready to be asked."""
+    """A masked language model with its tokenizer; many threads may use one at the same time."""
 
     def __init__(
         self,
@@ -55,10 +54,10 @@ class MaskPredictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        """Take a model as it is, or move it to a device or a dtype first.
+        """Use a model where and as it is, unless a device or a dtype is given.
 
         Raises:
-            ValueError: The model has no MLM head, the tokenizer no mask token, or there is no such dtype.
+            ValueError: The model has no MLM head, the tokenizer has no mask token, or the dtype is unknown.
         """
         if model.get_output_embeddings() is None:
             raise ValueError(
@@ -70,39 +69,69 @@ class MaskPredictor:
             )
         if device is not None:
             model.to(device)
-        self.objective = MaskedLMObjective(model)
-        # Tried out in full precision: a difference by rounding would look like one in substance.
+        self._masked_logits = MaskedLogits(model)
+        # This compares two computations in full precision, so that rounding does not look like a real difference.
         if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type):
             with _without_dropout(model):
-                gather_in_last_layer(self.objective)
+                gather_in_last_layer(self._masked_logits)
         if dtype is not None:
             model.to(_dtype(dtype))
-        self.tokenizer = tokenizer
+        self.model, self.tokenizer = model, tokenizer
         self.longest = max_positions(model)
         self.vocab_size = model.get_input_embeddings().num_embeddings
         pads = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)
-        self._pad = next(pad for pad in pads if pad is not None)  # behind the attention mask any will do
+        self._pad = next(pad for pad in pads if pad is not None)  # the attention mask hides it, so any token will do
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    ) -> Self:
+        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one.
+
+        Raises:
+            ValueError: See `load_with_tokenizer` and `MaskPredictor`.
+        """
+        model, tokenizer = load_with_tokenizer(name)
+        return cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+
+    def answer_each(
+        self, texts: str | Iterable[str], answer: Callable[[list[str], int | None], list[Any]], texts_at_once: int
+    ) -> Any:
+        """Return an answer for one text, a list for a list, and an iterator for an iterator.
+
+        Args:
+            answer: Gets some texts and the number of the first, counted from 1; None where there is only one text.
+            texts_at_once: How many texts ``answer`` gets. An iterator is read no further ahead than this.
+        """
+        if isinstance(texts, str):
+            return answer([texts], None)[0]
+        iterator = iter(texts)
+        windows = iter(lambda: list(itertools.islice(iterator, texts_at_once)), [])  # ends at an empty window
+        answers = itertools.chain.from_iterable(
+            answer(window, 1 + i * texts_at_once) for i, window in enumerate(windows)
+        )
+        return list(answers) if isinstance(texts, Sequence) else answers
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: list[str],
         *,
         first: int | None = None,
         truncation: bool = False,
         tokenizer_kwargs: dict[str, Any] | None = None,
     ) -> list[list[int]]:
-        """The tokens of texts that each have a mask, checked.
+        """Tokenize texts, each of which must have a mask.
 
         Args:
             first: Number of the first text, for messages; None where there is only one.
-            truncation: Cut a text that is longer than the model, so that its masks stay.
-            tokenizer_kwargs: For the tokenizer; rows are padded here, so its ``padding`` is ignored.
+            truncation: Cut a text that is longer than the model, and keep its masks.
+            tokenizer_kwargs: For the tokenizer. Its ``padding`` is ignored, because batches are padded here.
 
         Raises:
-            ValueError: A text that is empty, has no mask or is too long.
+            ValueError: A text is empty, has no mask or is too long.
         """
         ours = {"padding": False, "return_tensors": None, "return_attention_mask": False, "verbose": False}
-        rows = tokenize(self.tokenizer, list(texts), **{**(tokenizer_kwargs or {}), **ours})["input_ids"]
+        rows = tokenize(self.tokenizer, texts, **{**(tokenizer_kwargs or {}), **ours})["input_ids"]
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
             where = "" if first is None else f" (text {first + i})"
             if self.tokenizer.mask_token_id not in row:
@@ -112,7 +141,7 @@ class MaskPredictor:
         return rows
 
     def masks(self, row: Sequence[int]) -> list[int]:
-        """Where a row has masks."""
+        """The positions of a row's masks."""
         return [i for i, token in enumerate(row) if token == self.tokenizer.mask_token_id]
 
     def _why_no_mask(self, text: str, where: str) -> str:
@@ -124,11 +153,11 @@ class MaskPredictor:
         return f"no mask token in {excerpt(text)}{where}: write {mask} where a word is to be filled in"
 
     def _cut(self, row: list[int], text: str, where: str, *, truncation: bool) -> list[int]:
-        """The part of a row around its masks that the model has positions for, between its special tokens."""
+        """The part of a row around its masks that fits the model, between the row's special tokens."""
         if not truncation:
             raise ValueError(
                 f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions{where}: "
-                f"{excerpt(text)}; shorten it, or cut it around its mask with truncation"
+                f"{excerpt(text)}; shorten it, or set truncation to cut it around its masks"
             )
         around = tokenize(self.tokenizer, "")["input_ids"]
         lead = next((i for i, (a, b) in enumerate(zip(row, around, strict=False)) if a != b), len(around))
@@ -143,13 +172,42 @@ class MaskPredictor:
         start = min(max((masks[0] + masks[-1] + 1 - room) // 2, 0), len(body) - room)
         return [*row[:lead], *body[start : start + room], *around[lead:]]
 
-    def batches(self, queries: Sequence[Query], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield, batch by batch, which queries it answers and their logits.
+    def top_k(self, queries: Sequence[Query], k: int, batch_size: int) -> list[list[list[Choice]]]:
+        """For each query and each of its positions, the K most probable tokens, the best first."""
+        result: list[list[list[Choice]]] = [[] for _ in queries]
+        for indices, logits_MV in self._batches(queries, batch_size):
+            values_MK, tokens_MK = logits_MV.topk(min(k, self.vocab_size))
+            log_probs_MK = values_MK - logits_MV.logsumexp(-1, keepdim=True)
+            at_positions = zip(log_probs_MK.tolist(), tokens_MK.tolist(), strict=True)
+            for i in indices:
+                for log_probs, tokens in itertools.islice(at_positions, len(queries[i].positions)):
+                    result[i].append([(log_probs[j], (token,)) for j, token in enumerate(tokens)])
+        return result
 
-        The longest come first: what does not fit in memory fails at once.
+    def ask(self, row: tuple[int, ...], position: int, end: int) -> Ask:
+        """Ask for a row's token at a position, with the row masked from there up to ``end``."""
+        masks = (self.tokenizer.mask_token_id,) * (end - position)
+        return Ask(row[:position] + masks + row[end:], position, row[position])
 
-        Yields:
-            Indices of queries, and ``[M, V]`` logits in fp32: M is all their positions, in that order.
+    def log_probs(self, asks: Sequence[Ask], batch_size: int) -> list[float]:
+        """The log-probability of each ask; logits that several asks share are computed once."""
+        by_row: dict[tuple[int, ...], dict[int, list[Ask]]] = {}
+        for ask in asks:
+            by_row.setdefault(ask.input_ids, {}).setdefault(ask.position, []).append(ask)
+        rows = list(by_row)
+        found: dict[Ask, float] = {}
+        for indices, logits_MV in self._batches([Query(row, list(by_row[row])) for row in rows], batch_size):
+            by_logits = [of_position for i in indices for of_position in by_row[rows[i]].values()]
+            answered = list(itertools.chain.from_iterable(by_logits))
+            which = [m for m, of_position in enumerate(by_logits) for _ in of_position]
+            values = logits_MV[which, [ask.token for ask in answered]] - logits_MV.logsumexp(-1)[which]
+            found.update(zip(answered, values.tolist(), strict=True))
+        return [found[ask] for ask in asks]
+
+    def _batches(self, queries: Sequence[Query], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield the indices of the queries of a batch, and the ``[M, V]`` fp32 logits at all their positions.
+
+        The longest queries come first, so that what does not fit in memory fails at once.
         """
         order = sorted(range(len(queries)), key=lambda i: -len(queries[i].input_ids))
         while order:
@@ -164,110 +222,57 @@ class MaskPredictor:
 
     @torch.no_grad()
     def _logits(self, queries: Sequence[Query]) -> Tensor:
-        """``[M, V]`` in fp32, without dropout, of one batch whose first query is the longest."""
-        model = self.objective.model
+        """``[M, V]`` logits in fp32, without dropout, of one batch whose first query is the longest."""
+        device = self.model.device
         length = len(queries[0].input_ids)
         rows = [[*ids, *[self._pad] * (length - len(ids))] for ids, _ in queries]
         flat = [number * length + position for number, query in enumerate(queries) for position in query.positions]
-        attention_mask = None  # none is needed without padding
+        attention_mask = None  # not needed without padding
         if len(queries[-1].input_ids) < length:
             lengths = torch.tensor([len(ids) for ids, _ in queries])
-            attention_mask = (torch.arange(length) < lengths[:, None]).long().to(model.device)
-        with _without_dropout(model):
-            return self.objective.masked_logits(
-                torch.tensor(rows).to(model.device), torch.tensor(flat).to(model.device), attention_mask
+            attention_mask = (torch.arange(length) < lengths[:, None]).long().to(device)
+        with _without_dropout(self.model):
+            return self._masked_logits(
+                torch.tensor(rows).to(device), torch.tensor(flat).to(device), attention_mask
             ).float()
-
-    def log_probs(self, asks: Sequence[Ask], batch_size: int) -> list[float]:
-        """log p of each asked token at its position; rows and positions that are asked again are computed once."""
-        members: dict[tuple[int, ...], list[int]] = {}
-        for number, ask in enumerate(asks):
-            members.setdefault(ask.input_ids, []).append(number)
-        rows = list(members)
-        queries = [Query(row, sorted({asks[number].position for number in members[row]})) for row in rows]
-        result = [0.0] * len(asks)
-        for indices, logits_MV in self.batches(queries, batch_size):
-            numbers, places, first = [], [], 0
-            for i in indices:
-                place = {position: first + j for j, position in enumerate(queries[i].positions)}
-                first += len(place)
-                numbers += members[rows[i]]
-                places += [place[asks[number].position] for number in members[rows[i]]]
-            tokens = torch.tensor([asks[number].token for number in numbers], device=logits_MV.device)
-            where = torch.tensor(places, device=logits_MV.device)
-            values = logits_MV[where, tokens] - logits_MV.logsumexp(-1)[where]
-            for number, value in zip(numbers, values.tolist(), strict=True):
-                result[number] = value
-        return result
 
 
 @contextmanager
 def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """In evaluation mode; a model that was in training is so again when the last thread that asks it is done."""
+    """Put a model into evaluation mode; its last user puts it back into training mode if it was in it."""
     with _mode_lock:
-        is_trained = model.training or model in _num_asking
-        if is_trained:
-            _num_asking[model] = _num_asking.get(model, 0) + 1
+        was_training = model.training or _num_users[model] > 0
+        if was_training:
+            _num_users[model] += 1
             model.eval()
     try:
         yield
     finally:
-        if is_trained:
+        if was_training:
             with _mode_lock:
-                _num_asking[model] -= 1
-                if not _num_asking[model]:
-                    del _num_asking[model]
+                _num_users[model] -= 1
+                if not _num_users[model]:
+                    del _num_users[model]
                     model.train()
 
 
-class PredictorUser:
-    """What `FillMask` and `TextScorer` are: a `MaskPredictor`, and something to ask of it; many threads may at once."""
+def load_with_tokenizer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a trained model and its tokenizer from a folder or the Hub.
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-    ) -> None:
-        """Take a model where and as it is, unless a device or a dtype is given.
-
-        Raises:
-            ValueError: See `MaskPredictor`.
-        """
-        self.predictor = MaskPredictor(model, tokenizer, device, dtype)
-        self.tokenizer = tokenizer
-
-    @classmethod
-    def from_pretrained(
-        cls, name: str, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
-    ) -> Self:
-        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one.
-
-        Raises:
-            ValueError: There is no such model or tokenizer, or the model has no trained MLM head.
-        """
-        model = load_model(name, needs_all_weights=True).eval()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{name!r} has no tokenizer: {' '.join(str(error).split())}") from error
-        return cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+    Raises:
+        ValueError: There is no such model or tokenizer, or the model has no trained MLM head.
+    """
+    model = load_model(name, needs_all_weights=True).eval()
+    try:
+        return model, AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name!r} has no tokenizer: {' '.join(str(error).split())}") from error
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **settings: Any) -> BatchEncoding:
-    """``tokenizer(texts, **settings)``, one thread at a time: a call sets the tokenizer's own state of truncation."""
+    """Call the tokenizer from one thread at a time, because a call changes the tokenizer's truncation state."""
     with _tokenizer_lock:
         return tokenizer(texts, **settings)
-
-
-def windows(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield so many texts at once, and the number of the first, counted from 1."""
-    iterator = iter(texts)
-    first = 1
-    while window := list(itertools.islice(iterator, size)):
-        yield first, window
-        first += len(window)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

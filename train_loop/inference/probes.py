@@ -1,4 +1,4 @@
-"""Probes: sentences with one ``<mask>``, filled at each evaluation, to watch a model learn."""
+"""Probes: sentences with one ``<mask>`` that a run fills at each evaluation, to watch a model learn."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from train_loop.model import max_positions
 
 
 def check_probes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]) -> None:
-    """Raise ValueError, naming the probe, for one that the model could not fill at the first evaluation."""
+    """Raise ValueError for a probe that the model could not fill at the first evaluation."""
     for probe in probes:
-        row = tokenizer(_text(tokenizer, probe), verbose=False)["input_ids"]
+        row = tokenizer(_with_own_mask(probe, tokenizer), verbose=False)["input_ids"]
         if (num_masks := row.count(tokenizer.mask_token_id)) != 1:
             raise ValueError(
                 f"probe {probe!r} has {num_masks} masks for this tokenizer, whose mask token is "
@@ -27,15 +27,14 @@ def check_probes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
 def fill_probes(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The 3 most probable fills of each probe, as ``metrics.jsonl`` has them."""
-    fills = FillMask(model, tokenizer)([_text(tokenizer, probe) for probe in probes], top_k=3)
-    keys = ("token_str", "score")
+    """The 3 most probable fills of each probe, in the form of ``metrics.jsonl``."""
+    answers = FillMask(model, tokenizer)([_with_own_mask(probe, tokenizer) for probe in probes], top_k=3)
     return [
-        {"text": probe, "fills": [{key: fill[key] for key in keys} for fill in row]}
-        for probe, row in zip(probes, fills, strict=True)
+        {"text": probe, "fills": [{"token_str": fill["token_str"], "score": fill["score"]} for fill in fills]}
+        for probe, fills in zip(probes, answers, strict=True)
     ]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, probe: str) -> str:
-    """``<mask>`` stands for whatever the tokenizer's mask token is."""
+def _with_own_mask(probe: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The probe with ``<mask>`` replaced by the tokenizer's mask token."""
     return probe.replace("<mask>", str(tokenizer.mask_token))

@@ -1,31 +1,31 @@
-"""How probable a text is to a masked language model: its pseudo-log-likelihood.
+"""Scores how probable a text is to a masked language model, by its pseudo-log-likelihood.
 
-Each token is masked by itself and its log-probability added up (Salazar et al. 2020,
-"Masked Language Model Scoring", equation 1). That favours words of several pieces,
-whose other pieces give the masked one away; ``within_word`` masks the pieces of the
-word after it too (Kauf and Ivanova 2023, "A Better Way to Do Masked Language Model
-Scoring", section 3, ``PLL-word-l2r``).
+Each token is masked alone, and the log-probabilities of all tokens are added up (Salazar
+et al. 2020, "Masked Language Model Scoring", equation 1). This favours words of several
+tokens, because the other tokens of the word give the masked one away. ``within_word`` also
+masks the later tokens of the word (Kauf and Ivanova 2023, "A Better Way to Do Masked
+Language Model Scoring", section 3, ``PLL-word-l2r``).
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import BatchEncoding
 
 from train_loop.evaluate import perplexity
-from train_loop.inference.predictor import Ask, PredictorUser, excerpt, tokenize, windows
+from train_loop.inference.predictor import Ask, MaskPredictor, excerpt, tokenize
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """Of one text.
+    """The score of one text.
 
     Attributes:
-        text: It.
-        tokens: As the vocabulary has them; special tokens are not scored.
-        log_probs: Natural logarithm of the probability of each.
+        text: The scored text.
+        tokens: Its tokens as the vocabulary spells them, without special tokens, which are not scored.
+        log_probs: The natural logarithm of each token's probability.
     """
 
     text: str
@@ -34,28 +34,28 @@ class TextScore:
 
     @property
     def pseudo_log_likelihood(self) -> float:
-        """The sum over the tokens."""
+        """The sum of ``log_probs``."""
         return sum(self.log_probs)
 
     @property
     def pseudo_perplexity(self) -> float:
-        """Of the text by itself."""
+        """The pseudo-perplexity of this text alone; infinite where it is too large for a float."""
         return pseudo_perplexity([self])
 
 
 def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
-    """Over all tokens of some texts: sums first, one division (Salazar et al. 2020, equation 3).
+    """The pseudo-perplexity over all tokens of some texts (Salazar et al. 2020, equation 3).
 
     Raises:
-        ValueError: They have no token.
+        ValueError: There is no token.
     """
     log_probs = [log_prob for score in scores for log_prob in score.log_probs]
     if not log_probs:
-        raise ValueError("scores=[] have no token: a perplexity is that of one text or more")
+        raise ValueError("scores=[] have no token: a perplexity needs one text or more")
     return perplexity(-sum(log_probs) / len(log_probs))
 
 
-class TextScorer(PredictorUser):
+class TextScorer(MaskPredictor):
     """Scores texts with a model and its tokenizer.
 
     >>> score = TextScorer.from_pretrained("runs/quickstart/model")
@@ -65,85 +65,70 @@ class TextScorer(PredictorUser):
     def __call__(self, texts: str | Iterable[str], *, within_word: bool = False, batch_size: int = 32) -> Any:
         """Score one text, a list, or an iterator of texts.
 
-        A text of L tokens costs L rows of L tokens.
+        A text of L tokens takes the time of L rows of L tokens.
 
         Args:
             texts: An iterator is read no further ahead than ``batch_size`` texts.
-            within_word: Mask the later pieces of a token's word together with it.
-            batch_size: Rows in one forward.
+            within_word: Mask the later tokens of a token's word together with it.
+            batch_size: Number of rows in one forward.
 
         Returns:
-            A `TextScore`, a list or an iterator of them.
+            A `TextScore`, or a list or an iterator of them.
 
         Raises:
-            ValueError: A text that is empty, has a mask or is longer than the model; or a tokenizer that cannot
-                tell words.
+            ValueError: A text is empty, has a mask or is longer than the model; or the tokenizer cannot tell words.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more")
         if within_word and not self.tokenizer.is_fast:
-            raise ValueError(f"within_word needs a fast tokenizer: {type(self.tokenizer).__name__} tells no words")
-        if isinstance(texts, str):
-            return self._score([texts], None, within_word, batch_size)[0]
-        scores = self._stream(texts, within_word, batch_size)
-        return list(scores) if isinstance(texts, Sequence) else scores
+            raise ValueError(
+                f"within_word needs a fast tokenizer: {type(self.tokenizer).__name__} cannot tell words; leave it off"
+            )
+        return self.answer_each(
+            texts, lambda texts, first: self._score(texts, first, within_word, batch_size), batch_size
+        )
 
-    def _stream(self, texts: Iterable[str], within_word: bool, batch_size: int) -> Iterator[TextScore]:
-        for first, window in windows(texts, batch_size):
-            yield from self._score(window, first, within_word, batch_size)
-
-    def _score(self, texts: Sequence[str], first: int | None, within_word: bool, batch_size: int) -> list[TextScore]:
+    def _score(self, texts: list[str], first: int | None, within_word: bool, batch_size: int) -> list[TextScore]:
         settings = {"return_special_tokens_mask": True, "return_offsets_mapping": within_word, "verbose": False}
-        encodings = tokenize(self.tokenizer, list(texts), **settings)
+        encodings = tokenize(self.tokenizer, texts, **settings)
         asks: list[list[Ask]] = []
         for i, text in enumerate(texts):
             row = tuple(encodings["input_ids"][i])
             scored = [position for position, special in enumerate(encodings["special_tokens_mask"][i]) if not special]
             self._check(text, row, scored, "" if first is None else f" (text {first + i})")
-            ends = _word_ends(encodings, i, text) if within_word else [position + 1 for position in range(len(row))]
-            asks.append([self._ask(row, position, ends[position]) for position in scored])
-        log_probs = iter(self.predictor.log_probs(list(itertools.chain.from_iterable(asks)), batch_size))
-        return [
-            TextScore(
-                text,
-                self.tokenizer.convert_ids_to_tokens([ask.token for ask in of_text]),
-                list(itertools.islice(log_probs, len(of_text))),
-            )
-            for text, of_text in zip(texts, asks, strict=True)
-        ]
+            ends = _word_ends(encodings, i, text) if within_word else range(1, len(row) + 1)
+            asks.append([self.ask(row, position, ends[position]) for position in scored])
+        log_probs = iter(self.log_probs(list(itertools.chain.from_iterable(asks)), batch_size))
+        scores = []
+        for text, of_text in zip(texts, asks, strict=True):
+            tokens = self.tokenizer.convert_ids_to_tokens([ask.token for ask in of_text])
+            scores.append(TextScore(text, tokens, list(itertools.islice(log_probs, len(of_text)))))
+        return scores
 
-    def _ask(self, row: tuple[int, ...], position: int, end: int) -> Ask:
-        """For a token, with its word masked from there to its end."""
-        masks = (self.tokenizer.mask_token_id,) * (end - position)
-        return Ask(row[:position] + masks + row[end:], position, row[position])
-
-    def _check(self, text: str, row: Sequence[int], scored: Sequence[int], where: str) -> None:
+    def _check(self, text: str, row: tuple[int, ...], scored: list[int], where: str) -> None:
         if not scored:
             raise ValueError(f"an empty text{where}: there is nothing to score")
         if self.tokenizer.mask_token_id in row:
+            raise ValueError(f"a mask in {excerpt(text)}{where}: only a text without masks has a score; write the word")
+        if len(row) > self.longest:
             raise ValueError(
-                f"a mask in {excerpt(text)}{where}: a text is scored whole; to fill masks use launch.fill_mask"
-            )
-        if len(row) > self.predictor.longest:
-            raise ValueError(
-                f"a text of {len(row):,} tokens is longer than the model's {self.predictor.longest:,} positions"
+                f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions"
                 f"{where}: {excerpt(text)}; score its parts"
             )
 
 
 def _word_ends(encodings: BatchEncoding, index: int, text: str) -> list[int]:
-    """For each token, the position behind the last one of its word.
+    """For each token of a text, the position after the last token of its word.
 
-    A word ends where the tokenizer's word id changes or white space comes, which SentencePiece may have within one.
+    A word ends where the tokenizer's word id changes, or at white space, which SentencePiece may have inside a word id.
 
-    text  "un believ able, it"     pieces of "unbelievable, it":  un believ able , it
+    text  "un believ able, it"     tokens of "unbelievable, it":  un believ able , it
     ends                                                           3    3     3   4  5
     """
     word_ids, offsets = encodings.word_ids(index), encodings["offset_mapping"][index]
     ends = list(range(1, len(word_ids) + 1))
     for i in range(len(word_ids) - 2, -1, -1):
-        between = text[offsets[i][1] : offsets[i + 1][0] + 1]  # and the first character of the next token
-        is_apart = any(character.isspace() for character in between)
-        if word_ids[i] is not None and word_ids[i] == word_ids[i + 1] and not is_apart:
+        between = text[offsets[i][1] : offsets[i + 1][0] + 1]  # with the first character of the next token
+        if word_ids[i] is not None and word_ids[i] == word_ids[i + 1] and not any(map(str.isspace, between)):
             ends[i] = ends[i + 1]
     return ends

@@ -1,39 +1,36 @@
-"""How probable given words are in place of a mask, of one token or of several.
+"""How probable given words are in place of a mask; a word may have several tokens.
 
-A word of several tokens takes as many masks, and its pieces are scored from left to
-right, each given those before it and masks for those after: the chain rule inside
-the word, which Kauf and Ivanova (2023, section 3) call ``PLL-word-l2r``. A word of one
-token is thereby scored as the pipeline scores it.
+A word of several tokens replaces the mask by as many masks. Its tokens are scored from
+left to right, each given those before it and masks for those after it. This is the
+chain rule inside the word, which Kauf and Ivanova (2023, section 3) call
+``PLL-word-l2r``. A word of one token gets the pipeline's score.
 """
 
-import math
+import itertools
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from train_loop.inference.predictor import Ask, MaskPredictor, tokenize
-
-Pieces = tuple[int, ...]
+from train_loop.inference.predictor import Ask, Choice, MaskPredictor, Pieces, tokenize
 
 
 def target_pieces(tokenizer: PreTrainedTokenizerBase, targets: str | Sequence[str]) -> list[Pieces]:
-    """The tokens of each target: an entry of the vocabulary as it stands, else the text tokenized.
+    """The tokens of each target: the vocabulary's entry of that name, or else the target's text tokenized.
 
     Raises:
-        ValueError: There are none, or some that the tokenizer does not know, which are all named.
+        ValueError: There is no target, or the tokenizer does not know some of them; the message names these.
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     if not targets:
-        raise ValueError("targets=[] names no word: leave it out to fill with any")
+        raise ValueError("targets=[] names no word: omit it to fill with any word")
     found = [_pieces(tokenizer, target) for target in targets]
-    unknown = [repr(target) for target, pieces in zip(targets, found, strict=True) if not pieces]
-    if unknown:
+    if unknown := [repr(target) for target, pieces in zip(targets, found, strict=True) if not pieces]:
         raise ValueError(f"targets that the tokenizer does not know: {', '.join(unknown)}")
     return found
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, target: str) -> Pieces:
-    """Empty if any of it is unknown."""
+    """Empty if any part of the target is unknown."""
     unknown = tokenizer.unk_token_id
     token = tokenizer.convert_tokens_to_ids(target)
     if token is not None and (token != unknown or target == tokenizer.unk_token):
@@ -44,47 +41,26 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, target: str) -> Pieces:
 
 def score_targets(
     predictor: MaskPredictor, rows: Sequence[Sequence[int]], targets: Sequence[Pieces], batch_size: int
-) -> list[list[list[float]]]:
-    """The probability of each target in place of each mask, the text's other masks staying as they are.
-
-    Returns:
-        For each row, for each of its masks, one probability for each target.
+) -> list[list[list[Choice]]]:
+    """For each row and each of its masks, the targets in their order; the row's other masks stay.
 
     Raises:
-        ValueError: A row is longer than the model once a mask has become as many as a target has pieces.
+        ValueError: A row with as many masks as a target has tokens is longer than the model.
     """
     most = max(map(len, targets))
-    asks, slots = [], []
-    for number, row in enumerate(rows):
+    asks: list[Ask] = []
+    for row in rows:
         if len(row) + most - 1 > predictor.longest:
             raise ValueError(
                 f"a text of {len(row):,} tokens has no room for a target of {most} tokens within the model's "
                 f"{predictor.longest:,} positions: shorten the text"
             )
-        for which, mask in enumerate(predictor.masks(row)):
-            for index, pieces in enumerate(targets):
-                new = piecewise(row, mask, pieces, predictor.tokenizer.mask_token_id)
-                asks += new
-                slots += [(number, which, index)] * len(new)
-    sums: dict[tuple[int, int, int], float] = dict.fromkeys(slots, 0.0)
-    for slot, log_prob in zip(slots, predictor.log_probs(asks, batch_size), strict=True):
-        sums[slot] += log_prob
+        for mask, pieces in itertools.product(predictor.masks(row), targets):
+            # row [a M b], pieces (p, q):   a M M b  -> p ?      a p M b  -> q ?
+            filled, end = (*row[:mask], *pieces, *row[mask + 1 :]), mask + len(pieces)
+            asks += [predictor.ask(filled, position, end) for position in range(mask, end)]
+    log_probs = iter(predictor.log_probs(asks, batch_size))
     return [
-        [
-            [math.exp(sums[number, which, index]) for index in range(len(targets))]
-            for which in range(len(predictor.masks(row)))
-        ]
-        for number, row in enumerate(rows)
-    ]
-
-
-def piecewise(row: Sequence[int], mask: int, pieces: Pieces, mask_token_id: int) -> list[Ask]:
-    """The questions whose answers multiply to p(pieces in place of the mask).
-
-    row [a M b], pieces (p, q):   a M M b  -> p ?      a p M b  -> q ?
-    """
-    before, after = tuple(row[:mask]), tuple(row[mask + 1 :])
-    return [
-        Ask(before + pieces[:i] + (mask_token_id,) * (len(pieces) - i) + after, mask + i, piece)
-        for i, piece in enumerate(pieces)
+        [[(sum(itertools.islice(log_probs, len(pieces))), pieces) for pieces in targets] for _ in predictor.masks(row)]
+        for row in rows
     ]

@@ -1,4 +1,4 @@
-"""What a card calls the models and data of a run: by a link, or by the last part of a path."""
+"""Names of a run's models and data in its card: a link, or the last part of a path."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,12 @@ _DATA_SUFFIX = re.compile(r"\.(txt|text|jsonl?|ndjson|csv|tsv|parquet|arrow|gz|z
 
 
 def sources(settings: dict[str, Any]) -> list[str]:
-    """The sources of the training text; none where there are no settings."""
+    """The sources of the training text; empty without settings."""
     return list(settings.get("mixture") or [settings["dataset"]]) if settings else []
 
 
 def public(value: Any) -> Any:
-    """A setting as others may see it: of an absolute path, or one from the home folder, the last part."""
+    """A setting as others may see it; only the last part of a path outside the working folder."""
     if isinstance(value, dict):
         return {public(key): public(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -24,18 +24,18 @@ def public(value: Any) -> Any:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be of a repository, and is not of something here."""
+    """Whether a name can be a repository's, and is not a file or folder here."""
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not _DATA_SUFFIX.search(name)
     return bool(is_id) and name != "python-docs" and not Path(name).exists()
 
 
 def linked(name: str, revision: str | None = None, kind: str = "") -> str:
-    """A link to a repository, with the revision that was asked for; the bare name of anything else."""
+    """A link to a repository of the Hub, with its revision; the name alone for anything else."""
     if not is_hub_id(name):
         return "the documentation of Python" if name == "python-docs" else f"`{public(name)}`"
     return f"[{escaped(name)}](https://huggingface.co/{kind}{name})" + (f" (revision `{revision}`)" if revision else "")
 
 
 def escaped(text: str) -> str:
-    """Text on one line as it is: a bare ``<mask>`` would be taken for HTML, ``__init__`` for bold."""
+    """Text on one line, escaped for Markdown, which reads ``<mask>`` as HTML and ``__init__`` as bold."""
     return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", text).replace("\n", " ")

@@ -1,20 +1,20 @@
-"""A RoBERTa for Keras: a KerasHub preset with the masked-language-modeling head and the tokenizer."""
+"""Exports a RoBERTa to Keras: a KerasHub preset with the masked-language-modeling head and the tokenizer."""
 
 import json
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.checkpoint import whole_or_nothing
-from train_loop.model import load_model, max_positions
-from train_loop.sharing.export_onnx import Comparison
+from train_loop.inference.predictor import load_with_tokenizer
+from train_loop.model import max_positions
+from train_loop.sharing.export_onnx import Comparison, check_packages, random_texts
 
-# KerasHub's RoBERTa has no setting for these. RoBERTa's and DistilRoBERTa's own configurations agree with it.
+# KerasHub's RoBERTa has no setting for these. The configurations of RoBERTa and DistilRoBERTa have the same values.
 _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": True}
 
 
@@ -22,34 +22,32 @@ def export_keras(name: str, output: Path) -> Comparison:
     """Write a folder that KerasHub opens; return how close its logits are to the model's.
 
     ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the
-    preprocessor, on any backend of Keras. KerasHub's tokenizer has three habits of its
-    own: it does not take the space before ``<mask>`` along (write ``is a<mask> galaxy``),
-    an empty line before text is one token to it, and spaces at the end of a text are not.
+    preprocessor, on any backend of Keras. KerasHub's tokenizer differs from RoBERTa's in
+    three points: its ``<mask>`` does not include the space before it (write
+    ``is a<mask> galaxy``), an empty line before text is one token, and spaces at the end
+    of a text get other tokens.
 
     Args:
         name: A folder, or an id of the Hub.
-        output: Written whole or not at all.
+        output: The new folder, written completely or not at all.
 
     Raises:
-        ValueError: KerasHub is missing, there is no such model, or its RoBERTa cannot hold the model or the tokenizer.
-        OSError: It could not be written.
+        ValueError: KerasHub is missing, there is no such model, or KerasHub cannot hold the model or the tokenizer.
+        OSError: The folder could not be written.
     """
-    if find_spec("keras_hub") is None:
-        raise ValueError('the Keras export needs keras_hub: pip install "mlm-train-loop[keras]"')
-    model = load_model(name, needs_all_weights=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    check_packages("Keras", "keras_hub")
+    model, tokenizer = load_with_tokenizer(name)
     _check_model(model)
     vocabulary = _vocabulary(tokenizer)
     with whole_or_nothing(output) as folder:
         _masked_lm(model, vocabulary).save_to_preset(str(folder))
         compared = _compare(model, folder)
-        if not compared.difference < 1e-4 * compared.spread:  # rounding makes 1e-6; "not <" takes NaN for a difference
-            raise ValueError(f"KerasHub's logits differ by {compared.difference:.2g} from those of {name!r}")
+        compared.check("KerasHub", name)
     return compared
 
 
 def _check_model(model: PreTrainedModel) -> None:
-    """Raise ValueError if KerasHub's RoBERTa would compute something else."""
+    """Raise ValueError if KerasHub's RoBERTa would compute other logits."""
     config = model.config
     if config.model_type != "roberta":
         raise ValueError(f"model_type={config.model_type!r} has no Keras export: it takes roberta, as DistilRoBERTa is")
@@ -65,7 +63,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The arguments of KerasHub's tokenizer.
 
     Raises:
-        ValueError: Ours is of another kind.
+        ValueError: The tokenizer is not of RoBERTa's kind.
     """
     backend: Any = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {"type": None}}
     splitting = backend.get("pre_tokenizer") or {"type": None}
@@ -89,11 +87,11 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _masked_lm(model: PreTrainedModel, vocabulary: dict[str, Any]) -> Any:
-    """The same model in KerasHub, with its preprocessor."""
+    """The model in KerasHub, with its preprocessor."""
     from keras_hub import models
 
-    # Outside of tf.data, KerasHub 0.32 does not split a text into words before it merges: runs of spaces then get
-    # other tokens than RoBERTa's. False lets it work as in tf.data; a preset holds it only if the config names it.
+    # Outside of tf.data, KerasHub 0.32 does not split a text into words before it merges, and runs of spaces get other
+    # tokens than RoBERTa's. False makes it work as in tf.data; a preset stores it only if the config names it.
     as_in_tf_data = {"_allow_python_workflow": False}
     tokenizer = models.RobertaTokenizer(**vocabulary, **as_in_tf_data)
     config = {**tokenizer.get_config(), **as_in_tf_data}
@@ -121,21 +119,19 @@ def _masked_lm(model: PreTrainedModel, vocabulary: dict[str, Any]) -> Any:
 
 @torch.no_grad()
 def _compare(model: PreTrainedModel, folder: Path) -> Comparison:
-    """Of the preset, read back, over all positions."""
+    """Load the preset, and compare its logits with the model's at all positions."""
     import keras
     import keras_hub
 
     length = max_positions(model)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(2, model.config.vocab_size, (2, length), generator=generator)  # padding has no position
-    input_ids[1, (length + 1) // 2 :] = model.config.pad_token_id
-    is_token = input_ids != model.config.pad_token_id
-    expected = model(input_ids=input_ids, attention_mask=is_token.long()).logits.numpy()
+    lengths = (length, (length + 1) // 2)
+    input_ids, attention_mask = random_texts(model, lengths)
+    is_token = attention_mask.bool().numpy()
+    expected = model(input_ids=input_ids, attention_mask=attention_mask).logits.numpy()
     inputs = {
         "token_ids": input_ids.numpy(),
-        "padding_mask": is_token.numpy(),
+        "padding_mask": is_token,
         "mask_positions": np.tile(np.arange(length), (2, 1)),
     }
     logits = keras.ops.convert_to_numpy(keras_hub.models.MaskedLM.from_preset(str(folder))(inputs))
-    difference = float(np.abs(logits - expected)[is_token.numpy()].max())
-    return Comparison(difference, float(expected.std()), tuple(is_token.sum(1).tolist()))
+    return Comparison(float(np.abs(logits - expected)[is_token].max()), float(expected.std()), lengths)

@@ -1,10 +1,10 @@
-"""The model card: what a run's own files say about its model, as Markdown with the Hub's metadata.
+"""Writes the model card: what a run's files say about its model, as Markdown with the Hub's metadata.
 
     config.yaml + metrics.jsonl + the model's config.json -> README.md
 
-It is a pure function of these files, so `launch.publish` can write it long
-after the run. Settings of the machine and of accounts stay out, and of a path
-outside the working folder only the last part is shown.
+The card is a pure function of these files, so `launch.publish` can write it long after
+the run. It has no setting of the machine or of accounts, and shows only the last part of
+a path outside the working folder.
 """
 
 import json
@@ -18,33 +18,21 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from train_loop.sharing.card_names import escaped, is_hub_id, linked, public, sources
-from train_loop.watching.run_record import EVAL_COLUMNS, RunRecord, is_number, read_record, shown
+from train_loop.watching.run_record import EVAL_COLUMNS, RunRecord, is_number, read_record, shown, shown_fills
 
 CARD = "README.md"
-THIS_MODEL = "path/to/this/model"  # in a card that was written before the model had an id; see `publish`
+THIS_MODEL = "path/to/this/model"  # in a card until `push_model` knows the model's id
 
-_NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared: nothing that made the model what it is
+_NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared; none of these changes the model
     r"output_dir|overwrite_output_dir|resume_from_checkpoint|cache_dir|cpu_threads|process_timeout|dataloader_.*"
     r"|save_total_limit|on_save_error|profile_.*|push_to_hub|hub_.*|report_to|project|.*_(token|key|password)"
 )
 _OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}
 _MOST_ROWS = 12
 _RESULT = ("eval_perplexity", "eval_loss", "eval_accuracy", "eval_num_masked_tokens")
-_MAIN_SETTINGS = (
-    "dataset_revision",
-    "text_column",
-    "block_size",
-    "mlm_probability",
-    "masking",
-    "global_batch_size",
-    "gradient_accumulation_steps",
-    "optimizer",
-    "learning_rate",
-    "muon_learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "seed",
+_MAIN_SETTINGS = re.compile(
+    r"dataset_revision|text_column|block_size|mlm_probability|masking|global_batch_size|gradient_accumulation_steps"
+    r"|optimizer|learning_rate|muon_learning_rate|lr_scheduler_type|warmup_steps|weight_decay|seed"
 )
 
 
@@ -54,7 +42,7 @@ def write_card(model: Path, repo_id: str | None = None) -> None:
 
 
 def build_card(model: Path, repo_id: str | None = None) -> str:
-    """The card of a run's final model, of a checkpoint, or of any folder that ``from_pretrained`` opens."""
+    """The card of a run's final model, of a checkpoint, or of any folder that ``from_pretrained`` loads."""
     record = read_record(model)
     name = (repo_id or record.name).rpartition("/")[2]
     sections = (
@@ -71,16 +59,15 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
 
 
 def _metadata(name: str, model: Path, record: RunRecord) -> ModelCardData:
-    """What the Hub reads, by its own names; ids only of what is on the Hub."""
-    settings = record.settings
+    """The metadata that the Hub reads; it names only models and data sets of the Hub."""
+    settings, results = record.settings, _results(record)
     base = settings.get("model_name_or_path")
     datasets = [source for source in sources(settings) if is_hub_id(source)]
-    results = _results(record)
     return ModelCardData(
         license=settings.get("hub_license"),
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=["masked-lm", str(_config(model).get("model_type", "masked-lm"))],
+        tags=["masked-lm", str(_read(model / "config.json").get("model_type", "masked-lm"))],
         base_model=base if base is not None and is_hub_id(base) else None,
         datasets=datasets or None,
         metrics=["perplexity", "accuracy"] if results else None,
@@ -90,12 +77,12 @@ def _metadata(name: str, model: Path, record: RunRecord) -> ModelCardData:
 
 
 def _results(record: RunRecord) -> list[EvalResult]:
-    """The evaluation of this model, so that the Hub shows it: on one of its data sets; what was finite of it."""
+    """The finite results of the model's evaluation for the Hub to show, if it was on one data set of the Hub."""
     evaluation, settings = record.evaluation, record.settings
     eval_dataset = settings.get("eval_dataset")
     evaluated = [eval_dataset] if eval_dataset else sources(settings)
     if evaluation is None or len(evaluated) != 1 or not is_hub_id(evaluated[0]):
-        return []  # the Hub takes none without the id of a data set
+        return []  # the Hub refuses a result without the id of a data set
     return [
         EvalResult(
             task_type="fill-mask",
@@ -121,7 +108,7 @@ def _results(record: RunRecord) -> list[EvalResult]:
 
 def _introduction(name: str, model: Path, record: RunRecord) -> str:
     settings = record.settings
-    kind = (_config(model).get("architectures") or ["a masked language model"])[0]
+    kind = (_read(model / "config.json").get("architectures") or ["a masked language model"])[0]
     text = f"A masked language model: `{kind}`, {_num_parameters(model):,} parameters"
     if settings:
         base = settings.get("model_name_or_path")
@@ -145,7 +132,7 @@ fill_mask = pipeline("fill-mask", model={json.dumps(model_id)})
 fill_mask({json.dumps(text, ensure_ascii=False)}, top_k=3)
 ```
 
-or by the training loop that made it, which computes the head at the masks alone, and by `joint="beam"` fills several
+or with the training loop that made it, which computes the head at the masks only, and with `joint="beam"` fills several
 masks so that they fit each other:
 
 ```python
@@ -157,14 +144,12 @@ fill_mask({json.dumps(text, ensure_ascii=False)}, top_k=3)
 
 
 def _fills(record: RunRecord) -> str:
-    """What the run saw the model fill in, where it watched."""
+    """A table of the probe sentences as the run filled them with this model; empty if the run had none."""
     row = next((row for row in reversed(record.rows) if "probes" in row and row["step"] == record.step), None)
     if row is None:
         return ""
     lines = ["\n", "| text | it fills in |", "|---|---|"]
-    for probe in row["probes"]:
-        fills = " · ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
-        lines.append(f"| {escaped(probe['text'])} | {escaped(fills)} |")
+    lines += [f"| {escaped(probe['text'])} | {escaped(shown_fills(probe, ' · '))} |" for probe in row["probes"]]
     return "\n".join(lines)
 
 
@@ -172,67 +157,66 @@ def _evaluation(record: RunRecord) -> str:
     evaluation, settings = record.evaluation, record.settings
     if evaluation is None:
         return ""
-    if settings.get("eval_dataset") or settings.get("eval_split"):
-        held_out = (
-            f"{public(settings.get('eval_dataset') or 'the same source')} {settings.get('eval_split') or ''}".strip()
-        )
-        held_out = escaped(held_out)
-    else:
-        held_out = "a part of the source that is held out of training"
+    eval_dataset, eval_split = settings.get("eval_dataset"), settings.get("eval_split")
+    held_out = "a part of the source that is held out of training"
+    if eval_dataset or eval_split:
+        held_out = escaped(f"{public(eval_dataset or 'the same source')} {eval_split or ''}".strip())
     return f"""## Evaluation
 
 | perplexity | loss | accuracy | masked tokens | masks' seed |
 |---|---|---|---|---|
 | {" | ".join(shown(evaluation, name) for name in _RESULT)} | {settings.get("eval_seed")} |
 
-The loss is the mean over all masked tokens, the perplexity its exponential; {_eval_probability(settings):.0%} of the
+The loss is the mean over all masked tokens, the perplexity its exponential. {_eval_probability(settings):.0%} of the
 tokens are masked, the same ones at every evaluation. The text: {held_out}."""
 
 
 def _limitations(settings: dict[str, Any]) -> str:
-    """What follows from how it was made; nothing is claimed of what nobody measured."""
+    """The limits that follow from how the model was made, without claims about what was not measured."""
     base, length = settings.get("model_name_or_path"), settings.get("block_size")
     inherited = f", and in that of {linked(base)}" if base is not None else ""
     trained = f" It was trained on blocks of {length:,} tokens; longer texts were not tried." if length else ""
     return f"""## Limitations
 
-The model fills in what is likely in its training text{inherited}, with that text's errors and prejudices: likely is not
-true. Other subjects and languages, bias, and use in another task were not measured.{trained} It fills masks; it was not
-made to write text."""
+The model fills in what is likely in its training text{inherited}, with that text's errors and prejudices. What is
+likely need not be true. Other subjects and languages, bias, and use in another task were not measured.{trained} The
+model fills masks; it was not made to write text."""
 
 
 def _training(record: RunRecord) -> str:
-    """The settings that matter most, and the curve: at most so many rows, the last of them always."""
-    if not record.settings:
+    """The main settings, and some rows of the evaluation curve, always with the last."""
+    settings = record.settings
+    if not settings:
         return ""
     lines = ["## Training", "", "| setting | value |", "|---|---|"]
-    unused = "" if record.settings.get("optimizer") == "muon" else "muon_learning_rate"
-    values = ((name, record.settings.get(name)) for name in _MAIN_SETTINGS if name != unused)
-    lines += [f"| {name} | {escaped(str(public(value)))} |" for name, value in values if value is not None]
+    unused = "" if settings.get("optimizer") == "muon" else "muon_learning_rate"
+    for name, value in settings.items():
+        if _MAIN_SETTINGS.fullmatch(name) and name != unused and value is not None:
+            lines.append(f"| {name} | {escaped(str(public(value)))} |")
     if rows := record.having("eval_loss"):
         lines += ["", "| step | epoch | eval loss | perplexity | accuracy |", "|---|---|---|---|---|"]
         every = math.ceil(len(rows) / _MOST_ROWS)
-        kept = [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % every == 0]
+        kept = rows[(len(rows) - 1) % every :: every]  # with the last row
         lines += [f"| {' | '.join(shown(row, name) for name in EVAL_COLUMNS)} |" for row in kept]
     return "\n".join(lines)
 
 
 def _again(record: RunRecord) -> str:
-    """The settings as a recipe, and the commands that take it."""
+    """The settings as a recipe, and the commands that use it."""
     settings = record.settings
     if not settings:
         return ""
     recipe = {
         name: public(value)
         for name, value in settings.items()
-        if value not in (None, {}, [])
+        if value not in (None, {}, [])  # the default of such a setting
         and not (name in _OVERRIDDEN_BY and settings.get(_OVERRIDDEN_BY[name]))
-        and not _NOT_SHOWN.fullmatch(name)  # left out: it is what such a setting is anyway
+        and not _NOT_SHOWN.fullmatch(name)
     }
     return f"""## Make it again
 
-With the training loop, and these settings as `recipe.yaml`; text and models that are not on the Hub by the name that
-stands there.{_made_with(record)}
+Use the training loop with these settings as `recipe.yaml`. Give text and models that are not on the Hub the names in
+the recipe.{_made_with(record)}
 
 ```bash
 accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe recipe.yaml --output_dir runs/again
@@ -249,7 +233,7 @@ python -m launch.fill_mask --model runs/again/model
 
 
 def _made_with(record: RunRecord) -> str:
-    """The loop's commit, versions and devices of the model's last start."""
+    """The commit, versions and devices at the last start of the run before this model."""
     if not record.starts:
         return ""
     start = record.starts[-1]
@@ -265,7 +249,7 @@ def _licence(settings: dict[str, Any]) -> str:
     if licence := settings.get("hub_license"):
         text = f"`{licence}`."
     elif base is not None:
-        text = f"None is stated here; that of {linked(base)} applies to what was taken from it."
+        text = f"None is stated here; the licence of {linked(base)} applies to what comes from it."
     else:
         text = "None is stated."
     return f"## Licence\n\n{text}"
@@ -275,18 +259,18 @@ def _eval_probability(settings: dict[str, Any]) -> float:
     return settings.get("eval_mlm_probability") or settings["mlm_probability"]
 
 
-def _config(model: Path) -> dict[str, Any]:
-    return json.loads((model / "config.json").read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _mask_token(model: Path) -> str:
     path = model / "tokenizer_config.json"
-    token = json.loads(path.read_text(encoding="utf-8")).get("mask_token") if path.is_file() else None
+    token = _read(path).get("mask_token") if path.is_file() else None
     return str((token.get("content") if isinstance(token, dict) else token) or "<mask>")
 
 
 def _num_parameters(model: Path) -> int:
-    """From the headers of the weights: nothing is loaded."""
+    """Counted from the headers of the weights, without loading them."""
     count = 0
     for path in sorted(model.glob("model*.safetensors")):
         with safe_open(path, framework="np") as file:

@@ -5,20 +5,20 @@ from typing import Any
 
 from torch import nn
 
-from train_loop.objective import MaskedLMObjective
+from train_loop.objective import Objective
 
 
-def compile_layers(objective: MaskedLMObjective) -> int:
+def compile_layers(objective: Objective) -> int:
     """Compile the encoder's layers in place, each by itself, and return how many.
 
-    They are alike, so one compilation serves all of them, and each sees one
-    static shape, ``[B, L, D]``. What depends on the number of masked tokens, which
-    is another in each batch, stays as it is: the last layer, where it gathers them,
-    and the head. So nothing is compiled again from step to step.
+    The layers are alike, so one compilation serves all of them, with one static
+    shape, ``[B, L, D]``. The number of masked tokens differs from batch to batch, so
+    what depends on it is not compiled: the head, and the last layer where it gathers
+    them. So no step compiles anything again.
 
-    Only the training step is compiled: evaluation and probes have other shapes, for
-    which to compile would take longer than they do. To be called after what is tried
-    out in training mode, such as the micro-batch that fits.
+    Only training uses the compiled layers. Evaluation and probes have other shapes,
+    and compiling for these would take longer than it saves. Call this after trials
+    in training mode, such as that of the micro-batch that fits.
     """
     lists = (module for module in objective.model.base_model.modules() if isinstance(module, nn.ModuleList))
     layers = max(lists, key=len, default=nn.ModuleList())

@@ -1,4 +1,4 @@
-"""How much arithmetic training needs, and how much the device can do: their quotient is the FLOP utilisation."""
+"""The arithmetic that training needs, and the rate of the device: their quotient is the FLOP utilisation."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from train_loop.objective import MaskedLMObjective
+from data.batch import MaskedBatch
+from train_loop.objective import Objective
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,31 +27,31 @@ class Flops:
     per_masked_token: float
 
     def of(self, num_tokens: float, num_masked: float) -> float:
-        """Of that many tokens, of which so many are masked."""
+        """For a number of tokens, some of which are masked."""
         return num_tokens * self.per_token + num_masked * self.per_masked_token
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a token costs, and the operations per second that the devices of all processes can do together."""
+    """The cost of a token, and the operations per second of all processes' devices together."""
 
     flops: Flops
     rate: float
 
 
-def measure_arithmetic(accelerator: Accelerator, objective: MaskedLMObjective, length: int) -> Arithmetic:
-    """Count and measure; to be called by all processes, which measure at the same time."""
+def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
+    """Count and measure. All processes call this, and measure at the same time."""
     accelerator.wait_for_everyone()
     rate = torch.tensor(matmul_rate(accelerator.device, accelerator.mixed_precision), device=accelerator.device)
     return Arithmetic(count_flops(objective, length), float(accelerator.reduce(rate, "sum")))
 
 
-def count_flops(objective: MaskedLMObjective, length: int) -> Flops:
+def count_flops(objective: Objective, length: int) -> Flops:
     """Count the matrix products and attention in forwards of a block of ``length`` tokens.
 
     A product of the forward becomes two in the backward, so it counts three times.
-    What is computed again, under gradient checkpointing, does not count: the
-    arithmetic that is needed is the same. Draws no random number.
+    Recomputation by gradient checkpointing does not count: training needs the same
+    arithmetic without it. Draws no random number.
     """
     one, two = (_flops_of_forward(objective, length, num_masked) for num_masked in (1, 2))
     per_masked = two - one
@@ -58,16 +59,14 @@ def count_flops(objective: MaskedLMObjective, length: int) -> Flops:
 
 
 @torch.no_grad()
-def _flops_of_forward(objective: MaskedLMObjective, length: int, num_masked: int) -> int:
-    device = next(objective.parameters()).device
-    input_ids = torch.zeros(1, length, dtype=torch.long, device=device)
-    positions = torch.arange(num_masked, device=device)
+def _flops_of_forward(objective: Objective, length: int, num_masked: int) -> int:
+    batch = MaskedBatch.of_zeros(1, length, num_masked=num_masked, device=next(objective.parameters()).device)
     was_training = objective.training
     objective.eval()
-    # The attention on a CPU is not on torch's list.
+    # torch's counter does not know the attention on a CPU.
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-        objective(input_ids, positions, positions)
+        objective(batch)
     objective.train(was_training)
     return counter.get_total_flops()
 
@@ -77,7 +76,7 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 def matmul_rate(device: torch.device, precision: str, seconds: float = 0.2) -> float:
-    """Floating-point operations per second of large matrix products, over about so many seconds."""
+    """Measure the floating-point operations per second of large matrix products, for about ``seconds``."""
     on_gpu = device.type == "cuda"
     size = 8192 if on_gpu else 1024
     random = torch.Generator(device).manual_seed(0)  # a generator of its own: the run's stays as it is

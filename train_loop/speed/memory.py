@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits in memory, found by trying. The update does not change by it, only its speed."""
+"""Find the largest micro-batch that fits in memory, by trial. It changes the speed of an update, not the update."""
 
 import contextlib
 import math
@@ -10,32 +10,33 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
-from train_loop.objective import MaskedLMObjective
+from data.batch import MaskedBatch
+from train_loop.objective import Objective
 
 _SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
 
 
 def fewest_micro_batches(
     accelerator: Accelerator,
-    objective: MaskedLMObjective,
+    objective: Objective,
     share: int,
     *,
     length: int,
     masked_share: float,
     has_attention_mask: bool,
 ) -> int:
-    """Into how few micro-batches a process's share of a global batch can be cut.
+    """The smallest number of micro-batches into which a process's share of a global batch can be cut.
 
-    Forward and backward are tried with as many masked tokens as are likely at the
-    most, beside a stand-in for the optimizer's state. To be called by all
-    processes; the answer, the same on all, is that of the one with least memory.
-    It leaves no gradient behind.
+    Each trial is a forward and a backward with the largest likely number of masked
+    tokens, beside tensors of the size of the optimizer's state. All processes call
+    this. They get the same answer, that of the process with least memory. No
+    gradient is left behind.
 
     Args:
-        share: Blocks of an update that a process takes, at the most.
+        share: The most blocks of an update that a process takes.
         length: Tokens in a block.
         masked_share: The largest masking rate.
-        has_attention_mask: Whether batches are padded, or hold documents apart.
+        has_attention_mask: Whether batches have an attention mask.
 
     Raises:
         ValueError: Not even one block fits.
@@ -66,25 +67,24 @@ def fewest_micro_batches(
 
 
 def _forward_and_backward(
-    objective: MaskedLMObjective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
+    objective: Objective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
 ) -> None:
     device = next(objective.parameters()).device
     optimizer_state = [torch.empty(2, *p.shape, device=device) for p in objective.parameters() if p.requires_grad]
-    input_ids = torch.zeros(size, length, dtype=torch.long, device=device)
     expected = size * length * masked_share
     num_masked = min(size * length, math.ceil(expected + 4 * math.sqrt(expected)))  # four standard deviations
-    positions = torch.arange(num_masked, device=device)
-    objective(
-        input_ids, positions, positions % 2, torch.ones_like(input_ids) if has_attention_mask else None
-    ).backward()
+    batch = MaskedBatch.of_zeros(
+        size, length, num_masked=num_masked, device=device, has_attention_mask=has_attention_mask
+    )
+    objective(batch).sum().backward()
     del optimizer_state  # held until here
 
 
 @contextlib.contextmanager
 def _bounded_memory(accelerator: Accelerator) -> Iterator[None]:
-    """Let an allocation beyond what is free fail, rather than the system kill the process, as it does on a CPU."""
+    """Let an allocation beyond the free memory raise an error. On a CPU the system would kill the process instead."""
     if accelerator.device.type == "cuda":
-        # Of the current GPU, which is the accelerator's: its device has no index where there is one process.
+        # This sets it for the current GPU, which is the accelerator's. With one process its device has no index.
         torch.cuda.set_per_process_memory_fraction(_SHARE_OF_MEMORY)
         try:
             yield

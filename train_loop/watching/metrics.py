@@ -5,7 +5,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,25 @@ from train_loop.step_metrics import StepMetrics
 class TrainWindow:
     """The updates since the last training row.
 
-    Adding an update waits for nothing; reading does, and lets all processes' sums meet.
+    Adding an update does not wait for the device. Reading does, and adds up the sums of all processes.
     """
 
-    def __init__(self, accelerator: Accelerator, learning_rate: float, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, accelerator: Accelerator, terms: Mapping[str, float], learning_rate: float, arithmetic: Arithmetic
+    ) -> None:
+        """Begin the first window.
+
+        Args:
+            terms: The weight of each term of the loss, by name.
+        """
         self._accelerator = accelerator
+        self._terms = terms
         self._arithmetic = arithmetic
         self._learning_rate = learning_rate
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new window now; evaluations and saving are so kept out of the throughput."""
+        """Begin a new window now, so that evaluations and saves are not part of the throughput."""
         self._start = time.perf_counter()
         self._updates: list[StepMetrics] = []
 
@@ -40,37 +48,42 @@ class TrainWindow:
         return len(self._updates)
 
     def add(self, metrics: StepMetrics) -> None:
-        """Count one update in."""
+        """Add an update."""
         self._updates.append(metrics)
 
     def take_skipped(self) -> list[StepMetrics]:
-        """Take the updates that were skipped, because they were not finite, out of the window."""
+        """Remove and return the updates that were skipped because they were not finite."""
         flags = torch.stack([update.is_skipped for update in self._updates]).tolist()
         taken = [update for update, is_skipped in zip(self._updates, flags, strict=True) if is_skipped]
         self._updates = [update for update, is_skipped in zip(self._updates, flags, strict=True) if not is_skipped]
         return taken
 
     def read(self) -> dict[str, float]:
-        """A training row, over all processes; then begin anew.
+        """A training row, over all processes. A new window begins.
 
-        ``loss`` is the mean over the window's masked tokens, ``learning_rate`` and
-        ``grad_norm`` are of its last update, ``num_tokens`` and ``tokens_per_second`` count all tokens,
-        ``flop_utilization`` is the share of the devices' matrix-product rate that
-        went into arithmetic which the loss needs, and ``peak_memory_bytes`` is of
-        the process that took most, since the run began.
+        ``loss`` is the mean over the window's masked tokens. If it has several terms,
+        it is their weighted sum, and ``loss_NAME`` is the mean of each. ``learning_rate``
+        and ``grad_norm`` are those of the last update. ``num_tokens`` and
+        ``tokens_per_second`` count all tokens. ``flop_utilization`` is the share of the
+        devices' matrix-product rate that was used for arithmetic which the loss needs.
+        ``peak_memory_bytes`` is the largest of all processes, since the run began.
         """
         last = self._updates[-1]
-        local_loss = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum()
-        local_tokens = torch.tensor(sum(update.num_tokens for update in self._updates)).double()
-        loss_sum, num_tokens = sum_over_processes(self._accelerator, [torch.stack([local_loss, local_tokens])])
-        num_masked = int(torch.stack([update.num_masked for update in self._updates]).sum())
+        local_losses = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum(0)
+        local_tokens = [sum(update.num_tokens for update in self._updates)]
+        local_masked = [sum(update.num_masked for update in self._updates)]
+        local = torch.cat([local_losses, torch.tensor(local_tokens + local_masked).double()])
+        *loss_sums, num_tokens, num_masked = sum_over_processes(self._accelerator, [local])
+        counts = torch.stack([update.counts for update in self._updates]).sum(0).tolist()
+        means = {name: loss / count for name, loss, count in zip(self._terms, loss_sums, counts, strict=True)}
         seconds = time.perf_counter() - self._start
         flops = self._arithmetic.flops.of(num_tokens, num_masked)
         row = {
-            "loss": loss_sum / num_masked,
+            "loss": sum(self._terms[name] * mean for name, mean in means.items()),
+            **({f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}),
             "learning_rate": self._learning_rate * last.lr_factor,
             "grad_norm": float(last.grad_norm),
-            "num_masked_tokens": num_masked,
+            "num_masked_tokens": int(num_masked),
             "num_tokens": int(num_tokens),
             "tokens_per_second": num_tokens / seconds,
             "flop_utilization": flops / seconds / self._arithmetic.rate,
@@ -81,17 +94,17 @@ class TrainWindow:
 
 
 def largest_peak_memory(accelerator: Accelerator) -> int:
-    """Bytes of the process that took most; to be called by all of them."""
+    """The largest peak memory of all processes, in bytes. All processes call this."""
     local = torch.tensor([peak_memory()], device=accelerator.device)
     return int(accelerator.gather(local).max())
 
 
 def peak_memory() -> int:
-    """Bytes of the GPU's tensors at their most; without a GPU, of this process."""
+    """Peak memory in bytes: of tensors on the GPU, or without one of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
-        # Not getrusage: its peak is inherited from the process that started this one.
+        # getrusage would include the peak of the process that started this one.
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
     except (OSError, StopIteration):
@@ -102,7 +115,7 @@ class MetricsFile:
     """``metrics.jsonl``, one row a line; written by the main process only."""
 
     def __init__(self, path: Path, *, keep: Callable[[dict[str, Any]], bool], writes: bool) -> None:
-        """Begin with the earlier rows that are kept: the run that goes on from there writes the later ones."""
+        """Keep the earlier rows for which ``keep`` is true; a resumed run writes the later ones again."""
         self._path = path
         self._writes = writes
         self._start = time.perf_counter()
@@ -119,11 +132,11 @@ class MetricsFile:
 
     @property
     def seconds(self) -> float:
-        """The run's time so far, over all its starts, without the time between them."""
+        """The run's time so far, over all its starts, without the pauses between them."""
         return time.perf_counter() - self._start
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row; it is in the file when this returns. What is not finite is null: JSON has no infinity."""
+        """Append a row; it is in the file when this returns. Non-finite numbers become null, as JSON has none."""
         if self._writes:
             row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
             with self._path.open("a", encoding="utf-8") as file:

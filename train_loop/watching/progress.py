@@ -1,4 +1,4 @@
-"""What a person watches: one bar, a line per evaluation, and the probe sentences."""
+"""Shows a run's progress to a person: a bar, a line per evaluation, and the probe sentences."""
 
 import sys
 import time
@@ -7,16 +7,16 @@ from typing import Any
 from tqdm import tqdm
 
 from train_loop.evaluate import perplexity
-from train_loop.watching.run_record import shown_perplexity
+from train_loop.watching.run_record import shown_fills, shown_perplexity
 
-_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar in
+_SECONDS_BETWEEN_LINES = 10.0  # where no terminal can show a bar
 
 
 class Progress:
-    """Shows on the main process, and is silent on the others.
+    """Shows progress on the main process; it is silent on the others.
 
-    In a terminal the training rows stand beside a bar; in a log file they are
-    lines, one every ten seconds at most.
+    In a terminal, the last training row stands beside a bar. In a log file, training
+    rows are lines, at most one every ten seconds.
     """
 
     def __init__(self, *, first_step: int, total_steps: int, shows: bool) -> None:
@@ -36,7 +36,7 @@ class Progress:
         self._bar.update()
 
     def show(self, row: dict[str, Any]) -> None:
-        """Show a row of metrics.jsonl: of training, of an evaluation, or of the probe sentences."""
+        """Show a row of metrics.jsonl: training, an evaluation, or the probe sentences."""
         if "loss" in row:
             self._training(row)
         elif "eval_loss" in row:
@@ -52,13 +52,12 @@ class Progress:
                 )
         else:
             for probe in row.get("probes", ()):
-                fills = "  ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
-                self.line(f"       {probe['text']:<55} {fills}")
+                self.line(f"       {probe['text']:<55} {shown_fills(probe, '  ')}")
 
     def _training(self, row: dict[str, Any]) -> None:
         text = (
-            f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, {_rate(row['tokens_per_second'])}, "
-            f"MFU {row['flop_utilization']:.0%}"
+            f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, "
+            f"{tqdm.format_sizeof(row['tokens_per_second'])} tokens/s, MFU {row['flop_utilization']:.0%}"
         )
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
@@ -72,12 +71,5 @@ class Progress:
             self._bar.write(text)
 
     def close(self) -> None:
-        """Leave the bar as it is and release the terminal."""
+        """Release the terminal; the bar stays visible."""
         self._bar.close()
-
-
-def _rate(tokens_per_second: float) -> str:
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if tokens_per_second >= size:
-            return f"{tokens_per_second / size:.1f}{unit} tokens/s"
-    return f"{tokens_per_second:.0f} tokens/s"

@@ -1,4 +1,4 @@
-"""What a run's folder tells of the run and of its models, whether it came to its end or not."""
+"""Reads what a run's folder records about the run and its models, whether or not the run is finished."""
 
 import json
 import math
@@ -27,14 +27,14 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder tells of it.
+    """The record of a run, or of one of its models.
 
     Attributes:
-        rows: Of metrics.jsonl, each with ``tokens``, the training tokens up to it, where they were counted.
+        rows: The rows of metrics.jsonl, each with ``tokens``, the training tokens up to it, or None if not counted.
         settings: The resolved settings.
-        starts: Where and with what it was started, once for each start.
-        is_finished: Whether it came to its end.
-        step: Updates that made the model: the final one, or that of a run under way; None where nobody knows.
+        starts: For each start of the run, its machine, versions and commit.
+        is_finished: Whether the run has written its final model.
+        step: The number of updates that made the model, which is the newest of an unfinished run; None if unknown.
     """
 
     name: str
@@ -45,20 +45,20 @@ class RunRecord:
     step: int | None
 
     def having(self, name: str) -> list[Row]:
-        """The rows with a finite number, or a list, of that name."""
+        """The rows whose value of that name is a finite number or a list."""
         return [row for row in self.rows if is_number(value := row.get(name)) or isinstance(value, list)]
 
     @property
     def evaluation(self) -> Row | None:
-        """The evaluation of the model itself."""
+        """The evaluation row of the model; None if it was not evaluated."""
         return next((row for row in reversed(self.rows) if "eval_loss" in row and row["step"] == self.step), None)
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """What a run's folder tells of it.
+    """Read the record of a run.
 
     Raises:
-        ValueError: It holds no metrics.jsonl, or its settings or its environment cannot be read.
+        ValueError: The folder holds no metrics.jsonl, or its settings or its environment cannot be read.
     """
     path = folder / run_files.METRICS
     if not path.is_file():
@@ -73,7 +73,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         settings=settings,
         starts=starts,
         is_finished=is_finished,
-        step=_final_step(settings, rows) if is_finished else _last_step(rows),
+        step=_model_step(settings, rows, is_finished=is_finished),
     )
 
 
@@ -86,7 +86,7 @@ def _parse(parse: Callable[[str], Any], path: Path) -> Any:
 
 
 def read_record(model: Path) -> RunRecord:
-    """What the run around ``run/model`` or ``run/checkpoints/step-00000010`` tells of that model, and up to it."""
+    """Read the record of one model, ``run/model`` or ``run/checkpoints/step-00000010``, up to its step."""
     model = model.resolve()
     for folder in (model.parent, model.parent.parent):
         if (folder / run_files.CONFIG).is_file() and (folder / run_files.METRICS).is_file():
@@ -102,7 +102,7 @@ def read_record(model: Path) -> RunRecord:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """The rows; without a last one that was broken off."""
+    """Read the rows; a last one that is incomplete is skipped."""
     rows: list[Row] = []
     tokens = 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -118,22 +118,17 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _last_step(rows: list[Row]) -> int | None:
+def _model_step(settings: dict[str, Any], rows: list[Row], *, is_finished: bool) -> int | None:
+    """The last step, or that of the best evaluation if the final model is the best one; None without rows."""
+    keeps_best = settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")
+    evaluations = [row for row in rows if is_number(row.get("eval_loss"))]
+    if is_finished and keeps_best and evaluations and "model_step" not in rows[-1]:  # it is there if no best was loaded
+        return min(evaluations, key=lambda row: row["eval_loss"])["step"]
     return rows[-1]["step"] if rows else None
 
 
-def _final_step(settings: dict[str, Any], rows: list[Row]) -> int | None:
-    """The step of the run's final model: the best evaluation's where the settings keep the best, or the last."""
-    evaluations = [row for row in rows if is_number(row.get("eval_loss"))]
-    if rows and "model_step" in rows[-1]:  # the best was not to be had
-        return rows[-1]["model_step"]
-    if evaluations and (settings.get("load_best_model_at_end") or settings.get("early_stopping_patience")):
-        return min(evaluations, key=lambda row: row["eval_loss"])["step"]
-    return _last_step(rows)
-
-
 def shown(row: Row, name: str) -> str:
-    """A number of an evaluation as every page shows it; a dash where there is none."""
+    """A number of an evaluation as report and card show it; a dash if there is none."""
     value = row.get(name)
     if not is_number(value):
         return "-"
@@ -141,10 +136,15 @@ def shown(row: Row, name: str) -> str:
 
 
 def shown_perplexity(value: float, form: str = ".2f") -> str:
-    """In that form, or where it is a million and more in three digits: it may have hundreds."""
+    """A perplexity in a format; from a million on with three digits, because it may have hundreds."""
     return f"{value:.3g}" if value >= 1e6 else format(value, form)
 
 
+def shown_fills(probe: Row, separator: str) -> str:
+    """The fills of a probe sentence with their probabilities, such as ``value 34%, key 7%``."""
+    return separator.join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
+
+
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number."""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

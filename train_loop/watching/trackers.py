@@ -1,9 +1,9 @@
-"""Trackers beside metrics.jsonl, by Accelerate: TensorBoard, Weights & Biases, Trackio.
+"""Sends the rows of metrics.jsonl to trackers, through Accelerate: TensorBoard, Weights & Biases, Trackio.
 
-A run has one id for all its starts, ``tracker_id`` in its folder, so that a
-resumed run goes on in the same tracker run. Of rows that come again TensorBoard
-shows the last, W&B keeps the first and Trackio both: but for their time they are
-equal, because a resumed run is exact.
+All starts of a run share one id, ``tracker_id`` in its folder, so that a resumed
+run goes on in the same tracker run. When a resumed run writes a row again, TensorBoard
+shows the last, W&B keeps the first and Trackio both. The rows are equal except for
+their time, because a resumed run is exact.
 """
 
 import json
@@ -16,10 +16,11 @@ from accelerate import Accelerator
 
 from train_loop import run_files
 from train_loop.config import TrainConfig
+from train_loop.watching.run_record import shown_fills
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """Raise ValueError for a tracker that is not installed; Accelerate would leave it out without a word."""
+    """Raise ValueError for a tracker that is not installed, which Accelerate would ignore silently."""
     if missing := [name for name in config.trackers if find_spec(name) is None]:
         raise ValueError(
             f"report_to={config.report_to}: {', '.join(missing)} is not installed: pip install {' '.join(missing)}"
@@ -27,35 +28,38 @@ def check_trackers(config: TrainConfig) -> None:
 
 
 def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[str, Any], *, step: int) -> None:
-    """Open the trackers, in the run that they have been in if this one goes on.
+    """Open the trackers; a resumed run goes on in its earlier tracker run.
 
     Args:
-        settings: What the run is made of, to be shown beside its numbers.
-        step: Updates made so far: what a tracker has of later ones comes again.
+        settings: The run's settings, for the trackers to show.
+        step: Updates made so far. Rows of later steps will be written again.
 
     Raises:
-        ValueError: A tracker cannot be opened, because nobody is logged in for example.
+        ValueError: A tracker cannot be opened, for example because nobody is logged in.
     """
     if not config.trackers:
         return
     folder = Path(config.output_dir)
     run_id = _run_id(folder, is_new=step == 0) if accelerator.is_main_process else ""
-    plain = {name: _plain(value) for name, value in settings.items()}
+    plain = {  # every tracker accepts numbers and text, and some nothing else
+        name: value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)
+        for name, value in settings.items()
+    }
     options = {
         "tensorboard": {"purge_step": step + 1 if step else 0},
         "wandb": {"id": run_id, "name": folder.name, "resume": "allow", "dir": str(folder)},
-        # Its settings at each start: the last start's take the place of the earlier ones.
+        # Trackio gets the settings at each start, and the last ones replace the earlier.
         "trackio": {"name": f"{folder.name}-{run_id}", "resume": "allow", "config": plain},
     }
     try:
-        # Once: TensorBoard would show those of each start as a run of their own.
+        # The settings are given once: TensorBoard would show those of each start as a run of their own.
         accelerator.init_trackers(config.project, None if step else plain, options)
-    except Exception as error:  # of a service: it may be anything
+    except Exception as error:  # each service raises its own kinds
         raise ValueError(f"report_to={config.report_to}: {type(error).__name__}: {error}") from error
 
 
 def track(accelerator: Accelerator, row: dict[str, Any]) -> None:
-    """Give the trackers a row of metrics.jsonl, under the same names."""
+    """Send a row of metrics.jsonl to the trackers, under the same names."""
     if accelerator.trackers:
         accelerator.log(_flat({name: value for name, value in row.items() if name != "step"}), step=row["step"])
 
@@ -68,24 +72,14 @@ def _run_id(folder: Path, *, is_new: bool) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _plain(value: Any) -> bool | int | float | str:
-    """What every tracker takes for a setting."""
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)
-
-
 def _flat(row: dict[str, Any]) -> dict[str, float | str]:
-    """Numbers by name, maps as ``name/key``, the probe sentences as text; without what is unknown."""
+    """Numbers by name, maps as ``name/key``, probe sentences as text; values of None are omitted."""
     flat: dict[str, float | str] = {}
     for name, value in row.items():
         if isinstance(value, dict):
             flat |= {f"{name}/{key}": item for key, item in value.items()}
         elif name == "probes":
-            flat[name] = "\n\n".join(_sentence(probe) for probe in value)
+            flat[name] = "\n\n".join(f"{probe['text']}: {shown_fills(probe, ', ')}" for probe in value)
         elif value is not None:
             flat[name] = value
     return flat
-
-
-def _sentence(probe: dict[str, Any]) -> str:
-    fills = ", ".join(f"{fill['token_str'].strip()} {fill['score']:.0%}" for fill in probe["fills"])
-    return f"{probe['text']}: {fills}"

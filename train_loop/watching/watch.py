@@ -1,9 +1,13 @@
-"""Everything that looks at a run while it trains: rows, bar, trackers, report, profiler."""
+"""Everything that observes a run: rows, bar, trackers, report, profiler."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from train_loop import run_files
+from train_loop.objective import EvalMetrics
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
 from train_loop.speed.profiler import StepProfiler
@@ -17,24 +21,25 @@ Rows = list[dict[str, Any]]
 
 
 class Watch:
-    """What is written and shown of a run.
-
-    Attributes:
-        fill_probes: Fills the probe sentences, for a row; None where there are none.
-    """
+    """Writes and shows the measurements of a run. All processes have one, and call the same methods."""
 
     def __init__(
         self, run: Run, arithmetic: Arithmetic, fill_probes: Callable[[], list[dict[str, Any]]] | None
     ) -> None:
-        """Open the bar and the rows, of which those that the run will write again are dropped."""
+        """Open the bar and the rows. Rows that the run will write again are dropped.
+
+        Args:
+            fill_probes: Fills the probe sentences, for a row; None where there are none.
+        """
         self._run = run
         is_main = run.accelerator.is_main_process
         self._progress = Progress(first_step=run.state.step, total_steps=run.plan.total_steps, shows=is_main)
         self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
         self._report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
-        self._window = TrainWindow(run.accelerator, run.config.learning_rate, arithmetic)
-        self.fill_probes = fill_probes if is_main else None
+        terms = run.bare_objective.terms
+        self._window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
+        self._fill_probes = fill_probes if is_main else None
 
     def line(self, text: str) -> None:
         """Print a line, on the main process."""
@@ -54,7 +59,7 @@ class Watch:
         self._profiler.before(self._run.state.step)
 
     def after_update(self, metrics: StepMetrics) -> None:
-        """Count an update in; this waits for nothing."""
+        """Add an update to the window, without waiting for the device."""
         step = self._run.state.step
         self._window.add(metrics)
         self._profiler.after(step, last=step == self._run.plan.total_steps)
@@ -71,12 +76,22 @@ class Watch:
         if self._window.num_steps:
             self.row(self._window.read())
 
+    def probes(self) -> list[dict[str, Any]] | None:
+        """The probe sentences, filled by the weights as they are; None where there are none."""
+        return None if self._fill_probes is None else self._fill_probes()
+
+    def evaluation_row(self, metrics: EvalMetrics, probes: list[dict[str, Any]] | None) -> None:
+        """Write the row of an evaluation, and that of its probes."""
+        self.row(asdict(metrics) | self._loader_counts())
+        if probes is not None:
+            self.row({"probes": probes})
+
     def restart_clock(self) -> None:
-        """Keep what came since the last update, an evaluation or a save, out of the throughput."""
+        """Exclude the time since the last update, of an evaluation or a save, from the throughput."""
         self._window.reset()
 
     def report(self, *, is_last: bool = False) -> None:
-        """Make ``report.html`` anew, where that does not take too long."""
+        """Write ``report.html`` again, unless that takes too long."""
         self._report.update(is_last=is_last)
 
     def close(self) -> None:
@@ -92,8 +107,23 @@ class Watch:
             state.num_skipped_steps += 1
             self.line(f"{error}; update skipped, {state.num_skipped_steps} of at most {config.max_skipped_steps}")
 
+    def _loader_counts(self) -> dict[str, Any]:
+        """What the loaders of all processes count: tokens of each source of a mixture, and rows that were skipped."""
+        loader = self._run.loader
+        counts: dict[str, Any] = {}
+        if len(names := loader.source_names) > 1:
+            totals = self._total(loader.tokens_by_source(self._run.state.step).tolist())
+            counts["tokens_by_source"] = dict(zip(names, totals, strict=True))
+        if (bad_rows := loader.bad_rows) is not None:
+            (counts["bad_rows"],) = self._total([bad_rows])
+        return counts
+
+    def _total(self, counts: list[int]) -> list[int]:
+        accelerator = self._run.accelerator
+        return accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
+
     def _is_kept(self, row: dict[str, Any]) -> bool:
-        """Whether a row of an earlier start belongs to the state that the run goes on from."""
+        """Whether a row of an earlier start belongs to the state that the run resumes from."""
         state = self._run.state
         if row["step"] != state.step:
             return row["step"] < state.step

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from data import Collator, DataConfig, Documents, TokenBlocks, build_blocks, open_documents, vocabulary
 from data.batches.masking import MASKINGS, choose_token
 from tests.models import tiny_model, without_dropout
-from train_loop import MaskedLMObjective
+from train_loop import MaskedLogits
 
 TEXTS = ["the cat sat", "two dogs run after one red ball over every green hill in town", "on a mat", "it saw a cat"]
 
@@ -88,10 +88,8 @@ def test_packed_documents_have_the_logits_of_each_document_alone(
     ids = np.arange(4)
     batch = collator(blocks[ids], ids, np.zeros_like(ids), 0.3)
     assert batch.position_ids is not None
-    objective = MaskedLMObjective(without_dropout(tiny_model(family)).eval())
-    packed = objective.masked_logits(
-        batch.input_ids, batch.masked_positions, batch.attention_mask, position_ids=batch.position_ids
-    )
+    logits = MaskedLogits(without_dropout(tiny_model(family)).eval())
+    packed = logits(batch.input_ids, batch.masked_positions, batch.attention_mask, position_ids=batch.position_ids)
     apart = []
     present = torch.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
     num_documents = 0
@@ -103,7 +101,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(
             first = row * batch.input_ids.shape[1]
             mine = (batch.masked_positions >= first + start) & (batch.masked_positions < first + end)
             positions = batch.masked_positions[mine] - first - start
-            apart.append(objective.masked_logits(batch.input_ids[row : row + 1, start:end], positions))
+            apart.append(logits(batch.input_ids[row : row + 1, start:end], positions))
     assert num_documents > 6
     torch.testing.assert_close(packed, torch.cat(apart), rtol=1e-5, atol=1e-5)
 

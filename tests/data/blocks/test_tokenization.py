@@ -21,12 +21,16 @@ def test_tokens_are_those_of_the_tokenizers_own_call(tokenizer: PreTrainedTokeni
     assert encode(tokenizer, TEXTS).tolist() == expected
 
 
-def test_a_truncation_or_padding_in_the_file_is_ignored(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+def test_a_truncation_or_padding_in_the_file_is_ignored_and_kept(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     tokenizer.save_pretrained(tmp_path)
     other = AutoTokenizer.from_pretrained(tmp_path)
     other.backend_tokenizer.enable_truncation(8)
     other.backend_tokenizer.enable_padding(length=8)
     assert np.array_equal(encode(other, TEXTS), encode(tokenizer, TEXTS))
+    assert other.backend_tokenizer.truncation["max_length"] == 8
+    assert other.backend_tokenizer.padding["length"] == 8
 
 
 def test_a_trained_tokenizer_survives_saving(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_json_that_is_not_utf8_is_named_by_file_and_line(tmp_path: Path) -> None
     [
         ({}, {"dataset": "{}/missing.txt"}, "no such file or folder"),
         ({}, {"dataset": "{}/*.txt"}, "no file matches"),
-        ({}, {"dataset": "{}"}, r"the folder holds no file that is read \(\.txt .*\.jsonl"),
+        ({}, {"dataset": "{}"}, r"the folder holds no file that can be read \(\.txt .*\.jsonl"),
         ({"a.txt": ""}, {"dataset": "{}/a.txt"}, "the file is empty"),
         ({"a.csv": "name,text\nx,y\n"}, {"dataset": "{}/a.csv", "text_column": "body"}, "the columns are: name, text"),
         ({"a.csv": "name,body\nx,y\n"}, {"dataset": "{}/a.csv"}, "with --text_column; the columns are: body, name"),

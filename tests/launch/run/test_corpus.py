@@ -1,4 +1,4 @@
-"""Blocks and tokenizer are the same ones when a run goes on."""
+"""A resumed run uses the same blocks and tokenizer."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is written of the machine, and the commit of this checkout and of no other."""
+"""What is recorded of the machine, and that the commit is the checkout's own."""
 
 import json
 import platform

@@ -62,7 +62,7 @@ def test_a_run_pushes_its_model_and_anyone_fills_masks_with_it(hub: Hub, tmp_pat
 
 
 def test_the_token_is_in_no_file_and_no_output(hub: Hub, tmp_path: Path, sharing: list[str]) -> None:
-    """Of a run that pushes at each save, is refused now and then, and fails in the end."""
+    """The run pushes at each save, is refused sometimes, and fails in the end."""
     hub.refusals["/commit/"] = [503] + [403] * 100
     done = python([*sharing, "--hub_strategy", "every_save", "--report_to", "tensorboard"], hub, tmp_path)
     assert done.returncode == 3
@@ -74,7 +74,7 @@ def test_the_token_is_in_no_file_and_no_output(hub: Hub, tmp_path: Path, sharing
 
 
 def test_each_save_is_pushed_while_training_goes_on(hub: Hub, tmp_path: Path, sharing: list[str]) -> None:
-    """Of the first push nothing is answered until its checkpoint is deleted, which is two saves later."""
+    """The Hub does not answer the first push until its checkpoint is deleted, two saves later."""
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
     hub.before["/preupload/"] = lambda: _wait_until(lambda: not checkpoint.exists())
     words = ["--hub_strategy", "every_save", "--save_total_limit", "1", "--max_steps", "6"]

@@ -1,4 +1,4 @@
-"""What is said of a world; tests/distributed starts real ones."""
+"""Which launchers and settings are refused, and how threads are set; tests/distributed starts several processes."""
 
 import pytest
 import torch
@@ -54,6 +54,6 @@ def test_a_world_or_mode_that_the_loop_does_not_drive_is_refused(
 
 
 def test_what_accelerate_launch_sets_where_nothing_is_compiled_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And buffers, which are constants, are not sent to all processes at each forward."""
+    """Buffers are constants, so they are not sent to all processes at each forward."""
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
     assert not start_accelerator(TrainConfig(cpu_threads=1)).ddp_handler.broadcast_buffers

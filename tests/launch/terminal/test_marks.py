@@ -1,4 +1,4 @@
-"""Marks: each kind in its own way, and text that cannot be taken for one."""
+"""Each kind of predicted token has its own mark, and no text looks like a mark."""
 
 import re
 

@@ -1,6 +1,7 @@
 """P7's first half: the answers of ``pipeline("fill-mask")``, from explicit logits."""
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,12 +161,11 @@ def test_the_probabilities_of_all_words_of_two_pieces_add_up_to_one() -> None:
     """A distribution over pairs: what a product of the wrong factors would not be."""
     tokenizer = tokenizer_like("bert")
     fill_mask = FillMask(tiny_model("bert", vocab_size=12).eval(), tokenizer)
-    predictor = fill_mask.predictor
     row = [0, 7, tokenizer.mask_token_id, 9, 2]
     from train_loop.inference.targets import score_targets
 
-    ((scores,),) = score_targets(predictor, [row], [(a, b) for a in range(12) for b in range(12)], 32)
-    assert sum(scores) == pytest.approx(1, rel=1e-5)
+    ((choices,),) = score_targets(fill_mask, [row], [(a, b) for a in range(12) for b in range(12)], 32)
+    assert sum(math.exp(log_prob) for log_prob, _ in choices) == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -230,7 +230,7 @@ def test_only_k_values_of_each_mask_leave_the_device(monkeypatch: pytest.MonkeyP
     fill_mask, _ = parts("roberta")
     seen: list[torch.Size] = []
     copied: list[int] = []
-    head = fill_mask.predictor.objective.model.lm_head
+    head = fill_mask.model.lm_head
     handle = head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: copied.append(tensor.numel()) or tolist(tensor))
@@ -257,7 +257,7 @@ def test_a_model_in_training_is_asked_without_dropout_and_goes_on_training() -> 
 def test_half_precision_is_chosen_by_name() -> None:
     tokenizer = tokenizer_like("bert")
     fill_mask = FillMask(sharpened(tiny_model("bert")).eval(), tokenizer, device="cpu", dtype="bfloat16")
-    assert fill_mask.predictor.objective.model.dtype == torch.bfloat16
+    assert fill_mask.model.dtype == torch.bfloat16
     expected = parts("bert")[0](masked(ONE, tokenizer), top_k=300)
     close = {fill["token"]: fill["score"] for fill in expected}
     for fill in fill_mask(masked(ONE, tokenizer)):
@@ -271,16 +271,16 @@ def test_half_precision_is_chosen_by_name() -> None:
 def test_truncation_keeps_the_masks_and_as_much_around_them_as_fits(masks: tuple[int, ...]) -> None:
     """A model of 64 positions, a text of 202 tokens."""
     tokenizer = tokenizer_like("bert")
-    predictor = FillMask(tiny_model("roberta").eval(), tokenizer).predictor
+    fill_mask = FillMask(tiny_model("roberta").eval(), tokenizer)
     words = [["the", "cat", "sat", "on", "a"][i % 5] for i in range(200)]
     for mask in masks:
         words[mask] = "[MASK]"
-    (row,) = predictor.encode([" ".join(words)], truncation=True)
-    assert len(row) == predictor.longest == 64
+    (row,) = fill_mask.encode([" ".join(words)], truncation=True)
+    assert len(row) == fill_mask.longest == 64
     whole = tokenizer(" ".join(words))["input_ids"]
     assert (row[0], row[-1]) == (whole[0], whole[-1])
     start = next(i for i in range(len(whole)) if whole[i : i + 62] == row[1:-1])
-    assert len(predictor.masks(row)) == len(masks)
+    assert len(fill_mask.masks(row)) == len(masks)
     if masks[0] > 0 and masks[-1] < 199:
         left, right = masks[0] + 1 - start, start + 61 - (masks[-1] + 1)
         assert abs(left - right) <= 1
@@ -308,7 +308,7 @@ FAR = "<mask>" + " the cat" * 100
         ("a <mask>", {"batch_size": 0}, "batch_size=0 must be 1 or more"),
         ("a <mask>", {"num_beams": 0}, "num_beams=0 must be 1 or more"),
         ("a <mask>", {"joint": "best"}, "joint='best' must be one of left_to_right, confidence, beam"),
-        ("a <mask>", {"joint": "beam", "targets": ["a"]}, "leave out targets or joint"),
+        ("a <mask>", {"joint": "beam", "targets": ["a"]}, "omit targets or joint"),
         ("a <mask>", {"targets": []}, "targets=[] names no word"),
         ("a <mask>", {"targets": ["a", ""]}, "targets that the tokenizer does not know: ''"),
         (FAR, {}, "tokens is longer than the model's 64 positions: '<mask> the cat the cat"),

@@ -25,7 +25,7 @@ def fill_mask() -> FillMask:
 def distribution(fill_mask: FillMask, row: list[int], position: int) -> torch.Tensor:
     """log p of each token at a position, from the stock model."""
     with torch.no_grad():
-        return fill_mask.predictor.objective.model(torch.tensor([row])).logits[0, position].log_softmax(-1)
+        return fill_mask.model(torch.tensor([row])).logits[0, position].log_softmax(-1)
 
 
 @pytest.fixture(scope="module")

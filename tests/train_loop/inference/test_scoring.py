@@ -26,7 +26,7 @@ def scorer(family: str) -> TextScorer:
 def by_hand(family: str, text: str, words: Sequence[Sequence[str]] | None = None) -> list[float]:
     """Token by token, one text at a time; with words, the later pieces of each word masked too."""
     score = scorer(family)
-    model, tokenizer = score.predictor.objective.model, score.tokenizer
+    model, tokenizer = score.model, score.tokenizer
     row = tokenizer(text)["input_ids"]
     ends = {i: i + 1 for i in range(1, len(row) - 1)}
     position = 1
@@ -93,7 +93,7 @@ def test_words_of_sentencepiece_end_at_white_space_though_the_word_ids_go_on() -
     text = "the unbelievable mat"
     assert len(set(whole(text).word_ids())) == 2
     assert whole(text)["input_ids"] == tokenizer(text)["input_ids"]
-    model = scorer("xlm-roberta").predictor.objective.model
+    model = scorer("xlm-roberta").model
     expected = scorer("xlm-roberta")(text, within_word=True).log_probs
     assert TextScorer(model, whole)(text, within_word=True).log_probs == pytest.approx(expected)
 
@@ -130,5 +130,5 @@ def test_bad_input_is_one_clear_line(text: str, message: str) -> None:
 
 
 def test_no_texts_have_no_perplexity() -> None:
-    with pytest.raises(ValueError, match="scores=\\[\\] have no token: a perplexity is that of one text or more"):
+    with pytest.raises(ValueError, match="scores=\\[\\] have no token: a perplexity needs one text or more"):
         pseudo_perplexity([])

@@ -5,6 +5,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.batches import as_batch
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective, gather_in_last_layer
 from train_loop.speed.flops import count_flops, measure_arithmetic
@@ -30,7 +31,7 @@ def test_flops_by_hand(attention: str) -> None:
 
 def test_the_last_layers_end_costs_masked_tokens_only() -> None:
     objective = MaskedLMObjective(tiny_model("roberta"))
-    assert gather_in_last_layer(objective)
+    assert gather_in_last_layer(objective.logits)
     flops = count_flops(objective, _LENGTH)
     end = _FEED_FORWARD + 32 * 32  # and the attention's output matrix
     assert flops.per_token == 3 * (2 * (2 * _LAYER - end) + 2 * _ATTENTION)
@@ -41,10 +42,10 @@ def test_counted_in_a_forward_are_those_of_a_forward_and_a_backward() -> None:
     model = tiny_model("roberta")
     model.set_attn_implementation("eager")
     objective = MaskedLMObjective(model)
-    assert gather_in_last_layer(objective)
+    assert gather_in_last_layer(objective.logits)
     positions = torch.tensor([1, 4, 9])
     with FlopCounterMode(display=False) as counter:
-        objective(torch.zeros(1, _LENGTH, dtype=torch.long), positions, positions).backward()
+        objective(as_batch(torch.zeros(1, _LENGTH, dtype=torch.long), positions, positions)).backward()
     assert count_flops(objective, _LENGTH).of(_LENGTH, len(positions)) == counter.get_total_flops()
 
 

@@ -20,17 +20,18 @@ def _update(step: int, losses: list[float], num_masked: int, *, is_skipped: bool
         step=step,
         lr_factor=1 / (step + 1),
         block_ids=[torch.tensor([step, 100 + i]) for i in range(len(losses))],
-        loss_sums=torch.tensor(losses),
-        num_masked=torch.tensor(num_masked),
+        loss_sums=torch.tensor(losses).unsqueeze(1),
+        counts=torch.tensor([num_masked]),
         grad_norm=torch.tensor(float(step)),
         is_skipped=torch.tensor(is_skipped),
         num_tokens=64,
+        num_masked=num_masked,
     )
 
 
 def test_a_row_worked_by_hand() -> None:
     """Loss (2 + 4 + 3) / (4 + 2), not the mean of 6/4 and 3/2; rate and norm of the last update that was made."""
-    window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, learning_rate=0.5, arithmetic=_ARITHMETIC)
     window.add(_update(0, [2.0, 4.0], 4))
     window.add(_update(1, [3.0], 2))
     window.add(_update(2, [5.0, torch.nan], 9, is_skipped=True))
@@ -47,7 +48,7 @@ def test_a_row_worked_by_hand() -> None:
 
 def test_counts_are_exact_beyond_what_fp32_holds() -> None:
     """2 ** 24 + 1 is the first whole number that fp32 has not."""
-    window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, learning_rate=0.5, arithmetic=_ARITHMETIC)
     window.add(replace(_update(0, [2.0], 2**24), num_tokens=2**24))
     window.add(replace(_update(1, [3.0], 1), num_tokens=1))
     row = window.read()
@@ -56,7 +57,7 @@ def test_counts_are_exact_beyond_what_fp32_holds() -> None:
 
 
 def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:
-    window = TrainWindow(Accelerator(), learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, learning_rate=0.5, arithmetic=_ARITHMETIC)
     window.add(_update(0, [torch.inf], 4, is_skipped=True))
     assert [update.step for update in window.take_skipped()] == [0]
     assert window.num_steps == 0

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from tests.batches import as_batch
 from tests.models import FAMILIES, tiny_model, without_dropout
-from train_loop import MaskedLMObjective, freeze_unused, gather_in_last_layer
+from train_loop import MaskedLMObjective, MaskedLogits, freeze_unused, gather_in_last_layer
 
 B, L, V = 4, 24, 300
 # The families whose layers are made of BERT's modules.
@@ -25,7 +26,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # input_ids, masked_pos
 def _objective(model: PreTrainedModel) -> MaskedLMObjective:
     """As a run has it: gathering as early as the model allows."""
     objective = MaskedLMObjective(model)
-    gather_in_last_layer(objective)
+    gather_in_last_layer(objective.logits)
     return objective
 
 
@@ -70,7 +71,7 @@ def test_loss_and_gradients_are_those_of_the_stock_model(family: str, padded: bo
     late, early = MaskedLMObjective(model), _objective(model)
     for objective in [late, early] if early.last_layer else [late]:
         model.zero_grad()
-        loss = objective(input_ids, positions, labels, attention_mask) / len(labels)
+        loss = objective(as_batch(input_ids, positions, labels, attention_mask))[0] / len(labels)
         loss.backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
@@ -88,7 +89,7 @@ def test_every_parameter_that_is_trained_gets_a_gradient(family: str) -> None:
     assert all("pooler" in name for name in frozen)
     assert bool(frozen) == (family in {"fnet", "squeezebert"})
     assert all(parameter.grad is None for parameter in objective.parameters())
-    objective(*_batch()).backward()
+    objective(as_batch(*_batch())).backward()
     assert {name for name, p in objective.named_parameters() if p.grad is None} == set(frozen)
 
 
@@ -97,7 +98,7 @@ def test_training_changes_no_buffer(family: str) -> None:
     """So processes need not exchange them: `launch.run.processes` tells DDP not to."""
     model = tiny_model(family)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    _objective(model)(*_batch()).backward()
+    _objective(model)(as_batch(*_batch())).backward()
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
@@ -105,7 +106,7 @@ def test_training_changes_no_buffer(family: str) -> None:
 def test_nothing_masked_gives_zero_loss_and_zero_gradients(family: str) -> None:
     model = tiny_model(family)
     nothing = torch.zeros(0, dtype=torch.long)
-    loss = _objective(model)(_batch()[0], nothing, nothing)
+    loss = _objective(model)(as_batch(_batch()[0], nothing, nothing))
     assert loss.item() == 0.0
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -120,8 +121,8 @@ def test_the_head_and_the_last_feed_forward_run_on_masked_positions_only() -> No
     rows: list[int] = []
     for module in (*(layer.intermediate for layer in model.roberta.encoder.layer), model.lm_head):
         module.register_forward_hook(lambda module, args, output: rows.append(args[0].shape[:-1].numel()))
-    late(input_ids, positions, labels)
-    early(input_ids, positions, labels)
+    late(as_batch(input_ids, positions, labels))
+    early(as_batch(input_ids, positions, labels))
     M = len(positions)
     assert rows == [B * L, B * L, M, B * L, M, M]
 
@@ -131,7 +132,7 @@ def test_the_check_knows_who_may_gather_early_and_leaves_no_trace(family: str) -
     objective = MaskedLMObjective(tiny_model(family))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    assert gather_in_last_layer(objective) == (family in EARLY) == (objective.last_layer is not None)
+    assert gather_in_last_layer(objective.logits) == (family in EARLY) == (objective.last_layer is not None)
     assert torch.equal(torch.get_rng_state(), before)
     assert objective.training
     assert objective.model.training
@@ -142,7 +143,7 @@ def test_the_check_knows_who_may_gather_early_and_leaves_no_trace(family: str) -
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"deberta"}))  # which itself fails under autocast
 def test_the_check_decides_in_half_precision_as_in_full(family: str, dtype: torch.dtype) -> None:
     with torch.autocast("cpu", dtype):
-        assert gather_in_last_layer(MaskedLMObjective(tiny_model(family))) == (family in EARLY)
+        assert gather_in_last_layer(MaskedLogits(tiny_model(family))) == (family in EARLY)
 
 
 def test_a_model_that_does_not_compute_at_a_precision_is_one_line() -> None:
@@ -162,7 +163,7 @@ def test_the_check_sees_a_layer_that_reads_other_positions(is_half: bool, caplog
     )
     objective = MaskedLMObjective(model)
     with caplog.at_level(logging.WARNING), torch.autocast("cpu", torch.bfloat16, enabled=is_half):
-        assert not gather_in_last_layer(objective)
+        assert not gather_in_last_layer(objective.logits)
     assert caplog.messages == ["masked_last_layer: model_type 'bert' needs its last layer at all positions"]
     assert objective.last_layer is None
 
@@ -178,7 +179,7 @@ def test_with_gradient_checkpointing(family: str) -> None:
             model.gradient_checkpointing_enable()
         objective = _objective(model)
         assert objective.last_layer is not None
-        objective(*_batch()).backward()
+        objective(as_batch(*_batch())).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
@@ -187,7 +188,7 @@ def test_with_gradient_checkpointing(family: str) -> None:
 def test_under_autocast() -> None:
     model = tiny_model("roberta").eval()
     with torch.autocast("cpu", torch.bfloat16):
-        late, early = MaskedLMObjective(model)(*_batch()), _objective(model)(*_batch())
+        late, early = MaskedLMObjective(model)(as_batch(*_batch())), _objective(model)(as_batch(*_batch()))
     assert early.dtype == torch.float32
     torch.testing.assert_close(early, late, rtol=1e-3, atol=0)
 
@@ -197,7 +198,7 @@ def test_the_model_is_as_it_was_afterwards() -> None:
     model = tiny_model("bert").eval()
     input_ids, positions, _ = _batch()
     before = model(input_ids=input_ids).logits
-    logits = _objective(model).masked_logits(input_ids, positions)
+    logits = _objective(model).logits(input_ids, positions)
     after = model(input_ids=input_ids).logits
     assert torch.equal(before, after)
     torch.testing.assert_close(logits, before.flatten(0, 1)[positions], rtol=1e-5, atol=1e-6)
@@ -220,4 +221,4 @@ def test_a_head_that_goes_round_the_gathering_is_noticed() -> None:
 
     input_ids, positions, labels = _batch()
     with pytest.raises(AssertionError, match="Stubborn: the head gave logits at 96 positions"):
-        MaskedLMObjective(Stubborn())(input_ids, positions, labels)  # type: ignore[arg-type]
+        MaskedLMObjective(Stubborn())(as_batch(input_ids, positions, labels))  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.batches import as_batch
 from tests.models import FAMILIES, tiny_model
 from train_loop import MaskedLMObjective
 
@@ -37,7 +38,7 @@ def test_the_gradient_is_made_as_one_matrix(family: str) -> None:
     assert model.get_output_embeddings().weight is weight
     input_ids = torch.randint(5, 300, (2, 16))
     positions = torch.arange(0, 32, 5)
-    loss = MaskedLMObjective(model)(input_ids, positions, input_ids.flatten()[positions])
+    loss = MaskedLMObjective(model)(as_batch(input_ids, positions, input_ids.flatten()[positions]))
     with _Matrices(weight.shape) as matrices:
         loss.backward()
     assert weight.grad is not None
@@ -56,10 +57,10 @@ def test_padding_changes_no_logit_no_gradient_and_no_shape(family: str) -> None:
     logits, gradients, columns = [], [], []
     weight = model.get_output_embeddings().weight
     for pad_to in (1, 64):
-        objective.pad_vocabulary_to = pad_to
-        logits.append(objective.masked_logits(input_ids, positions))
+        objective.logits.pad_vocabulary_to = pad_to
+        logits.append(objective.logits(input_ids, positions))
         with _Matrices(torch.Size((320, weight.shape[1]))) as padded:
-            objective(input_ids, positions, labels).backward()
+            objective(as_batch(input_ids, positions, labels)).backward()
         columns.append(bool(padded.addresses))
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         model.zero_grad()

@@ -13,6 +13,7 @@ from data import MaskedBatch
 from tests.models import FAMILIES, tiny_model, without_dropout
 from train_loop import (
     MaskedLMObjective,
+    MaskedLogits,
     TrainConfig,
     build_optimizers,
     check_document_attention,
@@ -20,7 +21,7 @@ from train_loop import (
     train_step,
 )
 from train_loop.evaluate import evaluate
-from train_loop.objective import document_mask
+from train_loop.objectives.masked_logits import document_mask
 
 V, PAD = 300, 1
 # Two blocks of 64, of five documents; ModernBERT's window here is 4 tokens to each side. The first ends in padding.
@@ -99,31 +100,31 @@ def test_logits_and_gradients_are_those_of_each_document_alone(family: str, eage
     if eager:
         model.set_attn_implementation("eager")
     objective, batch = MaskedLMObjective(model), _batch()
-    gather_in_last_layer(objective)
+    gather_in_last_layer(objective.logits)
     inputs = _inputs(batch)
 
     expected = _alone(model)
     expected_loss = F.cross_entropy(expected, batch.labels, reduction="sum")
     expected_gradients = _gradients(model, expected_loss)
-    loss = objective(**inputs)
+    loss = objective(batch)[0]
     gradients = _gradients(model, loss)
     del inputs["labels"]
-    logits = objective.masked_logits(**inputs)
+    logits = objective.logits(**inputs)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
     _assert_equal(gradients, expected_gradients)
 
-    as_one_document = objective.masked_logits(**{**inputs, "position_ids": None})
+    as_one_document = objective.logits(**{**inputs, "position_ids": None})
     assert (as_one_document - expected).abs().max() > 1e-4  # or the comparison above would show nothing
 
 
 def test_padding_is_nothing_to_the_documents() -> None:
     model = tiny_model("roberta").eval()
     batch = _batch()
-    objective, inputs = MaskedLMObjective(model), _inputs(batch)
-    gradients = _gradients(model, objective(**inputs))
-    inputs["input_ids"] = torch.where(batch.attention_mask == 1, batch.input_ids, 77)
-    _assert_equal(_gradients(model, objective(**inputs)), gradients)
+    objective = MaskedLMObjective(model)
+    gradients = _gradients(model, objective(batch))
+    batch = replace(batch, input_ids=torch.where(batch.attention_mask == 1, batch.input_ids, 77))
+    _assert_equal(_gradients(model, objective(batch)), gradients)
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert", "mpnet"])
@@ -132,7 +133,7 @@ def test_under_autocast(family: str) -> None:
     model = tiny_model(family).eval()
     batch = _batch()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = MaskedLMObjective(model)(**_inputs(batch))
+        loss = MaskedLMObjective(model)(batch)[0]
         expected = F.cross_entropy(_alone(model).float(), batch.labels, reduction="sum")
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
     assert all(torch.isfinite(g).all() for g in _gradients(model, loss).values())
@@ -157,26 +158,25 @@ def test_the_step_and_the_evaluation_know_of_documents() -> None:
 @pytest.mark.parametrize("block_size", [2, 3, L])
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_the_check_passes_and_leaves_no_trace(family: str, block_size: int) -> None:
-    objective = MaskedLMObjective(tiny_model(family))
+    logits = MaskedLogits(tiny_model(family))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    check_document_attention(objective, block_size)
+    check_document_attention(logits, block_size)
     assert torch.equal(torch.get_rng_state(), before)
-    assert objective.training
-    assert objective.model.training
-    assert all(parameter.grad is None for parameter in objective.parameters())
+    assert logits.model.training
+    assert all(parameter.grad is None for parameter in logits.model.parameters())
 
 
 @pytest.mark.parametrize("block_size", [2, 16, L])
 @pytest.mark.parametrize("family", sorted(MIXING | NO_MASK))
 def test_the_check_refuses(family: str, block_size: int) -> None:
-    objective = MaskedLMObjective(tiny_model(family))
+    logits = MaskedLogits(tiny_model(family))
     what = "mixes the documents of a block" if family in MIXING else "takes no mask of documents"
     with pytest.raises(ValueError, match=f"^document_attention: model_type '{family}' {what}: use .*$") as caught:
-        check_document_attention(objective, block_size)
+        check_document_attention(logits, block_size)
     assert "\n" not in str(caught.value)
     assert "--document_attention false" in str(caught.value)
-    assert objective.training
+    assert logits.model.training
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -185,10 +185,10 @@ def test_the_check_decides_in_half_precision_as_in_full(family: str, dtype: torc
     for block_size in (2, 16, L):
         with torch.autocast("cpu", dtype):
             if family in SUPPORTED:
-                check_document_attention(MaskedLMObjective(tiny_model(family)), block_size)
+                check_document_attention(MaskedLogits(tiny_model(family)), block_size)
             else:
                 with pytest.raises(ValueError, match="mixes the documents" if family in MIXING else "takes no mask"):
-                    check_document_attention(MaskedLMObjective(tiny_model(family)), block_size)
+                    check_document_attention(MaskedLogits(tiny_model(family)), block_size)
 
 
 def _everything(position_ids: torch.Tensor) -> torch.Tensor:
@@ -198,23 +198,23 @@ def _everything(position_ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("is_half", [False, True])
 @pytest.mark.parametrize("family", SUPPORTED)
 def test_the_check_sees_a_wrong_mask(family: str, is_half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train_loop.objective.document_mask", _everything)
+    monkeypatch.setattr("train_loop.objectives.masked_logits.document_mask", _everything)
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=is_half),
         pytest.raises(ValueError, match="mixes the documents"),
     ):
-        check_document_attention(MaskedLMObjective(tiny_model(family)), L)
+        check_document_attention(MaskedLogits(tiny_model(family)), L)
 
 
 @pytest.mark.parametrize("family", sorted(set(SUPPORTED) - {"eurobert", "modernbert"}))  # these know distances alone
 def test_the_check_sees_wrong_positions(family: str) -> None:
-    objective = MaskedLMObjective(tiny_model(family))
-    objective.first_position += 1
+    logits = MaskedLogits(tiny_model(family))
+    logits.first_position += 1
     with pytest.raises(ValueError, match="mixes the documents"):
-        check_document_attention(objective, L // 2)
+        check_document_attention(logits, L // 2)
 
 
 def test_the_check_sees_that_windows_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MaskedLMObjective, "_inside_documents", lambda self, position_ids: document_mask(position_ids))
+    monkeypatch.setattr(MaskedLogits, "_inside_documents", lambda self, position_ids: document_mask(position_ids))
     with pytest.raises(ValueError, match="mixes the documents"):
-        check_document_attention(MaskedLMObjective(tiny_model("modernbert")), L)
+        check_document_attention(MaskedLogits(tiny_model("modernbert")), L)

@@ -1,15 +1,15 @@
-"""The matrix of the vocabulary, by far a model's largest, as a training step wants it.
+"""Faster products with the vocabulary's matrix, a model's largest one.
 
-**One gradient, on a CPU.** Where the weight of the logits is the embedding's too,
-autograd makes a gradient of the whole vocabulary for each of the two uses and
-adds them up, though the lookup's is zero but for the batch's tokens. That costs a
-tenth of an update, and two matrices of memory. Here the lookup's is sparse, and is
-added in place to that of the logits. A GPU gains nothing by it, and would add the
-rows in another order each time.
+**One gradient, on a CPU.** Where the logits and the embedding share a weight,
+autograd makes a dense gradient for each of the two uses and adds them up. The
+lookup's is zero except at the batch's tokens. This costs a tenth of an update and
+two matrices of memory. Here the lookup's gradient is sparse, and is added in place
+to that of the logits. A GPU gains nothing from this, and would add the rows in a
+different order each time.
 
-**Padding, on a GPU.** Tensor cores read rows that begin at multiples of 16 bytes.
-RoBERTa's 50,265 logits do not, so they are computed as if there were 50,304; what
-comes back is cut off, and no parameter changes its shape.
+**Padding, on a GPU.** Tensor cores need rows that begin at multiples of 16 bytes.
+RoBERTa's 50,265 logits do not, so they are computed as if there were 50,304, and
+the surplus is cut off. No parameter changes its shape.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ def compute_logits(model: PreTrainedModel, inputs: dict[str, Any], *, pad_to: in
     if weight is lookup.weight and weight.requires_grad and weight.device.type == "cpu":
         names = {module: f"{name}.weight" for name, module in model.named_modules()}
         weights[names[lookup]], weights[names[to_logits]] = _TwoUses.apply(weight)  # type: ignore[no-untyped-call]
-    # Both for the length of the call: DDP would expect a sparse gradient of the parameter.
+    # Only during the call: otherwise DDP would expect a sparse gradient of the parameter.
     lookup.sparse = bool(weights)
     if len(weight) % pad_to:
         vars(to_logits)["forward"] = partial(_padded, to_logits, pad_to)
@@ -48,7 +48,7 @@ def compute_logits(model: PreTrainedModel, inputs: dict[str, Any], *, pad_to: in
 
 
 def _padded(layer: nn.Linear, pad_to: int, hidden: Tensor) -> Tensor:
-    """``layer(hidden)``, computed with rows of zeros after its own."""
+    """``layer(hidden)``, computed with rows of zeros below its weight."""
     vocab_size = len(layer.weight)
     missing = -vocab_size % pad_to
     bias = None if layer.bias is None else F.pad(layer.bias, (0, missing))

@@ -1,0 +1,120 @@
+"""Trials of what a model allows, on the device and at the precision of the run."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from train_loop.objectives.masked_logits import ATTENTION_END, MaskedLogits
+
+logger = logging.getLogger(__name__)
+
+
+def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
+    """Raise ValueError if two documents in one block do not get the logits that each gets alone.
+
+    A model may convolve across the border, mix the whole block, or ignore the mask.
+    Call it once, before the model is prepared. It costs the forward of a few
+    blocks and draws no dropout.
+    """
+    was_training = logits.model.training
+    logits.model.eval()
+    try:
+        problem = _leak(logits, block_size)
+    finally:
+        logits.model.train(was_training)
+    if problem is not None:
+        raise ValueError(
+            f"document_attention: model_type {logits.model.config.model_type!r} {problem}: "
+            "use --document_attention false, or a model such as roberta, bert, modernbert"
+        )
+
+
+@torch.no_grad()
+def _leak(logits: MaskedLogits, block_size: int) -> str | None:
+    """How the model mixes two documents of one block, at the first and last token of each; None if it does not."""
+    model = logits.model
+    device = logits.model.device
+    vocab_size = model.get_input_embeddings().num_embeddings
+    tokens = torch.randint(1, vocab_size, (1, block_size), generator=torch.Generator().manual_seed(0)).to(device)
+    # Never the padding token, which has no position of its own in RoBERTa's kin.
+    tokens = (tokens + (getattr(model.config, "pad_token_id", None) or 0)) % vocab_size
+    # The short one feels a leak most; the long one goes past a local window and is not where its positions are.
+    short = min(4, block_size // 2)
+    lengths = [short, block_size - short]
+    ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
+    apart = [logits(*one) for one in zip(tokens.split(lengths, dim=1), ends, strict=True)]
+    position_ids = torch.cat([torch.arange(n, device=device) for n in lengths]).unsqueeze(0)
+    is_second = torch.arange(block_size, device=device) >= short
+    try:
+        # The block, then with another second document, then with another first one.
+        packed, first, second = (
+            logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids).float()
+            for block in (tokens, *(torch.where(other, tokens.flip(1), tokens) for other in (is_second, ~is_second)))
+        )
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return "takes no mask of documents"
+    # Bounds are in units of the logits' standard deviation. Another document changes nothing at any precision, since
+    # the same products are computed; the smallest leak seen, in a test's tiny untrained model, is more than 6e-3.
+    # A document alone rounds differently: by less than 1e-5, or by 21 roundings of half precision in 12 layers with
+    # large weights. "not <" treats NaN as a leak.
+    expected = torch.cat(apart).float()
+    changed = torch.cat([first[:2], second[2:]]) - packed
+    if not changed.abs().max() < 1e-3 * expected.std():
+        return "mixes the documents of a block"
+    if not (packed - expected).abs().max() < max(1e-3, 64 * _rounding(device.type)) * expected.std():
+        return "mixes the documents of a block"
+    return None
+
+
+def _rounding(device_type: str) -> float:
+    """The relative rounding of a matrix product's factors at the current precision: 2^-24 in fp32, 2^-8 in bf16."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.finfo(torch.get_autocast_dtype(device_type)).eps / 2
+    is_tf32 = device_type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return 2.0**-11 if is_tf32 else 2.0**-24
+
+
+def gather_in_last_layer(logits: MaskedLogits) -> bool:
+    """Gather in the last layer, after its attention, if that changes no logit. Return whether it does.
+
+    In BERT and its relatives the attention of a layer ends in a module of (attended,
+    residual), and from there on no position reads another. A trial finds out
+    whether that holds. Call it once, before the model is prepared. It costs two
+    forwards of two small blocks and draws no dropout.
+    """
+    ends = [name for name, _ in logits.model.named_modules() if name.endswith(f".{ATTENTION_END}")]
+    if not ends:
+        return False
+    was_training = logits.model.training
+    logits.model.eval()
+    try:
+        late = _logits_of_two_blocks(logits)
+        logits.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
+        early = _logits_of_two_blocks(logits)
+        # In units of the logits' standard deviation: rounding is below 1e-5, or a few roundings of half precision in
+        # the operations after the gathering. "not <" treats NaN as a difference.
+        bound = max(1e-4, 16 * _rounding(late.device.type))
+        differ = not (early - late).abs().max() < bound * late.std()
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
+        differ = True
+    finally:
+        logits.model.train(was_training)
+    if differ:
+        logits.gather_in(None)
+        logger.warning(
+            "masked_last_layer: model_type %r needs its last layer at all positions", logits.model.config.model_type
+        )
+    return not differ
+
+
+@torch.no_grad()
+def _logits_of_two_blocks(logits: MaskedLogits) -> Tensor:
+    """``[M, V]`` at some positions of two random blocks, one of them padded."""
+    device = logits.model.device
+    vocab_size = logits.model.get_input_embeddings().num_embeddings
+    input_ids = torch.randint(vocab_size, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, 5:] = 0
+    positions = torch.tensor([0, 3, 4, 7, 8, 10, 12], device=device)
+    return logits(input_ids, positions, attention_mask).float()

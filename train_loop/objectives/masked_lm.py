@@ -1,0 +1,71 @@
+"""Masked language modelling (Devlin et al. 2019): the cross-entropy of the masked tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from data.batch import MaskedBatch
+from train_loop.config import TrainConfig
+from train_loop.evaluate import perplexity
+from train_loop.objective import EvalMetrics, Objective
+from train_loop.objectives.checks import check_document_attention, gather_in_last_layer
+from train_loop.objectives.masked_logits import MaskedLogits
+
+
+@dataclass(frozen=True)
+class MaskedLMMetrics(EvalMetrics):
+    """Loss, perplexity and accuracy are means over all masked tokens of the held-out text."""
+
+    eval_perplexity: float
+    eval_accuracy: float
+    eval_num_masked_tokens: int
+
+
+class MaskedLMObjective(Objective):
+    """One term, with one prediction for each masked token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.logits = MaskedLogits(model)
+
+    def count(self, batch: MaskedBatch) -> Sequence[int]:
+        """The masked tokens."""
+        return (batch.num_masked,)
+
+    def forward(self, batch: MaskedBatch) -> Tensor:
+        """The sum of the cross-entropies of the masked tokens."""
+        return F.cross_entropy(self._logits(batch).float(), batch.labels, reduction="sum").unsqueeze(0)
+
+    def eval_sums(self, batch: MaskedBatch) -> Tensor:
+        """Cross-entropy, right predictions, masked tokens."""
+        logits = self._logits(batch).float()
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        num_correct = (logits.argmax(-1) == batch.labels).sum()
+        return torch.stack([loss, num_correct.float(), torch.full_like(loss, batch.num_masked)])
+
+    def eval_metrics(self, sums: Sequence[float]) -> MaskedLMMetrics:
+        """Their means."""
+        loss_sum, num_correct, num_masked = sums
+        loss = loss_sum / max(num_masked, 1)
+        return MaskedLMMetrics(loss, perplexity(loss), num_correct / max(num_masked, 1), int(num_masked))
+
+    def _logits(self, batch: MaskedBatch) -> Tensor:
+        return self.logits(batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids)
+
+    def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool) -> None:
+        """Gather in the last layer if that works, and check that documents are kept apart if they are to be."""
+        if config.masked_last_layer:
+            gather_in_last_layer(self.logits)
+        if document_attention:
+            check_document_attention(self.logits, block_size)
+        if self.model.device.type == "cuda":
+            self.logits.pad_vocabulary_to = config.pad_vocabulary_to
+
+    @property
+    def last_layer(self) -> str | None:
+        """The layer in which positions are gathered."""
+        return self.logits.last_layer

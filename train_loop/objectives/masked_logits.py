@@ -1,0 +1,147 @@
+"""The logits of a masked language model at the masked positions, and nowhere else.
+
+A stock ``*ForMaskedLM`` computes logits of the whole vocabulary at every
+position and then ignores 85 % of them. Here the encoder's output is gathered at
+the masked positions before the head sees it: same loss, same gradients, and at
+length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
+
+In the last layer only the attention mixes positions, and nothing reads what the
+layer makes of the unmasked ones. So where the model's modules allow it, the gathering
+moves up to the end of that attention: 1.84 times less (`gather_in_last_layer`).
+"""
+
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from train_loop.model import first_position
+from train_loop.objectives.logits import compute_logits
+
+ATTENTION_END = "attention.output"  # in a layer of BERT's kin
+# The module at which a call of `MaskedLogits` gathers, and the positions: one per thread, as threads may share a model.
+_gathering: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("gathering", default=None)
+
+
+class MaskedLogits:
+    """Computes the logits of a model at the masked positions of a batch.
+
+    The gathering is a forward hook on the encoder (``model.base_model``), so it
+    serves any ``AutoModelForMaskedLM``. Outside of a call it does nothing.
+
+    Attributes:
+        last_layer: Name of the last layer, in which the gathering happens where
+            its attention ends; None: at the end of the encoder.
+        pad_vocabulary_to: In training the logits are computed as if the vocabulary
+            were a multiple of this; it changes no value and no shape.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.first_position = first_position(model)
+        self.last_layer: str | None = None
+        self.pad_vocabulary_to = 1
+        if _gather_after_encoder not in model.base_model._forward_hooks.values():  # of an earlier one
+            model.base_model.register_forward_hook(_gather_after_encoder)
+
+    def gather_in(self, last_layer: str | None) -> None:
+        """Gather at the end of the attention of this layer; None: at the end of the encoder."""
+        self.last_layer = last_layer
+        if last_layer is not None:
+            end = self.model.get_submodule(f"{last_layer}.{ATTENTION_END}")
+            if _gather_after_attention not in end._forward_pre_hooks.values():
+                end.register_forward_pre_hook(_gather_after_attention)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        masked_positions: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """``[M, V]``, in the precision of the forward.
+
+        Args:
+            input_ids: ``[B, L]``.
+            masked_positions: ``[M]``, in the flattened ``[B * L]``.
+            attention_mask: ``[B, L]``, or None where no block is padded.
+            position_ids: ``[B, L]``, counted from 0 in each document, and 0 in the
+                padding: each document is computed as if it were alone. Or None:
+                a block is one document.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if position_ids is not None:
+            inputs["attention_mask"] = self._inside_documents(position_ids)
+            inputs["position_ids"] = position_ids + self.first_position
+
+        layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
+        # With gradient checkpointing the backward computes the layer again, outside of this call: it would not gather.
+        if layer is None or (layer.training and getattr(layer, "gradient_checkpointing", False)):
+            where = self.model.base_model
+        else:
+            where = layer.get_submodule(ATTENTION_END)
+        token = _gathering.set((where, masked_positions))
+        try:
+            logits = compute_logits(self.model, inputs, pad_to=self.pad_vocabulary_to)
+        finally:
+            _gathering.reset(token)
+        # A head that does not read the encoder's first output would be slow or wrong without this check.
+        assert logits.shape[:-1].numel() == len(masked_positions), (
+            f"{type(self.model).__name__}: the head gave logits at {logits.shape[:-1].numel()} positions, "
+            f"not at the {len(masked_positions)} masked ones"
+        )
+        return logits.flatten(0, -2)
+
+    def _inside_documents(self, position_ids: Tensor) -> Any:
+        """`document_mask` in the form for the model. transformers passes a four-dimensional mask through unchanged."""
+        config = self.model.config
+        masks = {"full_attention": document_mask(position_ids)}
+        has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        if has_windows:  # ModernBERT: one mask for all layers would undo the windows of most of them
+            index = torch.arange(position_ids.shape[1], device=position_ids.device)
+            near_LL = (index[:, None] - index).abs() <= config.sliding_window
+            masks["sliding_attention"] = masks["full_attention"] & near_LL
+        if config._attn_implementation == "eager":  # adds its mask to the scores; sdpa takes booleans
+            dtype = self.model.dtype
+            lowest = torch.finfo(dtype).min
+            masks = {name: torch.zeros_like(m, dtype=dtype).masked_fill(~m, lowest) for name, m in masks.items()}
+        return masks if has_windows else masks["full_attention"]
+
+
+def _gather_after_encoder(encoder: nn.Module, args: Any, output: Any) -> Any:
+    if (positions := _positions_at(encoder)) is None:
+        return None
+    output.last_hidden_state = _gather(output[0], positions)
+    return output
+
+
+def _gather_after_attention(end: nn.Module, attended_and_residual: tuple[Tensor, Tensor]) -> Any:
+    if (positions := _positions_at(end)) is None:
+        return None
+    return tuple(_gather(hidden_BLD, positions) for hidden_BLD in attended_and_residual)
+
+
+def _positions_at(module: nn.Module) -> Tensor | None:
+    """The positions to gather at a module in this call. A compiled layer gathers none."""
+    gathering = None if torch.compiler.is_compiling() else _gathering.get()
+    return gathering[1] if gathering is not None and gathering[0] is module else None
+
+
+def _gather(hidden_BLD: Tensor, positions: Tensor) -> Tensor:
+    """``[1, M, D]``."""
+    return hidden_BLD.flatten(0, 1).index_select(0, positions).unsqueeze(0)
+
+
+def document_mask(position_ids: Tensor) -> Tensor:
+    """``[B, 1, L, L]`` bool: whether a token attends to another, which it does within its document.
+
+    position_ids  0 1 2 0 1 0 0     two documents, then two tokens of padding
+    document      1 1 1 2 2 3 4
+
+    Each token of padding is a document of its own. So no other token attends to
+    it, and its own row is not all False, which would give NaN.
+    """
+    document_BL = (position_ids == 0).cumsum(dim=1)
+    return (document_BL[:, :, None] == document_BL[:, None, :]).unsqueeze(1)
