@@ -16,8 +16,13 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-_FORMATS = {ending: ending for ending in (".txt", ".jsonl", ".json", ".csv", ".tsv", ".arrow", ".parquet")}
-_FORMATS |= {".text": ".txt", ".ndjson": ".jsonl"}
+_FORMATS = {
+    ".txt": ".txt",
+    ".text": ".txt",
+    ".jsonl": ".jsonl",
+    ".ndjson": ".jsonl",
+    **{ending: ending for ending in (".json", ".csv", ".tsv", ".arrow", ".parquet")},
+}
 DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a damaged file raises, see `damage`
 _HASHED_WHOLE = 1 << 30  # bytes of a source: half a second to a second
 _PIECE = 1 << 16
