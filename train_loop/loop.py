@@ -74,7 +74,6 @@ def _make_updates(run: Run, watch: Watch) -> EvalMetrics | None:
 
 
 def _update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:
-    """Make the next step."""
     metrics = train_step(
         run.accelerator,
         run.objective,
@@ -129,9 +128,11 @@ def _evaluation_weights(run: Run) -> Iterator[None]:
     """Switch to the weights for evaluation: an optimizer that averages weights, like schedule-free's, has its own."""
     for optimizer in run.optimizers:
         optimizer.eval()
-    yield
-    for optimizer in run.optimizers:
-        optimizer.train()
+    try:
+        yield
+    finally:
+        for optimizer in run.optimizers:
+            optimizer.train()
 
 
 def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
@@ -178,9 +179,9 @@ def _finish(run: Run, watch: Watch, evaluation: EvalMetrics | None) -> EvalMetri
             load_full_state(objective, run.optimizers, best)
             evaluation = None
         except ValueError as error:
-            last = f"the final model is the last one, of step {run.state.step}"
-            watch.line(f"{last}, not the best, of step {best_step}: {error}")
-            watch.row({"model_step": run.state.step})
+            step = run.state.step
+            watch.line(f"the final model is the last one, of step {step}, not the best, of step {best_step}: {error}")
+            watch.row({"model_step": step})
     with _evaluation_weights(run):
         weights, _ = full_state(objective, (), is_wanted=run.processes.is_main)
         if run.processes.is_main:

@@ -1,5 +1,6 @@
 """An objective, and an average of the weights, each in one file of the user's own."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,15 @@ class Spotting(MaskedLMObjective):
 """
 
 AVERAGE = """
+import os
+import signal
+from pathlib import Path
+
 import torch
 
 from train_loop import build_optimizers
+
+HALT = Path(__file__).with_name("halt")
 
 
 class Average(torch.optim.Optimizer):
@@ -63,7 +70,12 @@ class Average(torch.optim.Optimizer):
             p.copy_(slots["average"])
             slots["average"].copy_(weights)
 
-    eval = train = swap
+    def eval(self):
+        self.swap()
+        if HALT.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train = swap
 
 
 def averaged(objective, config):
@@ -216,3 +228,17 @@ def test_an_average_resumes_bit_for_bit_and_the_best_one_is_kept(train: Train, t
     losses = {row["step"]: row["eval_loss"] for row in whole if "eval_loss" in row}
     assert losses[6] > losses[4]
     assert _loss_of(tmp_path / "whole" / "model", train, tmp_path) == pytest.approx(min(losses.values()), rel=1e-6)
+
+
+def test_a_run_that_is_stopped_while_the_average_is_evaluated_goes_on_bit_for_bit(train: Train, tmp_path: Path) -> None:
+    """The checkpoint holds the weights that are trained, not the average that was in their place."""
+    mine, halt = tmp_path / "average.py", tmp_path / "halt"
+    mine.write_text(AVERAGE)
+    words = ("--optimizer", f"{mine}:averaged", "--per_device_eval_batch_size", "8")
+    whole = _same(train(tmp_path / "whole", *words))
+    halt.touch()
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path / "run", *words)
+    assert caught.value.code == 128 + signal.SIGTERM
+    halt.unlink()
+    assert _same(train(tmp_path / "run", *words, "--resume_from_checkpoint", "latest")) == whole
