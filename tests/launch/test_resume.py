@@ -79,9 +79,17 @@ def test_settings_that_changed_are_said_old_and_new(
     ]
 
 
-# A rate so high that the loss falls to step 4 and then rises.
-BEST = ("--learning_rate", "0.03", "--lr_scheduler_type", "constant", "--eval_steps", "2", "--max_steps", "6")
-BEST = (*BEST, "--save_steps", "1", "--save_total_limit", "none", "--load_best_model_at_end")
+# The rate of the last two updates is so high that the best evaluation is an earlier one.
+KICK = "def kick(config, total_steps):\n    return lambda step: 1.0 if step < 4 else 1e5\n"
+BEST = ("--eval_steps", "2", "--max_steps", "6", "--save_steps", "1", "--save_total_limit", "none")
+BEST = (*BEST, "--load_best_model_at_end", "true", "--lr_scheduler_type")
+
+
+@pytest.fixture
+def best_words(tmp_path: Path) -> tuple[str, ...]:
+    """Of a run whose best evaluation is not the last one."""
+    (tmp_path / "kick.py").write_text(KICK)
+    return (*BEST, f"{tmp_path / 'kick.py'}:kick")
 
 
 def _best(folder: Path) -> int:
@@ -94,27 +102,29 @@ def _assert_final_is(folder: Path, checkpoint: Path) -> None:
     assert all(torch.equal(final[name], tensor) for name, tensor in expected.items())
 
 
-def test_the_best_checkpoint_comes_along_to_another_folder(train: Train, tmp_path: Path) -> None:
+def test_the_best_checkpoint_comes_along_to_another_folder(
+    train: Train, tmp_path: Path, best_words: tuple[str, ...]
+) -> None:
     """Resumed from another run's folder: the best checkpoint there is copied, and becomes the final model."""
     first, second = tmp_path / "first", tmp_path / "second"
-    train(first, *BEST)
+    train(first, *best_words)
     best = _best(first)
     assert best < 5
-    train(second, *BEST, "--resume_from_checkpoint", str(first / "checkpoints" / _step(5)))
+    train(second, *best_words, "--resume_from_checkpoint", str(first / "checkpoints" / _step(5)))
     assert _names(second) == [_step(best), _step(6)]
     _assert_final_is(second, first / "checkpoints" / _step(best))
 
 
 def test_a_best_checkpoint_that_is_gone_is_said_at_the_start_and_the_last_model_is_the_final_one(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], best_words: tuple[str, ...]
 ) -> None:
-    train(tmp_path, *BEST)
+    train(tmp_path, *best_words)
     best = _best(tmp_path)
     assert best < 5
     for path in (tmp_path / "checkpoints" / _step(best), tmp_path / "checkpoints" / _step(6), tmp_path / "model"):
         shutil.rmtree(path)
     capsys.readouterr()
-    train(tmp_path, *BEST, "--resume_from_checkpoint", "latest")
+    train(tmp_path, *best_words, "--resume_from_checkpoint", "latest")
     printed = capsys.readouterr()
     assert f"the checkpoint of the best evaluation so far, of step {best}, is not to be had" in printed.out
     assert f"the final model is the last one, of step 6, not the best, of step {best}" in printed.out + printed.err
@@ -126,7 +136,15 @@ CACHED = {
     "tokenizer (SHA-256)",
     *("streaming", "block_size", "grouping", "document_attention", "masking", "mlm_probability"),
     *("mlm_probability_schedule", "mlm_probability_end", "mask_replace_prob", "random_replace_prob"),
-    *("seed", "global_batch_size", "optimizer", "mixture weights", "training tokens (SHA-256)"),
+    *(
+        "seed",
+        "global_batch_size",
+        "objective",
+        "objective_kwargs",
+        "optimizer",
+        "mixture weights",
+        "training tokens (SHA-256)",
+    ),
 }
 
 
