@@ -95,4 +95,4 @@ class Loader(Protocol):
 
     @property
     def bad_rows(self) -> int | None:
-        """Rows that this process passed over so far; None where they are not counted on the way."""
+        """Rows that this process skipped so far; None where they are not counted on the way."""
