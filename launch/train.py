@@ -45,7 +45,7 @@ def train(**settings: Any) -> "FinishedRun":
     from launch.run.folder import RunFolder
     from launch.run.training import set_up, train_to_end
 
-    read = settings_of_call(COMMAND, settings)
+    read = settings_of_call(settings)
     folder = RunFolder(read)
     with process_left_as_it_was():
         try:

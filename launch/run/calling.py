@@ -54,8 +54,8 @@ class FinishedRun:
         )
 
 
-def settings_of_call(command: Command, values: Mapping[str, Any]) -> Settings:
-    """The settings that a command would read from the same names and values, and ``recipe``.
+def settings_of_call(values: Mapping[str, Any]) -> Settings:
+    """The settings that the command reads from the same names and values, and ``recipe``.
 
     Raises:
         ValueError: A name or a value is wrong. The message is the command's line.
@@ -74,7 +74,7 @@ def settings_of_call(command: Command, values: Mapping[str, Any]) -> Settings:
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            settings, _ = parse_settings(words, command)
+            settings, _ = parse_settings(words, Command(prog="train", description=""))
     except SystemExit:
         raise ValueError(shown.getvalue().strip().removeprefix("error: ")) from None
     return settings

@@ -17,7 +17,7 @@ from accelerate.state import PartialState
 from datasets import Dataset, DatasetDict
 
 from launch.run.calling import settings_of_call
-from launch.train import COMMAND, main, train
+from launch.train import main, train
 from tests.conftest import sentences
 from tests.launchers import OF_THE_MACHINE, ROOT, environment, rows
 from train_loop.inference.fill_mask import FillMask
@@ -86,6 +86,7 @@ def test_the_callers_accelerator_stays(tiny: dict[str, Any], tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"lerning_rate": 1}, "unknown setting --lerning_rate"),
+        ({"num_processes": 2}, "unknown setting --num_processes"),
         ({"block_size": "many"}, "block_size='many' is not a whole number"),
         ({"mlm_probability": 2.0}, "mlm_probability=2.0 must be between 0 and 1"),
         ({"recipe": "nope"}, "recipe='nope'"),
@@ -108,7 +109,7 @@ def test_a_mistake_is_one_line_and_never_an_exit(
 
 def test_values_of_python_are_those_of_the_command(tiny: dict[str, Any]) -> None:
     values = {"hidden_size": 16, "attention_dropout": 5e-5, "tie_word_embeddings": False, "hidden_activation": "gelu"}
-    settings = settings_of_call(COMMAND, {**tiny, "model_config": values, "learning_rate": 1e-9, "eval_steps": None})
+    settings = settings_of_call({**tiny, "model_config": values, "learning_rate": 1e-9, "eval_steps": None})
     assert settings.model.model_config == values
     assert settings.train.probe == tuple(tiny["probe"])
     assert (settings.train.learning_rate, settings.train.eval_steps) == (1e-9, None)
