@@ -4,23 +4,73 @@ accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe 
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
-from launch.run.settings import Command, parse_settings
+from launch.run.settings import Command, fail, parse_settings
+
+if TYPE_CHECKING:
+    from launch.run.calling import FinishedRun
 
 COMMAND = Command(
     prog="python -m launch.train",
     description="Train a masked language model. A recipe gives the settings, options override them.",
-    options={"dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."}},
+    options={
+        "dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."},
+        "num_processes": {
+            "type": int,
+            "metavar": "N",
+            "help": "Processes to start on this machine. Default: one for each GPU; accelerate launch and torchrun "
+            "start them themselves.",
+        },
+    },
     lists_settings=True,
 )
 
 
-def main(arguments: list[str]) -> None:
-    """Train a model with the settings that are given."""
-    settings, options = parse_settings(arguments, COMMAND)
-    from launch.run.training import run_training  # imports torch, which takes seconds: a wrong setting is told before
+def train(**settings: Any) -> "FinishedRun":
+    """Train in this process, as the command does, and return the run.
 
-    run_training(settings, dry_run=options.dry_run)
+    >>> run = train(recipe="quickstart", dataset=["A text.", "Another one."], max_steps=100, output_dir="runs/mine")
+
+    Args:
+        settings: Those of the command, and ``recipe``. ``dataset`` and ``eval_dataset`` may also be a
+            ``datasets.Dataset`` or an iterable of strings, which are copied to ``cache_dir``.
+
+    Raises:
+        ValueError: A setting is wrong. The message is the command's line.
+        Stopped: After SIGTERM or an interrupt, and a checkpoint.
+        OSError, RuntimeError, NotPushedError: See `launch.run.training`.
+    """
+    from launch.run.calling import FinishedRun, process_left_as_it_was, settings_of_call
+    from launch.run.folder import RunFolder
+    from launch.run.training import set_up, train_to_end
+
+    read = settings_of_call(settings)
+    folder = RunFolder(read)
+    with process_left_as_it_was():
+        try:
+            ready = set_up(read, folder)
+            assert ready is not None  # as a dry run is
+            train_to_end(ready)
+            return FinishedRun.read(ready.run)
+        finally:
+            folder.release()
+
+
+def main(arguments: list[str]) -> None:
+    """Train. User errors exit with code 2, other errors of one line with 1, signals with 128 and their number."""
+    settings, options = parse_settings(arguments, COMMAND)
+    # These import torch, which takes seconds: a wrong setting is told before.
+    from launch.run.launching import processes_to_start, start_processes
+    from launch.run.training import train_or_exit
+
+    try:
+        number = processes_to_start(options.num_processes)
+    except ValueError as error:
+        fail(error)
+    if number > 1:
+        start_processes(number, settings.train.process_timeout)
+    train_or_exit(settings, dry_run=options.dry_run)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The folder of one run. One process at a time holds it, from `hold` or `open` until that process ends.
+    """The folder of one run. One process at a time holds it, from `hold` or `open` to `release` or its end.
 
     The lock belongs to the process, so loader workers that outlive it do not keep the lock.
     """
@@ -24,7 +24,7 @@ class RunFolder:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.path = Path(settings.train.output_dir)
-        self._lock: int | None = None  # a file descriptor, open until the process ends
+        self._lock: int | None = None  # a file descriptor, open while it is held
 
     def hold(self) -> None:
         """Hold the folder, if it exists.
@@ -68,3 +68,9 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         text = yaml.safe_dump(self._settings.as_dict(), sort_keys=False)
         (self.path / run_files.CONFIG).write_text(text, encoding="utf-8")
+
+    def release(self) -> None:
+        """Let other processes use the folder while this one goes on."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -6,16 +6,23 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from launch.run.settings import fail
+from launch.run.signals import StopSignals
 from train_loop.config import TrainConfig
 from train_loop.sharing import hub
 from train_loop.sharing.model_card import write_card
 
 NOT_PUSHED = 3  # exit code if only the push failed
 _WAITS_AT_START = (1.0, 2.0)
+
+
+class NotPushedError(Exception):
+    """The model is complete, and not on the Hub. ``code`` is the exit code: NOT_PUSHED, or 128 and a signal."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Sharing:
@@ -49,10 +56,11 @@ class Sharing:
         """The function to call with the folder of each complete checkpoint."""
         return (lambda _: None) if self._background is None else self._background.push
 
-    def finish(self, model: Path) -> None:
-        """Write the final model's card, and push both.
+    def finish(self, model: Path, signals: StopSignals) -> None:
+        """Write the final model's card, and push both, until a signal comes.
 
-        If the push fails, the process exits with one line and code 3; after a signal, the code is 143 or 130.
+        Raises:
+            NotPushedError: The push failed, or a signal came first.
         """
         if self._is_main:
             try:
@@ -63,39 +71,29 @@ class Sharing:
             return
         again = f"{model} is complete; push it by: {hub.publish_command(model, repository)}"
 
-        def break_off(number: int, _: FrameType | None) -> None:
-            line = f"error: not pushed, {signal.Signals(number).name} came first; {again}\n"
-            os.write(sys.stderr.fileno(), line.encode())  # the signal may have interrupted a print
-            self._break_off(128 + number)
-
         def push() -> str:
             if self._background is not None:
                 self._background.finish()
             return hub.push_model(model, repository, message="Model at the end of training")
 
-        sys.stdout.flush()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, break_off)
-        with ThreadPoolExecutor(1) as thread:  # this thread must be free to handle signals
-            pushed = thread.submit(push)
-            while wait([pushed], timeout=0.5).not_done:
-                pass  # between two waits, Python handles a signal that another thread received
-            try:
-                where = pushed.result()
-            except hub.PublishError as error:
-                fail(f"not pushed: {error}; {again}", NOT_PUSHED)
-        print(f"pushed     {where}")
+        thread = ThreadPoolExecutor(1)  # this thread must be free to handle signals
+        pushed = thread.submit(push)
+        thread.shutdown(wait=False)
+        while wait([pushed], timeout=0.5).not_done:
+            if signals.number is not None:
+                name = signal.Signals(signals.number).name
+                raise NotPushedError(f"not pushed, {name} came first; {again}", 128 + signals.number)
+        try:
+            print(f"pushed     {pushed.result()}")
+        except hub.PublishError as error:
+            raise NotPushedError(f"not pushed: {error}; {again}", NOT_PUSHED) from error
 
     def leave(self, code: int) -> NoReturn:
-        """Exit without waiting for a push in the background."""
-        if self._background is None:
+        """Exit without waiting for a push."""
+        if self._repository is None:
             sys.exit(code)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._break_off(code)
-
-    def _break_off(self, code: int) -> NoReturn:
-        """Exit at once. A normal exit from Python would wait for the uploads of the Hub's client."""
         if self._background is not None:
             self._background.abandon()
-        os._exit(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a normal exit from Python would wait for the uploads of the Hub's client

@@ -7,13 +7,16 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class StopSignals:
-    """The first SIGTERM or SIGINT that this process received since `listen`.
+    """The first SIGTERM or SIGINT that this process received while they are `remembered`.
 
     Attributes:
         number: The signal's number, or None. A second Ctrl-C ends the process at once.
@@ -21,10 +24,18 @@ class StopSignals:
 
     number: int | None = None
 
-    def listen(self) -> None:
-        """Handle both signals from now on."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Handle both signals, in the main thread: Python allows it in no other."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.number == number == signal.SIGINT:

@@ -1,20 +1,21 @@
 """A training run from its settings to its end, and what is said of it."""
 
+import os
 import signal
 import sys
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 import transformers
 import yaml
-from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
 from data.documents.ranges import DataError
 from launch.run.assemble import assemble
 from launch.run.corpus import Corpus, open_corpus
 from launch.run.folder import RunFolder
-from launch.run.hub import Sharing
+from launch.run.hub import NotPushedError, Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost
 from launch.run.settings import Settings, fail
 from launch.run.signals import StopSignals, stop_with_launcher
@@ -24,7 +25,6 @@ from train_loop.checkpoint import CheckpointError
 from train_loop.evaluate import unigram_perplexity
 from train_loop.inference.probes import fill_probes
 from train_loop.loop import train
-from train_loop.objective import EvalMetrics
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
@@ -33,8 +33,58 @@ from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.watch import Watch
 
 
-def run_training(settings: Settings, *, dry_run: bool) -> None:
-    """Set up, train, and print where the results are. User errors exit with code 2."""
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run that is set up, and what it needs beside its parts."""
+
+    run: Run
+    corpus: Corpus
+    signals: StopSignals
+    sharing: Sharing
+
+
+class LostError(RuntimeError):
+    """Another process, or a loader worker, died or hung. The message says how to go on."""
+
+
+def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
+    """Train. User errors exit with code 2, later errors with 1, signals with 128 and their number, each with a line."""
+    try:
+        ready = set_up(settings, RunFolder(settings), dry_run=dry_run)
+    except AgreedError as error:
+        fail(error)
+    except (ValueError, OSError) as error:
+        _fail_alone(error, code=2)
+    if ready is None:
+        return
+    try:
+        train_to_end(ready)
+    except (NonFiniteError, CheckpointError) as error:
+        fail(error, code=1)
+    except (DataError, OSError, LostError) as error:
+        _fail_alone(error, code=1)
+    except NotPushedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        ready.sharing.leave(error.code)
+    except Stopped:
+        ready.sharing.leave(128 + (ready.signals.number or signal.SIGTERM))
+
+
+def _fail_alone(error: Exception, *, code: int) -> NoReturn:
+    """Print an error that perhaps only this process has, and exit. The launcher ends the other processes."""
+    who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> ReadyRun | None:
+    """Set a run up; with ``dry_run``, print the settings and the batch arithmetic, and return None.
+
+    Raises:
+        AgreedError: A user error that all processes raise.
+        ValueError: A user error that perhaps only this process has.
+        OSError: A file cannot be read or written.
+    """
     if has_launcher():
         stop_with_launcher()
     show_log()
@@ -42,79 +92,70 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     try:
         accelerator = start_accelerator(settings.train)
     except ValueError as error:
-        fail(error)
+        raise AgreedError(error) from error
     signals = StopSignals()
-    try:
-        processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
-        of_the_machine = settings.marked("of the machine")
-        processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
-        processes.together(settings.find_functions)  # before hours of tokenizing
-        folder = RunFolder(settings)
-        processes.from_main(folder.hold)
-        is_sharing = accelerator.is_main_process and not dry_run
-        sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
-        corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
-        plan = processes.together(
-            lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
-        )
-        if dry_run:
-            if accelerator.is_main_process:
-                print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
-                print_plan(corpus, plan, accelerator)
-            return
-        run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
-    except AgreedError as error:
-        fail(error)
-    except (ValueError, OSError) as error:
-        _fail_alone(error, accelerator, code=2)
+    processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
+    of_the_machine = settings.marked("of the machine")
+    processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
+    processes.together(settings.find_functions)  # before hours of tokenizing
+    processes.from_main(folder.hold)
+    is_sharing = accelerator.is_main_process and not dry_run
+    sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
+    corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
+    plan = processes.together(lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes))
+    if dry_run:
+        if accelerator.is_main_process:
+            print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
+            print_plan(corpus, plan, accelerator)
+        return None
+    run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
+    return ReadyRun(run, corpus, signals, sharing)
+
+
+def train_to_end(ready: ReadyRun) -> None:
+    """Train, print where the results are, and push the model if the settings say so.
+
+    Raises:
+        Stopped: After SIGTERM or SIGINT, and a checkpoint.
+        NonFiniteError, CheckpointError: See `train_loop.loop.train`; all processes raise.
+        DataError, OSError: This process cannot read or write.
+        LostError: See there.
+        NotPushedError: The model is complete, and not on the Hub.
+    """
+    run, corpus, accelerator = ready.run, ready.corpus, ready.run.accelerator
     if accelerator.is_main_process:
         print_plan(corpus, run.plan, accelerator)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
         unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
         accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
-    final = _train_or_exit(settings, run, corpus.tokenizer, signals, sharing)
-    print_end(run, final, unigram, str(corpus.tokenizer.mask_token))
-    processes.close()
-    accelerator.end_training()
-    sharing.finish(run.output_dir / run_files.MODEL)
-
-
-def _train_or_exit(
-    settings: Settings, run: Run, tokenizer: PreTrainedTokenizerBase, signals: StopSignals, sharing: Sharing
-) -> EvalMetrics:
-    """Train. Errors exit with code 1 and one line, signals with 128 and their number."""
-    accelerator, probes = run.accelerator, settings.train.probe
-
-    def filled() -> list[dict[str, Any]]:
-        with accelerator.autocast():
-            return fill_probes(run.bare_objective.model, tokenizer, probes)
-
-    arithmetic = measure_arithmetic(accelerator, run.bare_objective, settings.data.block_size)
-    signals.listen()
-    try:
-        return train(run, Watch(run, arithmetic, filled if probes else None))
-    except (NonFiniteError, CheckpointError) as error:
-        fail(error, code=1)
-    except (DataError, RuntimeError, OSError, EOFError) as error:  # of one process: the launcher ends the others
-        if not isinstance(error, DataError) and (loss := what_was_lost(error)):
-            _fail_alone(loss, accelerator, code=1)
-        if isinstance(error, DataError | OSError):
-            _fail_alone(error, accelerator, code=1)
-        raise
-    except Stopped as stopped:
-        number = signals.number or signal.SIGTERM  # another process's
-        accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+    arithmetic = measure_arithmetic(accelerator, run.bare_objective, corpus.config.block_size)
+    watch = Watch(run, arithmetic, partial(_filled, run, corpus) if run.config.probe else None)
+    with ready.signals.remembered():
+        try:
+            final = train(run, watch)
+        except NonFiniteError:
+            raise
+        except (RuntimeError, OSError, EOFError) as error:
+            if loss := what_was_lost(error):
+                raise LostError(loss) from error
+            raise
+        except Stopped as stopped:
+            number = ready.signals.number or signal.SIGTERM  # another process's
+            accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+            run.processes.close()
+            accelerator.end_training()
+            raise
+        print_end(run, final, unigram, str(corpus.tokenizer.mask_token))
         run.processes.close()
         accelerator.end_training()
-        sharing.leave(128 + number)
+        ready.sharing.finish(run.output_dir / run_files.MODEL, ready.signals)
 
 
-def _fail_alone(error: object, accelerator: Accelerator, *, code: int) -> NoReturn:
-    """Print an error that perhaps only this process has, and exit. The launcher ends the other processes."""
-    who = f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
-    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
+def _filled(run: Run, corpus: Corpus) -> list[dict[str, Any]]:
+    """The probe sentences, filled by the weights as they are."""
+    with run.accelerator.autocast():
+        return fill_probes(run.bare_objective.model, corpus.tokenizer, run.config.probe)
 
 
 def unigram_weights(corpus: Corpus) -> torch.Tensor:

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from train_loop.evaluate import perplexity
 from train_loop.watching.run_record import shown_fills, shown_perplexity
@@ -15,7 +15,7 @@ _SECONDS_BETWEEN_LINES = 10.0  # where no terminal can show a bar
 class Progress:
     """Shows progress on the main process; it is silent on the others.
 
-    In a terminal, the last training row stands beside a bar. In a log file, training
+    In a terminal or a notebook, the last training row stands beside a bar. In a log file, training
     rows are lines, at most one every ten seconds.
     """
 
@@ -26,7 +26,7 @@ class Progress:
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
-            disable=not (shows and sys.stderr.isatty()),
+            disable=not (shows and (sys.stderr.isatty() or "ipykernel" in sys.modules)),  # in a notebook too
             dynamic_ncols=True,
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
