@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -11,8 +12,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from data.documents.ranges import DataError
-from launch.run.assemble import assemble
-from launch.run.corpus import Corpus, open_corpus
+from launch.run.assemble import assemble, open_objective
+from launch.run.corpus import Corpus, open_corpus, with_probes
 from launch.run.folder import RunFolder
 from launch.run.hub import Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost
@@ -28,6 +29,7 @@ from train_loop.objective import EvalMetrics
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
+from train_loop.run_checkpoints import Start
 from train_loop.speed.flops import measure_arithmetic
 from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.watch import Watch
@@ -45,22 +47,26 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
         fail(error)
     signals = StopSignals()
     try:
+        settings = replace(settings, train=replace(settings.train, mixed_precision=accelerator.mixed_precision))
         processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
         of_the_machine = settings.marked("of the machine")
         processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
         processes.together(settings.find_functions)  # before hours of tokenizing
-        folder = RunFolder(settings)
-        processes.from_main(folder.hold)
+        folder = RunFolder(settings.train)
+        if not dry_run and (settings.train.resume_from_checkpoint or settings.train.overwrite_output_dir):
+            processes.from_main(folder.hold)  # a new run asks for it last: wrong settings are told before
         is_sharing = accelerator.is_main_process and not dry_run
         sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
         corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
+        settings = with_probes(settings, corpus)
         plan = processes.together(
             lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
         )
         if dry_run:
+            model = open_objective(settings, corpus.tokenizer, Start(), processes).model
             if accelerator.is_main_process:
                 print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
-                print_plan(corpus, plan, accelerator)
+                print_plan(corpus, plan, accelerator, model)
             return
         run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
     except AgreedError as error:
@@ -68,7 +74,7 @@ def run_training(settings: Settings, *, dry_run: bool) -> None:
     except (ValueError, OSError) as error:
         _fail_alone(error, accelerator, code=2)
     if accelerator.is_main_process:
-        print_plan(corpus, run.plan, accelerator)
+        print_plan(corpus, run.plan, accelerator, run.bare_objective.model)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
         unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
