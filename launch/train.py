@@ -46,7 +46,7 @@ def train(**settings: Any) -> "FinishedRun":
     from launch.run.training import set_up, train_to_end
 
     read = settings_of_call(settings)
-    folder = RunFolder(read)
+    folder = RunFolder(read.train)
     with process_left_as_it_was():
         try:
             ready = set_up(read, folder)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+AUTO_PROBES = ("auto",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -27,11 +29,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if (self.model_name_or_path is None) == (self.model_type is None):
             raise ValueError(
-                "give one of model_name_or_path (a trained model) and model_type (a model from scratch), "
-                f"not {'both' if self.model_type else 'none'}"
+                "give one of model_name_or_path (a trained model) and model_type (a model from scratch), not "
+                + ("both; a recipe's model from scratch goes by --model_type none" if self.model_type else "none")
             )
         if self.model_config and self.model_type is None:
-            raise ValueError("model_config changes a model from scratch: it needs model_type, not model_name_or_path")
+            raise ValueError(
+                f"model_config={self.model_config} changes a model from scratch: it needs model_type, not "
+                "model_name_or_path; a recipe's goes by --model_config none"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,7 @@ class TrainConfig:
     warmup_steps: float = 0
     """Updates of warmup; a value below 1 is a fraction of all updates."""
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Options of the schedule: num_decay_steps=300 decay_type=linear."""
+    """Options of the schedule: num_decay_steps=0.2 decay_type=linear; numbers of updates as those of warmup_steps."""
 
     masked_last_layer: bool = True
     """Compute the last layer's feed-forward at the masked positions only, where the model allows it: faster, with the
@@ -122,13 +127,17 @@ class TrainConfig:
     early_stopping_patience: int | None = None
     """Stop after this many evaluations without a lower loss; the final model is then the best one."""
     probe: tuple[str, ...] = ()
-    """Sentences with one <mask>, filled at each evaluation, to watch the model learn."""
+    """Sentences with one <mask>, filled at each evaluation, to watch the model learn; or auto: sentences of the
+    held-out text."""
     report_to: str | None = None
     """Trackers beside metrics.jsonl, separated by commas: tensorboard, wandb, trackio."""
     project: str = "mlm-train-loop"
     """The trackers' project."""
     process_timeout: float = 1800.0
     """Seconds that a process waits for another one before it gives the run up."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Compute in bf16, or in fp16 on GPUs without it; the weights stay in fp32. Default: as the launcher says, else
+    no."""
     tf32: bool = True
     """Let fp32 matrix products use TF32 on GPUs that have it: several times faster, 10 bits of mantissa."""
     torch_compile: bool = False
@@ -177,9 +186,11 @@ class TrainConfig:
         for name in self.trackers:
             if name not in _TRACKERS:
                 raise ValueError(f"report_to={self.report_to!r}: the trackers are {', '.join(_TRACKERS)}")
-        for probe in self.probe:
+        for probe in self.probe if self.probe != AUTO_PROBES else ():
             if probe.count("<mask>") != 1:
                 raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
+        if self.overwrite_output_dir and self.resume_from_checkpoint:
+            raise ValueError("overwrite_output_dir deletes the run that resume_from_checkpoint goes on with: give one")
         if self.push_to_hub and self.hub_model_id is None:
             raise ValueError("push_to_hub does not say where to: add --hub_model_id user/name")
 

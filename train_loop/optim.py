@@ -3,6 +3,7 @@
 `OPTIMIZERS` and `SCHEDULES` hold the functions that settings name. A user's own function has the same form.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -104,19 +105,29 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
     """A function from the update (from 0) to the factor on the peak learning rates, by transformers' schedules.
 
     Raises:
-        ValueError: The schedule does not take these options.
+        ValueError: The schedule does not take these options, or its parts are longer than the run.
     """
-    name = config.lr_scheduler_type
-    warmup = config.warmup_steps
-    num_warmup_steps = round(warmup * total_steps) if warmup < 1 else round(warmup)
-    # Some schedules end at an absolute rate, so they look at the peak.
-    peak = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    name, options = config.lr_scheduler_type, config.lr_scheduler_kwargs
+    parts = {"warmup_steps": config.warmup_steps}
+    parts |= {key: value for key, value in options.items() if re.fullmatch(r"num_\w+_steps", key)}
     try:
-        scheduler = get_scheduler(name, peak, num_warmup_steps, total_steps, config.lr_scheduler_kwargs)
+        updates = {key: value * total_steps if value < 1 else value for key, value in parts.items()}
+        whole = {key: round(value) for key, value in updates.items()}
+        num_warmup_steps = whole.pop("warmup_steps")
+        # Some schedules end at an absolute rate, so they look at the peak.
+        peak = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+        scheduler = get_scheduler(name, peak, num_warmup_steps, total_steps, {**options, **whole})
         factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     except (ValueError, TypeError, AttributeError) as error:
-        options = config.lr_scheduler_kwargs
-        raise ValueError(f"lr_scheduler_type={name!r} with lr_scheduler_kwargs={options}: {error}") from error
+        way_out = "; a recipe's options go by --lr_scheduler_kwargs none" if options else ""
+        shown = f"lr_scheduler_type={name!r} with lr_scheduler_kwargs={options}"
+        raise ValueError(f"{shown}: {error}{way_out}") from error
+    if sum(updates.values()) > total_steps:
+        shown = " and ".join(f"{key}={value}" for key, value in parts.items() if value)
+        raise ValueError(
+            f"{shown} are more than the run's {total_steps} updates: use values below 1, which are fractions of the "
+            "run, or a larger --max_steps"
+        )
     return factor
 
 

@@ -73,7 +73,7 @@ def assemble(
         accelerator.scaler.load_state_dict(start.state.scaler)
     world = {"rank": processes.rank, "num_processes": processes.number, "device": accelerator.device}
     loader = train_loader(settings, corpus, plan, state=start.data_state, **world)
-    processes.from_main(lambda: open_folder(folder, accelerator, checkpoints, start))
+    processes.from_main(lambda: open_folder(folder, settings, accelerator, checkpoints, start))
     open_trackers(accelerator, config, settings.as_dict(), step=start.state.step)
     return Run(
         config=config,
@@ -145,9 +145,11 @@ def try_out(
         objective.adapt(settings.train, settings.data.block_size, document_attention=settings.data.document_attention)
 
 
-def open_folder(folder: RunFolder, accelerator: Accelerator, checkpoints: RunCheckpoints, start: Start) -> None:
+def open_folder(
+    folder: RunFolder, settings: Settings, accelerator: Accelerator, checkpoints: RunCheckpoints, start: Start
+) -> None:
     """Open the run's folder on the main process, and say what the run goes on from."""
-    folder.open()
+    folder.open(settings)
     record_start(folder.path, accelerator, step=start.state.step)
     if start.folder is not None:
         print(f"resumed  {start.folder}, after step {start.state.step}")

@@ -1,7 +1,7 @@
 """Opens the documents, the tokenizer and the blocks that the settings name: what every command starts from."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,8 @@ from data.blocks.vocabulary import Vocabulary, vocabulary
 from data.config import DataConfig
 from data.documents.documents import Documents, open_documents
 from launch.run.settings import Settings
+from train_loop.config import AUTO_PROBES
+from train_loop.inference.probes import choose_probes
 
 _STREAMING_EVAL_BLOCKS = 1000
 
@@ -22,7 +24,7 @@ class Corpus:
     """The text of a run, ready to be made into batches.
 
     Attributes:
-        documents: The training documents of each source.
+        documents, held_out: The documents of each source to train and to evaluate on.
         train: The blocks of each source; empty when streaming.
         eval: The blocks to evaluate on.
     """
@@ -31,6 +33,7 @@ class Corpus:
     tokenizer: PreTrainedTokenizerBase
     vocabulary: Vocabulary
     documents: list[Documents]
+    held_out: list[Documents]
     train: list[TokenBlocks]
     eval: TokenBlocks
 
@@ -69,9 +72,18 @@ def open_corpus(settings: Settings) -> Corpus:
         tokenizer=tokenizer,
         vocabulary=vocabulary(tokenizer),
         documents=train,
+        held_out=evaluation,
         train=[] if config.streaming else [build_blocks([source], tokenizer, config) for source in train],
         eval=build_blocks(evaluation, tokenizer, config, max_blocks=most),
     )
+
+
+def with_probes(settings: Settings, corpus: Corpus) -> Settings:
+    """The settings with sentences of the held-out text where ``probe`` is auto."""
+    if settings.train.probe != AUTO_PROBES:
+        return settings
+    texts = (text for source in corpus.held_out for batch in source.texts() for text in batch)
+    return replace(settings, train=replace(settings.train, probe=choose_probes(texts, corpus.tokenizer)))
 
 
 def print_corpus(corpus: Corpus) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from launch.run.settings import Settings
 from train_loop import run_files
+from train_loop.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,10 @@ class RunFolder:
     The lock belongs to the process, so loader workers that outlive it do not keep the lock.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.path = Path(settings.train.output_dir)
+    def __init__(self, config: TrainConfig) -> None:
+        """Change nothing on the disk."""
+        self._config = config
+        self.path = Path(config.output_dir)
         self._lock: int | None = None  # a file descriptor, open while it is held
 
     def hold(self) -> None:
@@ -32,11 +34,9 @@ class RunFolder:
         Raises:
             ValueError: The settings do not allow its use, or another run uses it.
         """
-        config, shown = self._settings.train, f"output_dir={str(self.path)!r}"
+        config, shown = self._config, f"output_dir={str(self.path)!r}"
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{shown} is a file: choose a folder")
-        if config.overwrite_output_dir and config.resume_from_checkpoint:
-            raise ValueError("overwrite_output_dir deletes the run that resume_from_checkpoint goes on with: give one")
         is_used = any((self.path / name).exists() for name in run_files.CONTENTS)
         if is_used and not (config.overwrite_output_dir or config.resume_from_checkpoint):
             raise ValueError(
@@ -54,7 +54,7 @@ class RunFolder:
             logger.warning("%s cannot be locked (%s): start no second run in it", shown, error)
         self._lock = lock
 
-    def open(self) -> None:
+    def open(self, settings: Settings) -> None:
         """Make and hold the folder, delete the files of an old run if the settings say so, and write the settings.
 
         Raises:
@@ -62,11 +62,11 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self.hold()
-        if self._settings.train.overwrite_output_dir:
+        if self._config.overwrite_output_dir:
             for name in run_files.CONTENTS:
                 path = self.path / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        text = yaml.safe_dump(self._settings.as_dict(), sort_keys=False)
+        text = yaml.safe_dump(settings.as_dict(), sort_keys=False)
         (self.path / run_files.CONFIG).write_text(text, encoding="utf-8")
 
     def release(self) -> None:

@@ -7,6 +7,7 @@ another number of processes is refused.
 
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     _check_environment()
     hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
     check_trackers(config)
+    # A setting counts more than what the launcher says.
+    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise ValueError("mixed_precision=fp16 needs a GPU: use --mixed_precision bf16, or no")
     accelerator = Accelerator(
+        mixed_precision=precision,
         log_with=config.trackers or None,
         project_config=ProjectConfiguration(logging_dir=str(Path(config.output_dir) / run_files.TENSORBOARD)),
         kwargs_handlers=[
@@ -75,6 +81,23 @@ def _check_environment() -> None:
             f"Accelerate's dynamo_backend {backend} is not supported: it would compile for every number of masked "
             "tokens; set it to no, and use --torch_compile true"
         )
+
+
+def precision_notes(accelerator: Accelerator) -> Iterator[str]:
+    """Lines on what the launcher asked for in vain, and on bf16 arithmetic that the run leaves unused."""
+    used = accelerator.mixed_precision
+    if (asked := os.environ.get("ACCELERATE_MIXED_PRECISION", used).lower()) != used:
+        yield f"the launcher says precision {asked}: --mixed_precision {used} counts"
+    if used == "no" and has_bf16(accelerator.device.type):
+        yield "it has bf16 arithmetic, not used here: --mixed_precision bf16"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether this machine's GPU or processor computes in bf16, not by way of fp32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return device == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def check_compiler() -> None:

@@ -1,6 +1,7 @@
 """Reads settings from a recipe and the command line, and reports user errors.
 
-A recipe (``launch/recipes/NAME.yaml``, or the path of a YAML file) gives values and the command line overrides them.
+A recipe (``launch/recipes/NAME.yaml``, or the path of a YAML file) gives values and the command line overrides them;
+in a map, key by key.
 Every name is a field of a settings dataclass, so ``--help`` and the errors cannot be out of date.
 
 A user error is what the user can mend: every command prints it in one line and exits with code 2.
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from train_loop.optim import BuildOptimizers, BuildSchedule
 
 _LIST_OF_SETTINGS = "python -m launch.train --help lists them"
+_HUGGING_FACE_NAMES = Path(__file__).with_name("hugging_face_names.yaml")
 RECIPES = Path(__file__).parents[1] / "recipes"
-_RECIPE_NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
@@ -150,14 +151,20 @@ def one_line_errors(command: Callable[[list[str]], None]) -> Callable[[list[str]
 def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings, argparse.Namespace]:
     """The settings, and the command's own options. A wrong name or value is a user error, and ends the process."""
     parser = _settings_parser(command)
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_args(_in_one_spelling(arguments))
     for word in unknown:
         if word.startswith("--"):
             fail(_unknown(word.split("=")[0], [f"--{name}" for name in [*HINTS, *command.options, "recipe", "help"]]))
     if unknown:
         fail(f"{unknown[0]!r} is not expected here: every setting is written --name value")
-    values = _read_recipe(options.recipe) if options.recipe else {}
-    values |= {name: _convert(name, value) for name, value in vars(options).items() if name in HINTS}
+    given = vars(options)
+    has_model = given.get("model_name_or_path", "none") != "none"
+    values = _read_recipe(options.recipe, has_model=has_model) if options.recipe else {}
+    for name in HINTS.keys() & given.keys():
+        if _kind(HINTS[name])[0] is dict:
+            values[name] = _merge(name, values.get(name, {}), given[name])
+        else:
+            values[name] = _convert(name, given[name])
 
     def part(config: Any) -> Any:
         return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
@@ -166,6 +173,31 @@ def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings
         return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig)), options
     except ValueError as error:
         fail(error)
+
+
+def _in_one_spelling(arguments: Sequence[str]) -> list[str]:
+    """The words with ``--max-steps`` as ``--max_steps``, and ``--model_config.hidden_size 256`` as a map's key."""
+    words: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        name, dot, key = option.partition(".")
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        name = name.removeprefix("--").replace("-", "_")
+        if dot and name in HINTS:
+            words += [f"--{name}", f"{key}={value if equals else next(rest, '')}"]
+        else:
+            words.append(f"--{name}{dot}{key}{equals}{value}")
+    return words
+
+
+def _merge(name: str, recipes: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """A recipe's map with the keys of the command line; its word ``none`` empties the map."""
+    if "none" in words:
+        recipes = {}
+    return recipes | _convert(name, [word for word in words if word != "none"])
 
 
 def _settings_parser(command: Command) -> argparse.ArgumentParser:
@@ -178,7 +210,8 @@ def _settings_parser(command: Command) -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
     )
-    parser.add_argument("--recipe", metavar="NAME", help=f"A file of settings, or one of: {', '.join(_RECIPE_NAMES)}.")
+    recipes = f"A YAML file of settings, or one of: {', '.join(_recipe_names())}."
+    parser.add_argument("--recipe", metavar="NAME", help=recipes)
     for name, keywords in command.options.items():
         parser.add_argument(f"--{name}", **keywords)
     for group, config in GROUPS.items():
@@ -194,7 +227,7 @@ def _add_argument(section: Any, field: dataclasses.Field[Any], text: str | None)
     kind, choices = _kind(HINTS[field.name])
     shapes: dict[type, dict[str, Any]] = {
         bool: {"nargs": "?", "const": "true", "metavar": "true|false"},
-        dict: {"nargs": "+", "metavar": "KEY=VALUE"},
+        dict: {"nargs": "+", "action": "extend", "metavar": "KEY=VALUE"},
         tuple: {"nargs": "*", "metavar": "TEXT"},
     }
     words = list(choices) if choices and kind is str else [kind.__name__.upper(), *choices]
@@ -217,18 +250,26 @@ def documentation(config: type) -> dict[str, str]:
     }
 
 
-def _read_recipe(name: str) -> dict[str, Any]:
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _read_recipe(name: str, *, has_model: bool) -> dict[str, Any]:
+    """The values of a recipe, and those of its map ``from_scratch``, unless it or the command line names a model."""
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, _RECIPE_NAMES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {', '.join(_RECIPE_NAMES)}"
+        near = difflib.get_close_matches(name, _recipe_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are: {', '.join(_recipe_names())}"
         fail(f"recipe={name!r}: there is no such recipe or file; {hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         fail(f"{path} is not YAML: {error}")
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not isinstance(values.get("from_scratch", {}), dict):
         fail(f"{path} must hold lines of the form 'name: value'")
+    from_scratch = values.pop("from_scratch", {})
+    if not has_model and values.get("model_name_or_path") is None:
+        values |= from_scratch
     for key in values:
         if key not in HINTS:
             fail(f"{path}: {_unknown(str(key), HINTS)}")
@@ -236,7 +277,10 @@ def _read_recipe(name: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    names = yaml.safe_load(_HUGGING_FACE_NAMES.read_text(encoding="utf-8"))
+    if (text := names.get(name.removeprefix("--"))) is not None:
+        return f"unknown setting {name}: {text}"
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
     return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else f"; {_LIST_OF_SETTINGS}")
 
 
@@ -248,6 +292,8 @@ def _convert(name: str, value: Any) -> Any:
             return None
     elif value in choices:
         return value
+    elif value is False and "no" in choices:  # so YAML 1.1 reads the word
+        return "no"
     elif choices and kind is str:
         near = difflib.get_close_matches(str(value), choices, n=1)
         fail(

@@ -4,9 +4,10 @@ import logging
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from launch.run.corpus import Corpus, print_corpus
-from launch.run.processes import idle_gpus, local_processes
+from launch.run.processes import idle_gpus, local_processes, precision_notes
 from launch.run.settings import is_local_main
 from train_loop import run_files
 from train_loop.objective import EvalMetrics
@@ -24,9 +25,12 @@ def show_log() -> None:
         logger.handlers = [logging.StreamHandler() if is_local_main() else logging.NullHandler()]
 
 
-def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> None:
-    """Print the corpus, how a batch is divided, and the device."""
+def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model: PreTrainedModel) -> None:
+    """Print the corpus, the model, how a batch is divided, and the device."""
     print_corpus(corpus)
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    tokens = model.get_input_embeddings().num_embeddings
+    print(f"model    {model.config.model_type}, {size:,.1f} M parameters, vocabulary of {tokens:,} tokens")
     in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
     print(
         f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
@@ -38,6 +42,8 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator) -> Non
     print(f"device   {device}, precision {accelerator.mixed_precision}{threads}")
     if device == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
         print(f"         {idle}")
+    for note in precision_notes(accelerator):
+        print(f"         {note}")
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -12,8 +12,8 @@ import transformers
 import yaml
 
 from data.documents.ranges import DataError
-from launch.run.assemble import assemble
-from launch.run.corpus import Corpus, open_corpus
+from launch.run.assemble import assemble, open_objective
+from launch.run.corpus import Corpus, open_corpus, with_probes
 from launch.run.folder import RunFolder
 from launch.run.hub import NotPushedError, Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost
@@ -28,6 +28,7 @@ from train_loop.loop import train
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
+from train_loop.run_checkpoints import Start
 from train_loop.speed.flops import measure_arithmetic
 from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.watch import Watch
@@ -50,7 +51,7 @@ class LostError(RuntimeError):
 def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
     """Train. User errors exit with code 2, later errors with 1, signals with 128 and their number, each with a line."""
     try:
-        ready = set_up(settings, RunFolder(settings), dry_run=dry_run)
+        ready = set_up(settings, RunFolder(settings.train), dry_run=dry_run)
     except AgreedError as error:
         fail(error)
     except (ValueError, OSError) as error:
@@ -94,19 +95,23 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
     except ValueError as error:
         raise AgreedError(error) from error
     signals = StopSignals()
+    settings = replace(settings, train=replace(settings.train, mixed_precision=accelerator.mixed_precision))
     processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
     of_the_machine = settings.marked("of the machine")
     processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
     processes.together(settings.find_functions)  # before hours of tokenizing
-    processes.from_main(folder.hold)
+    if not dry_run:
+        processes.from_main(folder.hold)  # before hours of tokenizing, too
     is_sharing = accelerator.is_main_process and not dry_run
     sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
     corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
+    settings = with_probes(settings, corpus)
     plan = processes.together(lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes))
     if dry_run:
+        model = open_objective(settings, corpus.tokenizer, Start(), processes).model
         if accelerator.is_main_process:
             print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
-            print_plan(corpus, plan, accelerator)
+            print_plan(corpus, plan, accelerator, model)
         return None
     run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
     return ReadyRun(run, corpus, signals, sharing)
@@ -124,7 +129,7 @@ def train_to_end(ready: ReadyRun) -> None:
     """
     run, corpus, accelerator = ready.run, ready.corpus, ready.run.accelerator
     if accelerator.is_main_process:
-        print_plan(corpus, run.plan, accelerator)
+        print_plan(corpus, run.plan, accelerator, run.bare_objective.model)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
         unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())

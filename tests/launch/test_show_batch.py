@@ -55,7 +55,7 @@ def test_it_is_the_batch_of_training(more: tuple[str, ...], words: list[str], tm
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, num_processes=1)
     accelerator = start_accelerator(settings.train)
     processes = Processes(accelerator, timeout=60, stop_requested=lambda: False)
-    run = assemble(settings, accelerator, processes, corpus, plan, RunFolder(settings), lambda folder: None)
+    run = assemble(settings, accelerator, processes, corpus, plan, RunFolder(settings.train), lambda folder: None)
     for step, trained in enumerate(run.loader.steps(0, plan.total_steps), start=1):
         shown = batches_of_step(settings, corpus, plan, step)
         assert len(shown) == len(trained)

@@ -1,5 +1,7 @@
 """Parameter groups, Muon's share of the parameters, and the schedule step by step against transformers'."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import get_scheduler
@@ -100,14 +102,52 @@ def test_the_rate_at_each_step_is_that_of_a_stepped_transformers_scheduler(
         scheduler.step()
 
 
+@pytest.mark.parametrize("total_steps", [3, 100, 300, 1100])
+def test_a_schedule_in_fractions_has_its_shape_on_a_run_of_any_length(total_steps: int) -> None:
+    """The warmup of 0.2 and the decay of 0.5 meet no cliff: the factor never falls faster than the decay."""
+    options = {"num_decay_steps": 0.5, "decay_type": "linear"}
+    config = TrainConfig(lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs=options, warmup_steps=0.2)
+    factor = build_schedule(config, total_steps)
+    decay = round(0.5 * total_steps)
+    factors = [factor(step) for step in range(total_steps + 1)]
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.0)
+    assert min(b - a for a, b in itertools.pairwise(factors)) == pytest.approx(-1 / decay)
+    assert factors[total_steps - decay // 2] == pytest.approx((decay // 2) / decay)
+
+
+def test_the_quickstarts_updates_are_those_of_20_of_warmup_and_660_of_decay() -> None:
+    ours = {"num_decay_steps": 0.6, "decay_type": "linear"}
+    before = {"num_decay_steps": 660, "decay_type": "linear"}
+    factors = [
+        build_schedule(
+            TrainConfig(lr_scheduler_type="warmup_stable_decay", warmup_steps=warmup, lr_scheduler_kwargs=options), 1100
+        )
+        for warmup, options in ((0.018, ours), (20, before))
+    ]
+    assert [factors[0](step) for step in range(1100)] == [factors[1](step) for step in range(1100)]
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "warmup", "options", "message"),
     [
-        ("linear", {"num_decay_steps": 3}, "num_decay_steps"),
-        ("warmup_stable_decay", {}, "num_decay_steps"),
+        ("linear", 0, {"num_decay_steps": 3}, "num_decay_steps'; a recipe's options go by --lr_scheduler_kwargs none"),
+        ("warmup_stable_decay", 0, {}, "num_decay_steps"),
+        ("warmup_stable_decay", 0, {"num_decay_steps": "all"}, "num_decay_steps"),
+        ("linear", 101, {}, "warmup_steps=101 are more than the run's 100 updates: use values below 1"),
+        ("warmup_stable_decay", 50, {"num_decay_steps": 51}, "warmup_steps=50 and num_decay_steps=51 are more than"),
+        (
+            "warmup_stable_decay",
+            0.5,
+            {"num_decay_steps": 0.6},
+            "warmup_steps=0.5 and num_decay_steps=0.6 are more than",
+        ),
     ],
 )
-def test_a_schedule_that_cannot_be_is_one_clear_line(name: str, options: dict[str, int], message: str) -> None:
+def test_a_schedule_that_cannot_be_is_one_clear_line(
+    name: str, warmup: float, options: dict[str, object], message: str
+) -> None:
+    config = TrainConfig(lr_scheduler_type=name, warmup_steps=warmup, lr_scheduler_kwargs=options)
     with pytest.raises(ValueError, match=message) as caught:
-        build_schedule(TrainConfig(lr_scheduler_type=name, lr_scheduler_kwargs=options), total_steps=100)
+        build_schedule(config, total_steps=100)
     assert "\n" not in str(caught.value)

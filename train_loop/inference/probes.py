@@ -1,12 +1,45 @@
 """Probes: sentences with one ``<mask>`` that a run fills at each evaluation, to watch a model learn."""
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.inference.fill_mask import FillMask
 from train_loop.model import max_positions
+
+_NUM_TEXTS = 1000  # to look at: in a language without spaces, no sentence is found in any
+_MOST_CHARACTERS = 50  # of a probe, so that it and its fills are one line
+_FEWEST_WORDS = 5
+
+
+def choose_probes(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, most: int = 4) -> tuple[str, ...]:
+    """Short sentences of different texts, in which ``<mask>`` stands for the longest word that is one token."""
+    probes: dict[str, None] = {}  # in their order, each once
+    for text in itertools.islice(texts, _NUM_TEXTS):
+        sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
+        found = next((probe for sentence in sentences if (probe := _with_gap(sentence, tokenizer))), None)
+        if found is not None:
+            probes[found] = None
+        if len(probes) == most:
+            break
+    return tuple(probes)
+
+
+def _with_gap(sentence: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    words = sentence.split()
+    num_plain = sum(word.rstrip(",.;:!?").isalpha() for word in words)
+    if num_plain < max(_FEWEST_WORDS, len(words) - 1) or len(sentence) > _MOST_CHARACTERS:
+        return None  # code, a table, or too long
+    num_tokens = len(tokenizer(" ".join(words), verbose=False)["input_ids"])
+    for i in sorted(range(len(words)), key=lambda i: -len(words[i])):
+        probe = " ".join([*words[:i], "<mask>", *words[i + 1 :]])
+        row = tokenizer(_with_own_mask(probe, tokenizer), verbose=False)["input_ids"]
+        if words[i].isalpha() and len(row) == num_tokens and row.count(tokenizer.mask_token_id) == 1:
+            return probe
+    return None
 
 
 def check_probes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]) -> None:

@@ -1,13 +1,24 @@
 """Settings: a recipe gives, the command line overrides, everything else is one clear line and exit code 2."""
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
-from launch.run.settings import GROUPS, RECIPES, Command, documentation, parse_settings
+from launch.run.settings import (
+    _HUGGING_FACE_NAMES,
+    GROUPS,
+    HINTS,
+    RECIPES,
+    Command,
+    _unknown,
+    documentation,
+    parse_settings,
+)
 from launch.train import COMMAND
 from train_loop import TrainConfig, plan_batches
 
@@ -71,6 +82,61 @@ def test_the_command_line_overrides_the_recipe() -> None:
     assert settings.train.optimizer == "muon"
 
 
+def test_a_map_of_the_command_line_changes_keys_of_the_recipes() -> None:
+    """The advice of an error of ours, ``--model_config max_position_embeddings=1024``, made a model of 112 M."""
+    shape = parse_settings(["--recipe", "quickstart"], COMMAND)[0].model.model_config
+    for words in (
+        ["--model_config", "max_position_embeddings=1024", "hidden_size=64"],
+        ["--model_config", "max_position_embeddings=1024", "--model_config", "hidden_size=64"],
+        ["--model_config.max_position_embeddings", "1024", "--model-config.hidden_size=64"],
+    ):
+        changed = parse_settings(["--recipe", "quickstart", *words], COMMAND)[0].model.model_config
+        assert changed == {**shape, "max_position_embeddings": 1024, "hidden_size": 64}
+    words = ["--recipe", "quickstart", "--model_config", "none", "hidden_size=64"]
+    assert parse_settings(words, COMMAND)[0].model.model_config == {"hidden_size": 64}
+    words = ["--recipe", "quickstart", "--lr-scheduler-type", "linear", "--lr_scheduler_kwargs", "none"]
+    assert parse_settings(words, COMMAND)[0].train.lr_scheduler_kwargs == {}
+
+
+def test_dots_in_a_value_and_dashes_in_a_value_stay() -> None:
+    words = ["--recipe", "mine", "--mixture.a-b/wiki.jsonl", "0.7", "--text-column=answers.a-b"]
+    settings, _ = parse_settings([*words, "--dataset", "dataset.a-b=c.txt"], COMMAND)
+    assert (settings.data.mixture, settings.data.text_column) == ({"a-b/wiki.jsonl": 0.7}, "answers.a-b")
+    assert settings.data.dataset == "dataset.a-b=c.txt"
+
+
+def test_a_recipe_for_ones_own_text_is_from_scratch_or_from_a_model() -> None:
+    scratch, _ = parse_settings(["--recipe", "mine", "--model_config.hidden_size", "64"], COMMAND)
+    assert (scratch.model.model_type, scratch.data.train_tokenizer, scratch.train.optimizer) == (
+        *("modernbert", True, "muon"),
+    )
+    assert scratch.model.model_config["hidden_size"] == 64
+    assert scratch.model.model_config["num_hidden_layers"] == 2
+    tuned, _ = parse_settings(["--recipe", "mine", "--model_name_or_path", "roberta-base"], COMMAND)
+    assert (tuned.model.model_type, tuned.model.model_config, tuned.data.train_tokenizer) == (None, {}, False)
+    assert (tuned.train.optimizer, tuned.train.learning_rate, tuned.train.max_steps) == ("adamw", 5e-5, None)
+    assert tuned.train.output_dir == scratch.train.output_dir == "runs/mine"
+
+
+def test_what_hugging_face_names_say_to_type_can_be_typed() -> None:
+    texts = yaml.safe_load(_HUGGING_FACE_NAMES.read_text())
+    assert len(texts) > 60
+    assert texts.keys() & HINTS.keys() == set()
+    of_accelerate = {"config_file", "multi_gpu", "num_processes"}
+    for name, text in texts.items():
+        named = set(re.findall(r"--(\w+)", text))
+        assert named <= HINTS.keys() | (of_accelerate if name in of_accelerate else set()), name
+        assert re.match(r"(use|set|leave it out|write)\b", text), name
+
+
+def test_every_name_of_training_arguments_is_a_setting_or_gets_no_wrong_advice() -> None:
+    """A name of Hugging Face's that is no setting here is in the table, or the error names no other setting."""
+    texts = yaml.safe_load(_HUGGING_FACE_NAMES.read_text())
+    for field in dataclasses.fields(TrainingArguments):
+        if field.name not in HINTS.keys() | texts.keys():
+            assert "did you mean" not in _unknown(f"--{field.name}", [f"--{name}" for name in HINTS]), field.name
+
+
 def test_values_of_every_kind() -> None:
     words = (
         "--model_type bert --model_config hidden_size=32 hidden_act=relu layer_norm_eps=1e-6 --train_tokenizer "
@@ -92,10 +158,11 @@ def test_resolved_settings_are_a_recipe_again(tmp_path: Path) -> None:
 
 def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    path.write_text("model_type: bert\nlearning_rate: 2e-5\nlr_scheduler_kwargs: {power: 1e-1}\n")
+    path.write_text("model_type: bert\nlearning_rate: 2e-5\nlr_scheduler_kwargs: {power: 1e-1}\nmixed_precision: no\n")
     settings, _ = parse_settings(["--recipe", str(path)], COMMAND)
     assert settings.train.learning_rate == 2e-5
     assert settings.train.lr_scheduler_kwargs == {"power": 0.1}
+    assert settings.train.mixed_precision == "no"  # which YAML 1.1 reads as false
 
 
 @pytest.mark.parametrize(
@@ -104,7 +171,18 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
         ("--recipe quikstart", "did you mean 'quickstart'?"),
         ("--recipe missing.yaml", "there is no such recipe or file"),
         ("--recipe quickstart --lerning_rate 1", "unknown setting --lerning_rate; did you mean --learning_rate?"),
-        ("--recipe quickstart --block-size 1", "did you mean --block_size?"),
+        ("--recipe quickstart --block-size 1", "block_size=1 must be at least 2"),
+        ("--recipe nope", "the recipes are: eli5, eli5_keras, mine, pretrain, quickstart"),
+        ("--recipe quickstart --bf16", "unknown setting --bf16: use --mixed_precision bf16"),
+        ("--recipe quickstart --lr 1e-4", "unknown setting --lr: use --learning_rate"),
+        ("--recipe quickstart --max-seq-length 64", "unknown setting --max_seq_length: use --block_size"),
+        ("--recipe quickstart --train_file a.txt", "unknown setting --train_file: use --dataset"),
+        ("--recipe quickstart --eval_strategy=epoch", "unknown setting --eval_strategy: use --eval_steps"),
+        ("--recipe quickstart --zzz 1", "unknown setting --zzz; python -m launch.train --help lists them"),
+        ("--recipe quickstart --max_stop 1", "did you mean --max_steps?"),
+        ("--recipe quickstart --hub_strat 1", "did you mean --hub_strategy?"),
+        ("--recipe quickstart --seed.a 1", "seed='a=1' is not a whole number"),
+        ("--recipe quickstart --mixed_precision fp8", "mixed_precision='fp8' must be one of: no, bf16, fp16"),
         ("--recipe quickstart --learning_rat 1", "did you mean --learning_rate?"),
         ("--recipe quickstart extra", "'extra' is not expected here"),
         ("--recipe quickstart --learning_rate", "--learning_rate: expected one argument"),
@@ -133,6 +211,8 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
         ("--recipe quickstart --learning_rate nan", "learning_rate=nan must be a positive number"),
         ("--recipe quickstart --probe hello", "probe 'hello' must have one <mask>"),
         ("--recipe quickstart --model_name_or_path x", "give one of model_name_or_path"),
+        ("--recipe quickstart --model_name_or_path x", "a recipe's model from scratch goes by --model_type none"),
+        ("--recipe quickstart --model_name_or_path x --model_type none", "a recipe's goes by --model_config none"),
         ("--recipe quickstart --tokenizer_name_or_path x", "give one of them"),
         ("--recipe eli5 --eval_split test", "give one of them"),
         ("", "give one of model_name_or_path"),
@@ -151,6 +231,8 @@ def test_a_wrong_word_is_one_clear_line(words: str, message: str, capsys: pytest
         ("train_tokenizer: 3", "train_tokenizer=3 is not true or false"),
         ("probe: one", "probe='one' is not a list"),
         ("model_config: 3", "model_config=3 is not a map"),
+        ("from_scratch: 3", "must hold lines of the form 'name: value'"),
+        ("from_scratch: {block_sise: 3}", "did you mean block_size?"),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_line(
