@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
     texts = open_texts(options)
     from transformers.utils import logging
 
-    from train_loop.evaluate import perplexity
     from train_loop.inference.scoring import TextScorer
+    from train_loop.objectives.masked_lm import perplexity
 
     logging.disable_progress_bar()
     score = TextScorer.from_pretrained(options.model, device=options.device, dtype=options.dtype)

@@ -5,7 +5,6 @@ batch size. The masks come with the batches and are the same at every
 evaluation, so two evaluations differ by the model alone.
 """
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -32,25 +31,6 @@ def evaluate(accelerator: Accelerator, objective: Objective, batches: Iterable[M
             sums.append(objective.eval_sums(batch))
     objective.train(was_training)
     return objective.eval_metrics(sum_over_processes(accelerator, sums))
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss); infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
-
-
-def unigram_perplexity(accelerator: Accelerator, weights: Tensor, batches: Iterable[MaskedBatch]) -> float:
-    """Perplexity of predicting every masked token by its frequency alone. A model that has learned is below it.
-
-    Args:
-        weights: ``[V]``, occurrences in the training text plus one, so that no
-            label has probability 0; 0 for special tokens, which are never labels.
-        batches: This process's batches.
-    """
-    losses = -torch.log(weights.double() / weights.sum())
-    sums = [torch.stack([losses[b.labels.cpu()].sum(), torch.tensor(float(b.num_masked))]) for b in batches]
-    loss_sum, num_masked = sum_over_processes(accelerator, sums)
-    return perplexity(loss_sum / max(num_masked, 1))
 
 
 def sum_over_processes(accelerator: Accelerator, sums: list[Tensor]) -> list[float]:

@@ -22,9 +22,9 @@ from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.summary import print_end, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
-from train_loop.evaluate import unigram_perplexity
 from train_loop.inference.probes import fill_probes
 from train_loop.loop import train
+from train_loop.objectives.masked_lm import unigram_perplexity
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped

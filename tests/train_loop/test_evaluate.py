@@ -13,7 +13,8 @@ from data import DataConfig, Documents, MicroBatches
 from tests.batches import all_batches, micro_batches_of
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective, unigram_perplexity
-from train_loop.evaluate import evaluate, perplexity
+from train_loop.evaluate import evaluate
+from train_loop.objectives.masked_lm import perplexity
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import BatchEncoding
 
-from train_loop.evaluate import perplexity
 from train_loop.inference.predictor import Ask, MaskPredictor, excerpt, tokenize
+from train_loop.objectives.masked_lm import perplexity
 
 
 @dataclass(frozen=True)

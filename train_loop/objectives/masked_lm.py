@@ -1,16 +1,18 @@
 """Masked language modelling (Devlin et al. 2019): the cross-entropy of the masked tokens."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from data.batch import MaskedBatch
 from train_loop.config import TrainConfig
-from train_loop.evaluate import perplexity
+from train_loop.evaluate import sum_over_processes
 from train_loop.objective import EvalMetrics, Objective
 from train_loop.objectives.checks import check_document_attention, gather_in_last_layer
 from train_loop.objectives.masked_logits import MaskedLogits
@@ -69,3 +71,22 @@ class MaskedLMObjective(Objective):
     def last_layer(self) -> str | None:
         """The layer in which positions are gathered."""
         return self.logits.last_layer
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def unigram_perplexity(accelerator: Accelerator, weights: Tensor, batches: Iterable[MaskedBatch]) -> float:
+    """Perplexity of predicting every masked token by its frequency alone. A model that has learned is below it.
+
+    Args:
+        weights: ``[V]``, occurrences in the training text plus one, so that no
+            label has probability 0; 0 for special tokens, which are never labels.
+        batches: This process's batches.
+    """
+    losses = -torch.log(weights.double() / weights.sum())
+    sums = [torch.stack([losses[b.labels.cpu()].sum(), torch.tensor(float(b.num_masked))]) for b in batches]
+    loss_sum, num_masked = sum_over_processes(accelerator, sums)
+    return perplexity(loss_sum / max(num_masked, 1))

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from train_loop.evaluate import perplexity
+from train_loop.objectives.masked_lm import perplexity
 from train_loop.watching.run_record import shown_fills, shown_perplexity
 
 _SECONDS_BETWEEN_LINES = 10.0  # where no terminal can show a bar
