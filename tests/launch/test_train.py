@@ -17,6 +17,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 
 from launch.run.settings import parse_settings
 from launch.train import COMMAND, main
+from tests.conftest import sentences
 from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
@@ -249,7 +250,45 @@ def test_a_dry_run_prints_and_writes_nothing(
     out = capsys.readouterr().out
     assert "learning_rate: 5.0e-05" in out
     assert "24 blocks an update = 1 process(es) x 3 micro-batch(es) of 8" in out
+    assert re.search(r"^model    roberta, 0\.\d M parameters, vocabulary of 3\d\d tokens$", out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_and_a_wrong_setting_come_before_the_check_of_the_folder(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], eli5_folder: Path, model_folder: Path
+) -> None:
+    train(tmp_path, "--max_steps", "1")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    words = ("--dataset", str(eli5_folder), "--model_name_or_path", str(model_folder), "--block_size", "16")
+    main([*words, "--output_dir", str(tmp_path), "--dry_run"])
+    for wrong, message in (
+        ("--block_size 100", "block_size=100 is longer than the model's 64 positions"),
+        ("--warmup_steps 9", "warmup_steps=9.0 are more than the run's 6 updates"),
+        ("--dataset missing.txt", "no such file or folder"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            train(tmp_path, *wrong.split())
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("kind", ["from scratch", "from a model"])
+def test_the_recipe_for_ones_own_text_takes_probes_from_the_held_out_text(
+    kind: str, train: Train, tmp_path: Path, model_folder: Path
+) -> None:
+    texts = sentences(400, length=8)
+    (tmp_path / "mine.txt").write_text("\n".join(texts))
+    words = ["--dataset", str(tmp_path / "mine.txt"), "--block_size", "16", "--max_steps", "2", "--recipe", "mine"]
+    if kind == "from a model":
+        words += ["--model_name_or_path", str(model_folder)]
+    rows = train(tmp_path / "run", base=tuple(words))
+    probes = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["probe"]
+    assert len(probes) == 4
+    for probe in probes:
+        start, end = probe.split("<mask>")
+        assert any(text.startswith(start) and text.endswith(end) for text in texts)
+    assert [probe["text"] for probe in next(row for row in rows if "probes" in row)["probes"]] == probes
 
 
 @pytest.fixture
@@ -410,12 +449,32 @@ def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     mixed = train(tmp_path / "bf16")
     assert "precision bf16" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "fp32" / "config.yaml").read_text())["mixed_precision"] == "no"
     for a, b in zip(full, mixed, strict=True):
         key = "loss" if "loss" in a else "eval_loss"
         assert a[key] != b[key]
         assert b[key] == pytest.approx(a[key], rel=0.01)
     weights = load_file(tmp_path / "bf16" / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_precision_is_a_setting_that_counts_more_than_the_launcher_and_makes_the_same_run_again(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    rows = train(tmp_path / "one", "--mixed_precision", "bf16", "--max_steps", "2")
+    out = capsys.readouterr().out
+    assert "precision bf16" in out
+    assert "the launcher says precision no: --mixed_precision bf16 counts" in out
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    again = train(tmp_path / "two", base=("--recipe", str(tmp_path / "one" / "config.yaml")))
+    assert _comparable(again) == _comparable(rows)
+    assert "the launcher says" not in capsys.readouterr().out
+    train(tmp_path / "two", "--resume_from_checkpoint", "latest", "--max_steps", "3")
+    assert "changed  mixed_precision: 'no', was 'bf16'" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        train(tmp_path / "three", "--mixed_precision", "fp16")
+    assert "error: mixed_precision=fp16 needs a GPU: use --mixed_precision bf16, or no" in capsys.readouterr().err
 
 
 def test_a_model_worse_than_guessing_is_told_in_few_digits(

@@ -1,9 +1,11 @@
 """Which launchers and settings are refused, and how threads are set; tests/distributed starts several processes."""
 
+from typing import Literal
+
 import pytest
 import torch
 
-from launch.run.processes import idle_gpus, requested_processes, start_accelerator
+from launch.run.processes import idle_gpus, precision_notes, requested_processes, start_accelerator
 from train_loop.config import TrainConfig
 
 
@@ -14,6 +16,25 @@ def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
     assert "--multi_gpu --num_processes 8" in line
     assert idle_gpus(available=8, used=8) is None
     assert idle_gpus(available=0, used=2) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "precision", "is_said"),
+    [
+        ({"avx512_bf16": True}, "no", True),
+        ({"amx_bf16": True, "avx512_bf16": False}, "no", True),
+        ({"neon": True, "bf16": True}, "no", True),
+        ({"avx512_bf16": True}, "bf16", False),
+        ({"avx512_bf16": False, "avx512_f": True}, "no", False),
+    ],
+)
+def test_bf16_arithmetic_that_is_not_used_is_said(
+    known: dict[str, bool], precision: Literal["no", "bf16"], is_said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of processors that are not at hand."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: known)
+    accelerator = start_accelerator(TrainConfig(cpu_threads=1, mixed_precision=precision))
+    assert any("--mixed_precision bf16" in line for line in precision_notes(accelerator)) == is_said
 
 
 def test_nothing_was_requested_where_no_launcher_did() -> None:
