@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from huggingface_hub import constants, get_session
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
 
@@ -27,7 +26,7 @@ def require_hub(name: str, repo_type: str = "model") -> None:
         return
     try:
         validate_repo_id(name)
-    except HFValidationError:  # a path that does not exist
+    except ValueError:  # a path that does not exist
         return
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
     if not cached.exists() and (problem := hub_problem()):

@@ -63,12 +63,10 @@ def open_corpus(settings: Settings) -> Corpus:
     # Our own threads tokenize. The tokenizer's threads would warn in every loader worker, which is a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = settings.data
-    for name in config.mixture or (config.dataset,):
-        if name != PYTHON_DOCS:
-            require_hub(name, "dataset")
-    for model in (config.tokenizer_name_or_path, settings.model.model_name_or_path):
-        if model is not None:
-            require_hub(model)
+    for name in {*(config.mixture or (config.dataset,))} - {PYTHON_DOCS}:
+        require_hub(name, "dataset")
+    for name in filter(None, (config.tokenizer_name_or_path, settings.model.model_name_or_path)):
+        require_hub(name)
     train, evaluation = open_documents(config)
     tokenizer = open_tokenizer(config, train, settings.model.model_name_or_path)
     most = config.max_eval_blocks or (_STREAMING_EVAL_BLOCKS if config.streaming else None)

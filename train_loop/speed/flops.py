@@ -17,23 +17,19 @@ _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # TFLOP/s of dense matrix products in bf16 or fp16, in TF32, in fp32, by words that CUDA's name for the GPU contains;
 # the first match counts. From NVIDIA's datasheets, where a rate with sparsity is twice the dense one, and for GeForce
-# from the whitepapers on GA102 and Ada, with fp32 accumulation. None: no tensor cores for TF32 or bf16.
+# from the whitepaper on Ada, with fp32 accumulation. None: no tensor cores for TF32 or bf16.
 _PEAKS: dict[tuple[str, ...], tuple[float, float | None, float]] = {
-    ("H200", "NVL"): (835, 417, 60),
+    ("NVL",): (835, 417, 60),  # H100 and H200
     ("H200",): (989, 494, 67),
-    ("H100", "NVL"): (835, 417, 60),
     ("H100", "PCIe"): (756, 378, 51),
     ("H100", "HBM3"): (989, 494, 67),
     ("A100",): (312, 156, 19.5),
     ("A10",): (125, 62.5, 31.2),
     ("L40S",): (362, 183, 91.6),
-    ("L40",): (181, 90.5, 90.5),
     ("L4",): (121, 60, 30.3),
     ("RTX", "4090"): (165, 82.6, 82.6),
-    ("RTX", "3090"): (71, 35.6, 35.6),
     ("T4",): (65, None, 8.1),
     ("V100", "SXM2"): (125, None, 15.7),
-    ("V100", "PCIE"): (112, None, 14),
 }
 _OTHER_CHIPS = {"MIG", "Laptop", "D", "Ti"}  # words of slower or faster namesakes
 
@@ -71,18 +67,20 @@ class Arithmetic:
 
 def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
     """Count and measure. All processes call this."""
-    peak = None
-    if accelerator.device.type == "cuda":
-        peak = published_peak(torch.cuda.get_device_name(accelerator.device), accelerator.mixed_precision)
-    total_peak = _sum(accelerator, math.nan if peak is None else peak)
+    name = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else "CPU"
+    peak = _sum(accelerator, published_peak(name, accelerator.mixed_precision) or math.nan)
     rate = measure_rate(accelerator)
-    return Arithmetic(count_flops(objective, length), rate, None if math.isnan(total_peak) else total_peak)
+    return Arithmetic(count_flops(objective, length), rate, None if math.isnan(peak) else peak)
 
 
 def measure_rate(accelerator: Accelerator) -> float:
     """Measure the rate of all devices together. All processes call this, and measure at the same time."""
     accelerator.wait_for_everyone()
-    return _sum(accelerator, matmul_rate(accelerator.device, accelerator.mixed_precision))
+    try:
+        rate = matmul_rate(accelerator.device, accelerator.mixed_precision)
+    except torch.OutOfMemoryError:  # in the middle of a run, which must not end for a measurement
+        rate = 0.0
+    return _sum(accelerator, rate)
 
 
 def _sum(accelerator: Accelerator, value: float) -> float:
@@ -97,14 +95,13 @@ def published_peak(device_name: str, precision: str) -> float | None:
         precision: Accelerate's ``mixed_precision``. In full precision, TF32 counts if PyTorch may use it.
     """
     words = set(re.split(r"[ -]", device_name))
-    half, tf32, full = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name)), (None, None, None))
-    if words & _OTHER_CHIPS:
+    found = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name)), None)
+    if found is None or words & _OTHER_CHIPS or (precision == "bf16" and found[1] is None):
         return None
-    if precision == "no":
-        peak = tf32 if tf32 is not None and torch.get_float32_matmul_precision() != "highest" else full
-    else:
-        peak = None if precision == "bf16" and tf32 is None else half
-    return None if peak is None else peak * 1e12
+    half, tf32, full = found
+    if precision != "no":
+        return half * 1e12
+    return 1e12 * (tf32 if tf32 is not None and torch.get_float32_matmul_precision() != "highest" else full)
 
 
 def count_flops(objective: Objective, length: int) -> Flops:

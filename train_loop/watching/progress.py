@@ -21,8 +21,7 @@ class Progress:
 
     In a terminal, the last training row stands beside a bar. In a log file, training
     rows are lines, at most one every ten seconds. The probe sentences appear from the
-    first evaluation that fills one of them with a probability of 10 % or more, and at
-    the last step.
+    first evaluation with a fill of 10 % or more, and at the last step.
     """
 
     def __init__(self, *, first_step: int, total_steps: int, shows: bool) -> None:

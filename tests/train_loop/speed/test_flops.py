@@ -64,7 +64,7 @@ def test_counted_in_a_forward_are_those_of_a_forward_and_a_backward() -> None:
         ("NVIDIA GeForce RTX 4090", "bf16", 165e12),
         ("Tesla T4", "fp16", 65e12),
         ("Tesla T4", "bf16", None),
-        ("Tesla V100-PCIE-32GB", "no", 14e12),
+        ("Tesla V100-SXM2-16GB", "no", 15.7e12),
         ("NVIDIA A10G", "bf16", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
