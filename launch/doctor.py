@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from launch.run.settings import OneLineParser
+from train_loop.watching.columns import terminal_columns, wrap
 
 _EXTRAS = {
     "tensorboard": "--report_to tensorboard",
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> None:
         except Exception as error:  # any error is a finding
             findings = [("FAIL", f"{type(error).__name__}: {' '.join(str(error).split())}")]
         for verdict, text in findings:
-            print(f"{verdict:5} {name:10} {text}", flush=True)
+            print(wrap(text, terminal_columns(), f"{verdict:5} {name:10} "), flush=True)
             failed = failed or verdict == "FAIL"
     sys.exit(int(failed))
 
@@ -156,13 +157,13 @@ def _hub() -> Iterator[Finding]:
     import huggingface_hub
     from huggingface_hub import constants
 
+    from train_loop.hub_check import hub_problem
+
     if constants.HF_HUB_OFFLINE:
         yield "note", "HF_HUB_OFFLINE is set: models and datasets from the Hub come from the cache alone"
         return
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:  # its class depends on the HTTP library
-        yield "note", f"{constants.ENDPOINT} does not answer ({type(error).__name__}): local files and the cache work"
+    if problem := hub_problem():
+        yield "note", problem
         return
     yield "ok", f"{constants.ENDPOINT} answers"
     if huggingface_hub.get_token() is None:

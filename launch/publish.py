@@ -23,20 +23,21 @@ def main(arguments: list[str]) -> None:
 
 def _push(arguments: list[str]) -> None:
     parser = OneLineParser(prog="python -m launch.publish", description=__doc__)
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a model: a run's, or a checkpoint")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, of a model or of a checkpoint")
     parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repository, made if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="the repository must be private")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if there is none")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
     options = parser.parse_args(arguments)
     from launch.run.hub import NOT_PUSHED
+    from train_loop.run_checkpoints import model_folder
     from train_loop.sharing import hub
 
     logging.getLogger("train_loop").addHandler(logging.StreamHandler())
-    model = Path(options.model)
+    model = Path(model_folder(options.model))
     repository = hub.Repository(options.repo_id, options.private, options.revision, options.create_pr)
     if not (model / "config.json").is_file():
-        raise ValueError(f"--model {options.model} holds no config.json: give a run's model folder or a checkpoint")
+        raise ValueError(f"--model {options.model} holds no config.json: give a run, a model or a checkpoint")
     hub.limit_waiting()
     try:
         hub.open_repository(repository)
@@ -48,7 +49,7 @@ def _push(arguments: list[str]) -> None:
 
 def _export(arguments: list[str]) -> None:
     parser = OneLineParser(prog="python -m launch.publish export", description="Export a model to another format.")
-    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="a run's model folder, or an id of the Hub")
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
     parser.add_argument("--format", required=True, choices=("onnx", "keras"), help="ONNX Runtime, or a KerasHub preset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     options = parser.parse_args(arguments)

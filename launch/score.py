@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 
 from launch.run.settings import OneLineParser, one_line_errors
 from launch.terminal.texts import add_text_options, as_json, open_texts
+from launch.terminal.token_text import shown_token
+from train_loop.watching.columns import terminal_columns, wrap
 from train_loop.watching.run_record import shown_perplexity
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from train_loop.inference.scoring import TextScore
 
 
@@ -48,13 +52,13 @@ def main(arguments: list[str]) -> None:
         num_texts += 1
         if num_texts == 1 and not as_json(options):
             print("pseudo-perplexity  log-likelihood  tokens  text")
-        _print(result, as_json=as_json(options), tokens=options.tokens)
+        _print(result, score.tokenizer, as_json=as_json(options), tokens=options.tokens)
     if num_texts > 1 and not as_json(options):
         overall = shown_perplexity(perplexity(-log_likelihood / num_tokens))
         print(f"pseudo-perplexity {overall} over {num_tokens:,} tokens")
 
 
-def _print(score: "TextScore", *, as_json: bool, tokens: bool) -> None:
+def _print(score: "TextScore", tokenizer: "PreTrainedTokenizerBase", *, as_json: bool, tokens: bool) -> None:
     if as_json:
         row = {
             "text": score.text,
@@ -66,10 +70,12 @@ def _print(score: "TextScore", *, as_json: bool, tokens: bool) -> None:
         print(json.dumps(row, ensure_ascii=False))
         return
     perplexity = shown_perplexity(score.pseudo_perplexity)
-    print(f"{perplexity:>17}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  {score.text}")
+    numbers = f"{perplexity:>17}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  "
+    print(wrap(score.text, terminal_columns(), numbers))
     if tokens:
-        for token, log_prob in zip(score.tokens, score.log_probs, strict=True):
-            print(f"{'':33}{log_prob:8.2f}  {token}")
+        ids = tokenizer.convert_tokens_to_ids(score.tokens)
+        for token, log_prob in zip(ids, score.log_probs, strict=True):
+            print(f"{'':33}{log_prob:8.2f}  {shown_token(tokenizer, token)}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from data.batches.order import blocks_per_epoch
 from data.blocks.store import TokenBlocks, build_blocks
 from data.blocks.tokenization import open_tokenizer
 from data.blocks.vocabulary import Vocabulary, vocabulary
-from data.config import DataConfig
+from data.config import PYTHON_DOCS, DataConfig
 from data.documents.documents import Documents, open_documents
 from launch.run.settings import Settings
 from train_loop.config import AUTO_PROBES
+from train_loop.hub_check import require_hub
 from train_loop.inference.probes import choose_probes
+from train_loop.watching.columns import terminal_columns, wrap
 
 _STREAMING_EVAL_BLOCKS = 1000
 
@@ -64,6 +66,10 @@ def open_corpus(settings: Settings) -> Corpus:
     # Our own threads tokenize. The tokenizer's threads would warn in every loader worker, which is a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = settings.data
+    for name in {*(config.mixture or (config.dataset,))} - {PYTHON_DOCS}:
+        require_hub(name, "dataset")
+    for name in filter(None, (config.tokenizer_name_or_path, settings.model.model_name_or_path)):
+        require_hub(name)
     train, evaluation = open_documents(config)
     tokenizer = open_tokenizer(config, train, settings.model.model_name_or_path)
     most = config.max_eval_blocks or (_STREAMING_EVAL_BLOCKS if config.streaming else None)
@@ -92,9 +98,11 @@ def print_corpus(corpus: Corpus) -> None:
     for name, blocks in [*zip(names, corpus.train, strict=False), ("eval", corpus.eval)]:  # no train when streaming
         counts = blocks.counts
         bad = f", {counts.bad_rows:,} bad rows skipped" if counts.bad_rows else ""
-        print(
-            f"{name:<8} {counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
+        text = (
+            f"{counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
             f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded{bad}"
         )
+        print(wrap(text, terminal_columns(), f"{name:<8} "))
     if not corpus.train:
-        print(f"train    streaming {', '.join(names)} in {corpus.config.num_streams} logical streams")
+        text = f"streaming {', '.join(names)} in {corpus.config.num_streams} logical streams"
+        print(wrap(text, terminal_columns(), "train    "))

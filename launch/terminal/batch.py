@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,11 +10,12 @@ import torch
 
 from data.batch import MaskedBatch
 from launch.run.corpus import Corpus
-from launch.terminal.marks import Kind, RowWriter, kind_of, mark, wrap
-from launch.terminal.token_text import token_text, visible
+from launch.terminal.marks import Kind, RowWriter, kind_of, mark
+from launch.terminal.token_text import shown_token
+from train_loop.watching.columns import terminal_columns, wrap
 
 _EXAMPLES = {Kind.MASKED: ("the", ""), Kind.REPLACED: ("cat", "blue"), Kind.KEPT: ("sat", "")}
-_TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 5
+_TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 4
 
 
 def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> None:
@@ -24,16 +23,16 @@ def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> Non
 
     The marks are colours in a terminal that has them, unless NO_COLOR is set (no-color.org).
     """
-    is_terminal = sys.stdout.isatty()
-    colours = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    columns = terminal_columns()
+    colours = columns is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     marks = (f"{mark(kind, *texts, colours=colours)} {kind.name.lower()}" for kind, texts in _EXAMPLES.items())
-    print(f"to predict: {', '.join(marks)}; ⏎ is a newline, ␣ a space")
+    print(wrap(f"{', '.join(marks)}; ⏎ is a newline, ␣ a space", columns, "to predict: "))
     writer = RowWriter(corpus.tokenizer, corpus.vocabulary.is_special, colours)
     rows = itertools.chain.from_iterable(map(_rows, batches))
     for block_id, labels, seen, predicted in itertools.islice(rows, num_rows):
         text = writer.write(labels, seen, predicted)
         print(f"\nblock {block_id}")
-        print(wrap(text, shutil.get_terminal_size().columns, "  ") if is_terminal else f"  {text}")
+        print(wrap(text, columns, "  "))
 
 
 def _rows(batch: MaskedBatch) -> Iterator[tuple[int, list[int], list[int], list[bool]]]:
@@ -59,11 +58,14 @@ def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
     num_padded = sum(int((batch.attention_mask == 0).sum()) for batch in batches if batch.attention_mask is not None)
     num_masked = kinds.total()
     became = ", ".join(f"{kinds[kind]:,} {kind.name.lower()} ({_share(kinds[kind], num_masked)})" for kind in Kind)
-    print(
-        f"\nbatch    {num_blocks:,} blocks, {num_tokens:,} tokens: {num_tokens - num_special:,} of text, "
-        f"{num_special:,} special ({num_padded:,} padding)\n"
-        f"predicts {num_masked:,} tokens, {_share(num_masked, num_tokens - num_special)} of the text's: {became}"
+    print()
+    _print_line(
+        "batch",
+        f"{num_blocks:,} blocks, {num_tokens:,} tokens: {num_tokens - num_special:,} of text, "
+        f"{num_special:,} special ({num_padded:,} padding)",
     )
+    share = _share(num_masked, num_tokens - num_special)
+    _print_line("predicts", f"{num_masked:,} tokens, {share} of the text's: {became}")
 
 
 def print_tokens(corpus: Corpus) -> None:
@@ -74,18 +76,21 @@ def print_tokens(corpus: Corpus) -> None:
     num_documents = sum(source.counts.documents for source in corpus.train)
     shares = counts[counts > 0] / counts.sum()
     entropy = -(shares * np.log2(shares)).sum()
-    print(
-        f"tokens   {num_tokens:,} in train, {num_tokens / num_documents:.1f} a document; "
-        f"{num_special:,} special ({_share(num_special, num_tokens)})\n"
-        f"vocab    {np.count_nonzero(all_counts):,} of {len(all_counts):,} tokens occur\n"
-        f"entropy  {entropy:.2f} bits a token: guessed by frequency alone, a perplexity of {2**entropy:.1f}"
-    )
+    special = f"{num_special:,} special ({_share(num_special, num_tokens)})"
+    _print_line("tokens", f"{num_tokens:,} in train, {num_tokens / num_documents:.1f} a document; {special}")
+    _print_line("vocab", f"{np.count_nonzero(all_counts):,} of {len(all_counts):,} tokens occur")
+    guessed = f"guessed by frequency alone, a perplexity of {2**entropy:.1f}"
+    _print_line("entropy", f"{entropy:.2f} bits a token: {guessed}")
     top = np.argsort(-counts, kind="stable")[:_TOP_TOKENS]
-    texts = [visible(token_text(corpus.tokenizer, int(token))).replace(" ", "␣") for token in top]
+    texts = [shown_token(corpus.tokenizer, int(token)) for token in top]
     cells = [f"{text:<10} {_share(counts[token], counts.sum()):>5}" for text, token in zip(texts, top, strict=True)]
     for start in range(0, len(cells), _TOP_TOKENS_PER_LINE):
         line = "  ".join(cells[start : start + _TOP_TOKENS_PER_LINE])
         print(f"{'' if start else 'top':<8} {line}".rstrip())
+
+
+def _print_line(label: str, text: str) -> None:
+    print(wrap(text, terminal_columns(), f"{label:<8} "))
 
 
 def _share(part: float, whole: float) -> str:

@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
-from unicodedata import east_asian_width
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +17,6 @@ from launch.terminal.token_text import pieces, token_text, visible
 
 _OPEN, _BECOMES, _STAYS, _CLOSE = "⟦→≡⟧"
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _NEIGHBOURS = re.compile(r"(?<=\x1b\[0m)(?=\x1b\[[39])")  # between two coloured marks that touch
 _LONGEST_RUN = 3  # a longer run of one special token is written with its count
 
@@ -94,20 +92,3 @@ class RowWriter:
     def _special(self, text: str, count: int) -> str:
         text = text * count if count <= _LONGEST_RUN else f"{text}x{count}"
         return f"{_DIM}{text}{_RESET}" if self.colours else text
-
-
-def wrap(text: str, width: int, indent: str) -> str:
-    """Break a row at its spaces into lines of at most ``width`` columns."""
-    lines = [""]
-    for word in text.split(" "):
-        line = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and len(indent) + _width(line) > width:
-            lines.append(word)
-        else:
-            lines[-1] = line
-    return "\n".join(indent + line for line in lines)
-
-
-def _width(text: str) -> int:
-    """Columns in a terminal: two for an East Asian character or an emoji, none for colours."""
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in _ESCAPES.sub("", text))

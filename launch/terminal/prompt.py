@@ -10,24 +10,25 @@ from launch.terminal.texts import own_mask, target_words
 from train_loop.inference.fill_mask import FillMask
 
 _HISTORY = Path("~/.cache/mlm-train-loop/fill_mask_history")
+_ENDS = (":quit", "quit", "exit")
 _HELP = """\
 a text with {mask} (or <mask>, [MASK])   its fills
 :top_k 10         the number of fills
 :targets a,b      score these words; without words: the best of all
 :joint beam       fit several masks to each other: left_to_right, confidence, beam; without: each alone
-:help  :quit"""
+:help  :quit (or exit, quit)"""
 
 
 def prompt(fill_mask: FillMask, settings: dict[str, Any]) -> None:
-    """Answer texts and commands until ``:quit`` or the end of the input; an error is printed, and the prompt returns.
+    """Answer texts and commands until ``exit`` or the end of the input; an error is printed, and the prompt returns.
 
     Args:
         settings: Keyword arguments of `FillMask.__call__` to begin with; commands change them for the prompt.
     """
     mask_token = str(fill_mask.tokenizer.mask_token)
-    print(f"Write a text with {mask_token}; :help lists the commands, :quit ends.")
+    print(f"Write a text with {mask_token}; :help lists the commands, exit ends.")
     with _history():
-        while (line := _read()) != ":quit":
+        while (line := _read()) not in _ENDS:
             try:
                 if line == ":help":
                     print(_HELP.format(mask=mask_token))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `open_texts`, `as_json` and the models read."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: one a line of --file or standard input")
-    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="masked language model: folder or Hub id")
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
     parser.add_argument("--file", metavar="PATH", help=".txt, .jsonl, .csv, .parquet ..., also .gz and .zst")
     parser.add_argument("--text_column", default="text", metavar="NAME", help="dotted if nested (default: text)")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts in one forward (default: 32)")

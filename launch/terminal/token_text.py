@@ -49,6 +49,11 @@ def token_text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
     return _text_behind(tokenizer, [tokenizer.mask_token_id], [token])
 
 
+def shown_token(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
+    """The text of one token alone, visible: ``␣`` is a space, ``⏎`` a newline."""
+    return visible(token_text(tokenizer, token)).replace(" ", "␣")
+
+
 def _text_behind(tokenizer: "PreTrainedTokenizerBase", before: list[int], ids: list[int]) -> str:
     def decode(tokens: list[int]) -> str:
         return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)

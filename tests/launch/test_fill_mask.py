@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,50 @@ def test_a_terminal_shows_bars(
     assert min(line.index("the cat") for line in lines) > 26
     assert [len(bar(share / 100)) for share in range(101)] == [16] * 101
     assert [bar(share).strip() for share in (0, 1 / 128, 0.5, 1)] == ["", "▏", "█" * 8, "█" * 16]
+
+
+def test_no_line_is_wider_than_the_terminal(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a long sentence, the part around the fill is shown."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = f"{'the cat sat ' * 5}<mask> mat{' and then' * 5}"
+    main([*words, text])
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines[:-2]) == text
+    assert max(map(len, lines)) <= 80
+    for line in lines[-2:]:
+        word = re.split(" {2,}", line.strip())[2]
+        assert line.rpartition("  ")[2].startswith("…")
+        assert re.search(rf"sat ?{re.escape(word)} mat.*…$", line)
+
+
+def test_the_folder_of_a_run_is_its_model(
+    words: list[str],
+    model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Until the final model is there, it is the newest checkpoint's, and the log says so."""
+
+    def answer(model: Path) -> str:
+        main(["--model", str(model), *words[2:], "a <mask>"])
+        return capsys.readouterr().out
+
+    expected = answer(model_folder)
+    for name in ("step-00000009", "step-00000010"):
+        shutil.copytree(model_folder, tmp_path / "checkpoints" / name)
+    for name in ("step-00000009/config.json", "step-00000011.aside/config.json", "step-00000012.tmp/config.json"):
+        (tmp_path / "checkpoints" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / name).write_text("no model")
+    assert answer(tmp_path) == expected
+    (line,) = caplog.messages
+    assert line.endswith("step-00000010 is used")
+    shutil.copytree(model_folder, tmp_path / "model")
+    assert answer(tmp_path) == expected
+    assert caplog.messages == [line]
 
 
 @pytest.mark.parametrize("name", ["texts.txt", "texts.txt.gz", "texts.jsonl", "texts.csv"])
@@ -147,7 +192,7 @@ def test_targets_are_words_of_their_own(family: str, expected: list[str]) -> Non
         (["<mask>" + " the cat" * 90], "tokens is longer than the model's 64 positions (text 1)"),
         (["<mask>", "--file", "x.txt"], "give texts or --file, not both"),
         (["--file", "missing.txt"], "--file missing.txt: no such file"),
-        (["--file", "README.md"], "--file README.md must be one of .txt .text .jsonl"),
+        (["--file", "README.md"], "--file README.md must be one of .txt .jsonl .json"),
         (["--file", "{rows}"], "rows.jsonl, line 1: --text_column text holds no text; the columns are: body"),
         (["--file", "{rows}", "--text_column", "body"], "rows.jsonl, line 3: not JSON"),
         (["<mask>", "--model", "missing-model"], "'missing-model' cannot be loaded for masked language modeling"),
@@ -187,10 +232,11 @@ def test_the_prompt_takes_texts_and_commands(
     assert "never" not in out
     assert (tmp_path / "cache" / "history").exists()
 
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    main(words)
-    assert "error" not in capsys.readouterr().out
+    for end in ("", "exit\nnever <mask>\n", "quit\nnever <mask>\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(end))
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        main(words)
+        assert not re.search("error|never", capsys.readouterr().out)
 
 
 @pytest.mark.slow

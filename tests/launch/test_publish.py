@@ -50,8 +50,9 @@ def test_a_pull_request_or_a_branch(hub: Hub, tmp_path: Path, finished_run: Path
 
 
 def test_a_second_push_of_the_same_makes_no_commit(hub: Hub, tmp_path: Path, finished_run: Path) -> None:
-    for _ in range(2):
-        assert publish(hub, tmp_path, finished_run / "model").returncode == 0
+    """The folder of a run is its model's."""
+    for model in (finished_run / "model", finished_run):
+        assert publish(hub, tmp_path, model).returncode == 0
     assert len(hub.commits) == 1
 
 

@@ -50,8 +50,22 @@ def test_the_tokens_of_a_table(model_folder: Path, capsys: pytest.CaptureFixture
     (score,) = TextScorer.from_pretrained(str(model_folder))([TEXTS[0]])
     _, _, *rows = capsys.readouterr().out.splitlines()
     assert [row.split() for row in rows] == [
-        [f"{p:.2f}", token] for p, token in zip(score.log_probs, score.tokens, strict=True)
+        [f"{p:.2f}", token.replace("Ġ", "␣")] for p, token in zip(score.log_probs, score.tokens, strict=True)
     ]
+    assert any(row.split()[1].startswith("␣") for row in rows)
+
+
+def test_a_long_text_keeps_to_its_column_of_a_terminal(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["--model", str(model_folder), " ".join(TEXTS)])
+    header, *lines = capsys.readouterr().out.splitlines()
+    column = header.index("text")
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+    assert " ".join(line[column:] for line in lines) == " ".join(TEXTS)
 
 
 def test_a_perplexity_without_end_is_short(

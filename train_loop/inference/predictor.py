@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from train_loop.hub_check import require_hub
 from train_loop.model import load_model, max_positions
 from train_loop.objectives.checks import gather_in_last_layer
 from train_loop.objectives.masked_logits import MaskedLogits
+from train_loop.run_checkpoints import model_folder
 
 _MOST_POSITIONS = 512  # in one batch: with a vocabulary of 50,000, their logits take 100 MB
 
@@ -257,11 +259,13 @@ def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
 
 
 def load_with_tokenizer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a trained model and its tokenizer from a folder or the Hub.
+    """Load a trained model and its tokenizer from its folder, a run's folder or the Hub.
 
     Raises:
         ValueError: There is no such model or tokenizer, or the model has no trained MLM head.
     """
+    name = model_folder(name)
+    require_hub(name)
     model = load_model(name, needs_all_weights=True).eval()
     try:
         return model, AutoTokenizer.from_pretrained(name)

@@ -1,5 +1,7 @@
-"""The arithmetic that training needs, and the rate of the device: their quotient is the FLOP utilisation."""
+"""The arithmetic that training needs, and what the devices can do: their measured rate, and their published peak."""
 
+import math
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,24 @@ from data.batch import MaskedBatch
 from train_loop.objective import Objective
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# TFLOP/s of dense matrix products in bf16 or fp16, in TF32, in fp32, by words that CUDA's name for the GPU contains;
+# the first match counts. From NVIDIA's datasheets, where a rate with sparsity is twice the dense one, and for GeForce
+# from the whitepaper on Ada, with fp32 accumulation. None: no tensor cores for TF32 or bf16.
+_PEAKS: dict[tuple[str, ...], tuple[float, float | None, float]] = {
+    ("NVL",): (835, 417, 60),  # H100 and H200
+    ("H200",): (989, 494, 67),
+    ("H100", "PCIe"): (756, 378, 51),
+    ("H100", "HBM3"): (989, 494, 67),
+    ("A100",): (312, 156, 19.5),
+    ("A10",): (125, 62.5, 31.2),
+    ("L40S",): (362, 183, 91.6),
+    ("L4",): (121, 60, 30.3),
+    ("RTX", "4090"): (165, 82.6, 82.6),
+    ("T4",): (65, None, 8.1),
+    ("V100", "SXM2"): (125, None, 15.7),
+}
+_OTHER_CHIPS = {"MIG", "Laptop", "D", "Ti"}  # words of slower or faster namesakes
 
 
 @dataclass(frozen=True)
@@ -33,17 +53,55 @@ class Flops:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The cost of a token, and the operations per second of all processes' devices together."""
+    """The cost of a token, and what the devices of all processes can do together.
+
+    Attributes:
+        rate: Measured floating-point operations per second of large matrix products.
+        peak: The same by the vendor's datasheets; None if one of the devices is not in our table.
+    """
 
     flops: Flops
     rate: float
+    peak: float | None
 
 
 def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
-    """Count and measure. All processes call this, and measure at the same time."""
+    """Count and measure. All processes call this."""
+    name = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else "CPU"
+    peak = _sum(accelerator, published_peak(name, accelerator.mixed_precision) or math.nan)
+    rate = measure_rate(accelerator)
+    return Arithmetic(count_flops(objective, length), rate, None if math.isnan(peak) else peak)
+
+
+def measure_rate(accelerator: Accelerator) -> float:
+    """Measure the rate of all devices together. All processes call this, and measure at the same time."""
     accelerator.wait_for_everyone()
-    rate = torch.tensor(matmul_rate(accelerator.device, accelerator.mixed_precision), device=accelerator.device)
-    return Arithmetic(count_flops(objective, length), float(accelerator.reduce(rate, "sum")))
+    try:
+        rate = matmul_rate(accelerator.device, accelerator.mixed_precision)
+    except torch.OutOfMemoryError:  # in the middle of a run, which must not end for a measurement
+        rate = 0.0
+    return _sum(accelerator, rate)
+
+
+def _sum(accelerator: Accelerator, value: float) -> float:
+    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "sum"))
+
+
+def published_peak(device_name: str, precision: str) -> float | None:
+    """The floating-point operations per second of a GPU by its datasheet; None if the table lacks it.
+
+    Args:
+        device_name: As CUDA gives it, for example ``NVIDIA H100 80GB HBM3``.
+        precision: Accelerate's ``mixed_precision``. In full precision, TF32 counts if PyTorch may use it.
+    """
+    words = set(re.split(r"[ -]", device_name))
+    found = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name)), None)
+    if found is None or words & _OTHER_CHIPS or (precision == "bf16" and found[1] is None):
+        return None
+    half, tf32, full = found
+    if precision != "no":
+        return half * 1e12
+    return 1e12 * (tf32 if tf32 is not None and torch.get_float32_matmul_precision() != "highest" else full)
 
 
 def count_flops(objective: Objective, length: int) -> Flops:

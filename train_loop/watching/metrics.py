@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from train_loop.evaluate import sum_over_processes
-from train_loop.speed.flops import Arithmetic
+from train_loop.speed.flops import Arithmetic, measure_rate
 from train_loop.step_metrics import StepMetrics
 
 
@@ -65,19 +66,27 @@ class TrainWindow:
         it is their weighted sum, and ``loss_NAME`` is the mean of each. ``learning_rate``
         and ``grad_norm`` are those of the last update. ``num_tokens`` and
         ``tokens_per_second`` count all tokens. ``flop_utilization`` is the share of the
-        devices' matrix-product rate that was used for arithmetic which the loss needs.
+        devices' measured matrix-product rate that was used for arithmetic which the loss
+        needs, and ``mfu`` that of their published peak, where it is known. A rate below
+        what the updates reached was measured on a busy machine, and is measured again.
         ``peak_memory_bytes`` is the largest of all processes, since the run began.
         """
         last = self._updates[-1]
         local_losses = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum(0)
         local_tokens = [sum(update.num_tokens for update in self._updates)]
         local_masked = [sum(update.num_masked for update in self._updates)]
-        local = torch.cat([local_losses, torch.tensor(local_tokens + local_masked).double()])
-        *loss_sums, num_tokens, num_masked = sum_over_processes(self._accelerator, [local])
+        local_seconds = [time.perf_counter() - self._start]  # the losses are here, so the device has finished
+        local_numbers = torch.tensor(local_tokens + local_masked + local_seconds, dtype=torch.float64)
+        local = torch.cat([local_losses, local_numbers])
+        *loss_sums, num_tokens, num_masked, seconds = sum_over_processes(self._accelerator, [local])
+        seconds /= self._accelerator.num_processes
         counts = torch.stack([update.counts for update in self._updates]).sum(0).tolist()
         means = {name: loss / count for name, loss, count in zip(self._terms, loss_sums, counts, strict=True)}
-        seconds = time.perf_counter() - self._start
-        flops = self._arithmetic.flops.of(num_tokens, num_masked)
+        flops_per_second = self._arithmetic.flops.of(num_tokens, num_masked) / seconds
+        if flops_per_second > self._arithmetic.rate:
+            rate = max(measure_rate(self._accelerator), flops_per_second)
+            self._arithmetic = replace(self._arithmetic, rate=rate)
+        peak = self._arithmetic.peak
         row = {
             "loss": sum(self._terms[name] * mean for name, mean in means.items()),
             **({f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}),
@@ -86,7 +95,8 @@ class TrainWindow:
             "num_masked_tokens": int(num_masked),
             "num_tokens": int(num_tokens),
             "tokens_per_second": num_tokens / seconds,
-            "flop_utilization": flops / seconds / self._arithmetic.rate,
+            "flop_utilization": flops_per_second / self._arithmetic.rate,
+            **({} if peak is None else {"mfu": flops_per_second / peak}),
             "peak_memory_bytes": largest_peak_memory(self._accelerator),
         }
         self.reset()

@@ -7,22 +7,28 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from train_loop.objectives.masked_lm import perplexity
-from train_loop.watching.run_record import shown_fills, shown_perplexity
+from train_loop.watching.columns import excerpt, terminal_columns, width, wrap
+from train_loop.watching.run_record import Row, shown_fills, shown_perplexity
 
 _SECONDS_BETWEEN_LINES = 10.0  # where no terminal can show a bar
+_SAYS_SOMETHING = 0.1  # the probability of a probe's best fill; before, all probes have the most frequent tokens
+_COLUMNS_OF_FILLS = 36
+_WIDE = 120  # columns, in which a bar has room for all numbers
 
 
 class Progress:
     """Shows progress on the main process; it is silent on the others.
 
     In a terminal or a notebook, the last training row stands beside a bar. In a log file, training
-    rows are lines, at most one every ten seconds.
+    rows are lines, at most one every ten seconds. The probe sentences appear from the
+    first evaluation with a fill of 10 % or more, and at the last step.
     """
 
     def __init__(self, *, first_step: int, total_steps: int, shows: bool) -> None:
         self._shows = shows
         self._total_steps = total_steps
         self._last_line = time.monotonic()
+        self._shows_probes = False
         self._bar = tqdm(
             total=total_steps,
             initial=first_step,
@@ -40,35 +46,45 @@ class Progress:
         if "loss" in row:
             self._training(row)
         elif "eval_loss" in row:
-            epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:6.2f} | "
+            epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:.2f} | "
             self.line(
                 f"step {row['step']:>6} | {epoch}eval loss {row['eval_loss']:.4f} | "
-                f"perplexity {shown_perplexity(row['eval_perplexity']):>8} | accuracy {row['eval_accuracy']:6.1%}"
+                f"perplexity {shown_perplexity(row['eval_perplexity']):>6} | accuracy {row['eval_accuracy']:.1%}"
             )
             if shares := row.get("tokens_by_source"):
                 total = sum(shares.values()) or 1
-                self.line(
-                    "       tokens  " + "  ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in shares.items())
-                )
-        else:
-            for probe in row.get("probes", ()):
-                self.line(f"       {probe['text']:<55} {shown_fills(probe, '  ')}")
+                text = "  ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in shares.items())
+                self.line(text, "       tokens  ")
+        elif probes := row.get("probes"):
+            is_said = any(fill["score"] >= _SAYS_SOMETHING for probe in probes for fill in probe["fills"])
+            self._shows_probes |= is_said or row["step"] == self._total_steps
+            if self._shows_probes:
+                self._probes(probes)
+
+    def _probes(self, probes: list[Row]) -> None:
+        columns = terminal_columns()
+        longest = max(width(probe["text"]) for probe in probes)
+        room = longest if columns is None else min(longest, max(columns - _COLUMNS_OF_FILLS, 20))
+        for probe in probes:
+            text = excerpt(probe["text"], room, probe["text"].index("<mask>"))
+            fills = shown_fills(probe, "  ")
+            self.line(excerpt(f"  {text}{' ' * (room - width(text))}  {fills}", columns))
 
     def _training(self, row: dict[str, Any]) -> None:
-        text = (
-            f"loss {row['loss']:.3f}, perplexity {perplexity(row['loss']):.4g}, "
-            f"{tqdm.format_sizeof(row['tokens_per_second'])} tokens/s, MFU {row['flop_utilization']:.0%}"
-        )
+        loss, speed = f"loss {row['loss']:.3f}", f"{tqdm.format_sizeof(row['tokens_per_second'])} tokens/s"
+        share = f"MFU {row['mfu']:.0%}" if "mfu" in row else f"{row['flop_utilization']:.0%} of the matrix rate"
+        text = f"{loss}, perplexity {perplexity(row['loss']):.4g}, {speed}, {share}"
         if not self._bar.disable:
-            self._bar.set_postfix_str(text, refresh=False)
+            is_wide = (self._bar.ncols or _WIDE) >= _WIDE
+            self._bar.set_postfix_str(text if is_wide else f"{loss}, {speed}", refresh=False)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.line(f"step {row['step']:>6} of {self._total_steps} | {text}")
 
-    def line(self, text: str) -> None:
-        """Print a line, above the bar if there is one."""
+    def line(self, text: str, label: str = "") -> None:
+        """Print a line, above the bar if there is one; what does not fit is wrapped behind the label."""
         if self._shows:
-            self._bar.write(text)
+            self._bar.write(wrap(text, terminal_columns(), label))
 
     def close(self) -> None:
         """Release the terminal; the bar stays visible."""

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from data import vocabulary
-from launch.terminal.marks import Kind, RowWriter, kind_of, mark, wrap
+from launch.terminal.marks import Kind, RowWriter, kind_of, mark
 
 
 def _row(tokenizer: PreTrainedTokenizerBase, text: str, seen: dict[int, int], *, colours: bool = False) -> str:
@@ -84,14 +84,6 @@ def test_coloured_neighbours_are_told_apart(tokenizer: PreTrainedTokenizerBase) 
     mask = tokenizer.mask_token_id
     row = _row(tokenizer, "é", {1: mask, 2: mask}, colours=True)
     assert "é(1/2)\x1b[0m│\x1b[30;43mé(2/2)" in row
-
-
-def test_lines_are_broken_at_spaces_and_colours_have_no_width() -> None:
-    words = [f"\x1b[30;43m{'x' * n}\x1b[0m" for n in (4, 4, 5, 12)]
-    lines = wrap(" ".join(words), width=12, indent="  ").split("\n")
-    assert [line.removeprefix("  ").split(" ") for line in lines] == [words[:2], [words[2]], [words[3]]]
-    assert wrap("a  b", width=12, indent="") == "a  b"
-    assert wrap("日本 語 a", width=7, indent="") == "日本 語\na"
 
 
 def test_a_real_vocabulary_never_looks_like_a_mark(tokenizer: PreTrainedTokenizerBase) -> None:

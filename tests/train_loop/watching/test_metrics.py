@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 
 from train_loop import StepMetrics
-from train_loop.speed.flops import Arithmetic, Flops
+from train_loop.speed.flops import Arithmetic, Flops, matmul_rate
 from train_loop.watching.metrics import MetricsFile, TrainWindow
 
-_ARITHMETIC = Arithmetic(Flops(per_token=10.0, per_masked_token=100.0), rate=1000.0)
+_ARITHMETIC = Arithmetic(Flops(per_token=10.0, per_masked_token=100.0), rate=1e9, peak=None)
 
 
 def _update(step: int, losses: list[float], num_masked: int, *, is_skipped: bool = False) -> StepMetrics:
@@ -40,10 +40,31 @@ def test_a_row_worked_by_hand() -> None:
     assert window.num_steps == 2
     row = window.read()
     seconds = 128 / row.pop("tokens_per_second")
-    assert row.pop("flop_utilization") == pytest.approx((128 * 10 + 6 * 100) / seconds / 1000)
+    assert row.pop("flop_utilization") == pytest.approx((128 * 10 + 6 * 100) / seconds / 1e9)
     assert 50e6 < row.pop("peak_memory_bytes") < 50e9
     assert row == {"loss": 1.5, "learning_rate": 0.25, "grad_norm": 1.0, "num_masked_tokens": 6, "num_tokens": 128}
     assert window.num_steps == 0
+
+
+def test_mfu_is_the_share_of_the_published_peak() -> None:
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, 0.5, replace(_ARITHMETIC, peak=2e9))
+    window.add(_update(0, [2.0], 4))
+    row = window.read()
+    assert row["mfu"] == pytest.approx(row["flop_utilization"] / 2)
+
+
+def test_a_rate_below_what_was_reached_is_measured_again() -> None:
+    """As on a machine that was busy at the start; then a share of more than 1 is impossible."""
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, 0.5, replace(_ARITHMETIC, rate=1.0))
+    shares = []
+    for _ in range(2):
+        window.add(_update(0, [2.0], 4))
+        row = window.read()
+        flops = 64 * 10 + 4 * 100
+        shares.append(row["flop_utilization"] / (flops * row["tokens_per_second"] / 64))
+    assert shares[0] == pytest.approx(shares[1])  # one rate for both rows
+    measured = matmul_rate(torch.device("cpu"), "no")
+    assert measured / 10 < 1 / shares[0] < measured * 10
 
 
 def test_counts_are_exact_beyond_what_fp32_holds() -> None:

@@ -1,0 +1,33 @@
+"""One short attempt to reach the Hub, before its client retries for half a minute."""
+
+from pathlib import Path
+
+from huggingface_hub import constants, get_session
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
+
+
+def hub_problem() -> str | None:
+    """Ask the Hub once: None if it answers, otherwise a sentence that says what works without it."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # its class depends on the HTTP library
+        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}): local files and the cache work"
+    return None
+
+
+def require_hub(name: str, repo_type: str = "model") -> None:
+    """Check that the Hub answers, if a name can only be the id of a repository that is not in the cache.
+
+    Raises:
+        ValueError: It does not answer.
+    """
+    if constants.HF_HUB_OFFLINE or Path(name).expanduser().exists():
+        return
+    try:
+        validate_repo_id(name)
+    except ValueError:  # a path that does not exist
+        return
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
+    if not cached.exists() and (problem := hub_problem()):
+        raise ValueError(f"{repo_type} {name!r} is neither a local path nor in the cache, and {problem}")
