@@ -34,13 +34,7 @@ class MaskedBatch:
 
     @classmethod
     def of_zeros(
-        cls,
-        num_blocks: int,
-        length: int,
-        *,
-        num_masked: int,
-        device: torch.device,
-        has_attention_mask: bool = False,
+        cls, num_blocks: int, length: int, *, num_masked: int, device: torch.device, has_attention_mask: bool = False
     ) -> "MaskedBatch":
         """A batch to try a model with: tokens 0, the first M of which are masked."""
         input_ids = torch.zeros(num_blocks, length, dtype=torch.long, device=device)

@@ -157,7 +157,7 @@ def _hub() -> Iterator[Finding]:
     import huggingface_hub
     from huggingface_hub import constants
 
-    from train_loop.hub_check import hub_problem
+    from train_loop.sharing.locate import hub_problem
 
     if constants.HF_HUB_OFFLINE:
         yield "note", "HF_HUB_OFFLINE is set: models and datasets from the Hub come from the cache alone"

@@ -30,8 +30,8 @@ def _push(arguments: list[str]) -> None:
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
     options = parser.parse_args(arguments)
     from launch.run.hub import NOT_PUSHED
-    from train_loop.run_checkpoints import model_folder
     from train_loop.sharing import hub
+    from train_loop.sharing.locate import model_folder
 
     logging.getLogger("train_loop").addHandler(logging.StreamHandler())
     model = Path(model_folder(options.model))

@@ -11,17 +11,13 @@ from launch.run.settings import Command, fail, parse_settings
 if TYPE_CHECKING:
     from launch.run.calling import FinishedRun
 
+_NUM_PROCESSES = "Processes to start on this machine; not under a launcher. Default: one for each GPU."
 COMMAND = Command(
     prog="python -m launch.train",
     description="Train a masked language model. A recipe gives the settings, options override them.",
     options={
         "dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."},
-        "num_processes": {
-            "type": int,
-            "metavar": "N",
-            "help": "Processes to start on this machine. Default: one for each GPU; accelerate launch and torchrun "
-            "start them themselves.",
-        },
+        "num_processes": {"type": int, "metavar": "N", "help": _NUM_PROCESSES},
     },
     lists_settings=True,
 )

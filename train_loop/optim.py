@@ -1,7 +1,4 @@
-"""Parameter groups, optimizers, and the schedule as a pure function of the step.
-
-`OPTIMIZERS` and `SCHEDULES` hold the functions that settings name. A user's own function has the same form.
-"""
+"""Parameter groups, optimizers, and the schedule as a pure function of the step."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -132,6 +129,7 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
 
 
 # (objective, config) -> optimizers at their peak learning rates; (config, total_steps) -> step -> factor on them.
+# A user's own function has the same form.
 BuildOptimizers = Callable[[nn.Module, TrainConfig], list[Optimizer]]
 BuildSchedule = Callable[[TrainConfig, int], Callable[[int], float]]
 OPTIMIZERS: dict[str, BuildOptimizers] = {"adamw": build_optimizers, "muon": build_optimizers}

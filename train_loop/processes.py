@@ -27,7 +27,7 @@ class AgreedError(ValueError):
 class Processes:
     """Communication between the processes of a run.
 
-    All processes call the same methods, in the same order.
+    All processes call the same methods, in the same order. Those that call ``build`` raise as `together` does.
     """
 
     def __init__(self, accelerator: Accelerator, timeout: float, stop_requested: Callable[[], bool]) -> None:
@@ -103,21 +103,13 @@ class Processes:
         raise AgreedError("; ".join(f"process {rank}: {text}" for rank, text in problems.items()))
 
     def first_of_machine_first(self, build: Callable[[], T]) -> T:
-        """Call ``build`` on the first process of each machine, then on the others, which use its caches.
-
-        Raises:
-            AgreedError: See `together`.
-        """
+        """Call ``build`` on the first process of each machine, then on the others, which use its caches."""
         nothing: Any = None
         first = self.together(build if self._is_first_of_machine else lambda: nothing)
         return self.together(lambda: first if self._is_first_of_machine else build())
 
     def from_main(self, build: Callable[[], T]) -> T:
-        """The result of ``build`` on the main process, for all processes.
-
-        Raises:
-            AgreedError: See `together`.
-        """
+        """The result of ``build`` on the main process, for all processes."""
         nothing: Any = None
         value = [self.together(build if self.is_main else lambda: nothing)]
         if self.number > 1:
@@ -125,11 +117,7 @@ class Processes:
         return value[0]
 
     def tensors_from_main(self, build: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors by name that ``build`` returns on the main process, for all processes, on the CPU.
-
-        Raises:
-            AgreedError: See `together`.
-        """
+        """The tensors by name that ``build`` returns on the main process, for all processes, on the CPU."""
         tensors: dict[str, Tensor] = {}
 
         def shapes() -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -222,17 +222,6 @@ def checkpoints(output_dir: Path) -> list[Path]:
     )  # not .tmp, .old, .aside
 
 
-def model_folder(name: str) -> str:
-    """The folder of the model in a run's folder: the final one, or that of the newest checkpoint. Other names stay."""
-    run = Path(name)
-    if (run / run_files.MODEL).is_dir():
-        return str(run / run_files.MODEL)
-    if not (saved := checkpoints(run)):
-        return name
-    logger.warning("%s has no final model yet: %s is used", name, saved[-1])
-    return str(saved[-1])
-
-
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
     """The folder of the checkpoint of a step."""
     return output_dir / run_files.CHECKPOINTS / f"step-{step:08d}"

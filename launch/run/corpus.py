@@ -14,8 +14,8 @@ from data.config import PYTHON_DOCS, DataConfig
 from data.documents.documents import Documents, open_documents
 from launch.run.settings import Settings
 from train_loop.config import AUTO_PROBES
-from train_loop.hub_check import require_hub
 from train_loop.inference.probes import choose_probes
+from train_loop.sharing.locate import require_hub
 from train_loop.watching.columns import terminal_columns, wrap
 
 _STREAMING_EVAL_BLOCKS = 1000

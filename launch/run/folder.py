@@ -55,11 +55,7 @@ class RunFolder:
         self._lock = lock
 
     def open(self, settings: Settings) -> None:
-        """Make and hold the folder, delete the files of an old run if the settings say so, and write the settings.
-
-        Raises:
-            ValueError: See `hold`.
-        """
+        """Make and `hold` the folder, delete the files of an old run if the settings say so, and write the settings."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.hold()
         if self._config.overwrite_output_dir:

@@ -75,11 +75,7 @@ class Settings:
         return find("lr_scheduler_type", self.train.lr_scheduler_type, SCHEDULES)
 
     def find_functions(self) -> None:
-        """Look up all functions that settings name.
-
-        Raises:
-            ValueError: One of them does not exist, or its file cannot be run.
-        """
+        """Look up all functions that settings name. Raises ValueError if one cannot be had."""
         _ = self.build_objective, self.build_optimizers, self.build_schedule
 
     def marked(self, mark: str) -> dict[str, Any]:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from train_loop.hub_check import require_hub
 from train_loop.model import load_model, max_positions
 from train_loop.objectives.checks import gather_in_last_layer
 from train_loop.objectives.masked_logits import MaskedLogits
-from train_loop.run_checkpoints import model_folder
+from train_loop.sharing.locate import model_folder, require_hub
 
 _MOST_POSITIONS = 512  # in one batch: with a vocabulary of 50,000, their logits take 100 MB
 
@@ -88,11 +87,7 @@ class MaskPredictor:
     def from_pretrained(
         cls, name: str, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
     ) -> Self:
-        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one.
-
-        Raises:
-            ValueError: See `load_with_tokenizer` and `MaskPredictor`.
-        """
+        """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one."""
         model, tokenizer = load_with_tokenizer(name)
         return cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
 

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from tests.hub import serve
 from train_loop import FillMask
-from train_loop.hub_check import hub_problem, require_hub
+from train_loop.sharing.locate import hub_problem, require_hub
 
 NOBODY = "http://127.0.0.1:1"
 

@@ -1,10 +1,27 @@
-"""One short attempt to reach the Hub, before its client retries for half a minute."""
+"""Where a model is: in a run's folder, in the cache, or on the Hub, whose client would retry for half a minute."""
 
+import logging
 from pathlib import Path
 
 from huggingface_hub import constants, get_session
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
+
+from train_loop import run_files
+from train_loop.run_checkpoints import checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+def model_folder(name: str) -> str:
+    """The folder of the model in a run's folder: the final one, or that of the newest checkpoint. Other names stay."""
+    run = Path(name)
+    if (run / run_files.MODEL).is_dir():
+        return str(run / run_files.MODEL)
+    if not (saved := checkpoints(run)):
+        return name
+    logger.warning("%s has no final model yet: %s is used", name, saved[-1])
+    return str(saved[-1])
 
 
 def hub_problem() -> str | None:
