@@ -1,4 +1,4 @@
-"""Write report.html of a run, finished or not, or of several runs side by side; or serve it while they go on.
+"""Write the report of a run or of several side by side, or serve it while they go on: ``mlm report runs --watch``.
 
 python -m launch.report runs/quickstart
 python -m launch.report runs/one runs/two --output compared.html

@@ -34,10 +34,9 @@ def train(**settings: Any) -> "FinishedRun":
 
     Raises:
         ValueError: A setting is wrong. The message is the command's line.
-        Stopped: After SIGTERM or an interrupt, and a checkpoint.
-        OSError, RuntimeError, NotPushedError: See `launch.run.training`.
+        Stopped: After SIGTERM or an interrupt, and a checkpoint. For others, see `launch.run.training.train_to_end`.
     """
-    from launch.run.calling import FinishedRun, process_left_as_it_was, settings_of_call
+    from launch.run.calling import finished, process_left_as_it_was, settings_of_call
     from launch.run.folder import RunFolder
     from launch.run.training import set_up, train_to_end
 
@@ -48,7 +47,7 @@ def train(**settings: Any) -> "FinishedRun":
             ready = set_up(read, folder)
             assert ready is not None  # as a dry run is
             train_to_end(ready)
-            return FinishedRun.read(ready.run)
+            return finished(ready.run)
         finally:
             folder.release()
 

@@ -6,13 +6,14 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-import transformers
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,35 +24,27 @@ from train_loop import run_files
 from train_loop.model import load_model
 from train_loop.run import Run
 
-_SOURCES = ("dataset", "eval_dataset")
-
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has ended.
-
-    Attributes:
-        model: The final model, in evaluation mode, on the CPU.
-        metrics: The rows of ``metrics.jsonl``: training, evaluations, probes.
-        folder: The run's folder.
-    """
+    """A run that has ended: the final model on the CPU, the rows of ``metrics.jsonl``, and the run's folder."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     metrics: list[dict[str, Any]]
     folder: Path
 
-    @classmethod
-    def read(cls, run: Run) -> "FinishedRun":
-        """Open what a run left in its folder."""
-        model = str(run.output_dir / run_files.MODEL)
-        lines = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-        return cls(
-            load_model(model, auto_class=run.bare_objective.auto_class),
-            AutoTokenizer.from_pretrained(model),
-            [json.loads(line) for line in lines],
-            run.output_dir,
-        )
+
+def finished(run: Run) -> FinishedRun:
+    """Open what a run left in its folder."""
+    model = str(run.output_dir / run_files.MODEL)
+    rows = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
+    return FinishedRun(
+        load_model(model, auto_class=run.bare_objective.auto_class),
+        AutoTokenizer.from_pretrained(model),
+        [json.loads(row) for row in rows],
+        run.output_dir,
+    )
 
 
 def settings_of_call(values: Mapping[str, Any]) -> Settings:
@@ -60,14 +53,14 @@ def settings_of_call(values: Mapping[str, Any]) -> Settings:
     Raises:
         ValueError: A name or a value is wrong. The message is the command's line.
     """
-    cache = Path(values.get("cache_dir", DataConfig.cache_dir)).expanduser() / "texts"
     words: list[str] = []
     for name, value in values.items():
-        if name in _SOURCES and not isinstance(value, str | Path | None):
-            words.append(f"--{name}={_texts_file(name, value, cache)}")
+        if name in ("dataset", "eval_dataset") and not isinstance(value, str | Path | None):
+            cache = Path(values.get("cache_dir", DataConfig.cache_dir)).expanduser()
+            words.append(f"--{name}={_texts_file(name, value, cache / 'texts')}")
         elif isinstance(value, Mapping):
             words += [f"--{name}", *(f"{key}={json.dumps(item)}" for key, item in value.items())]
-        elif isinstance(value, Sequence) and not isinstance(value, str):
+        elif isinstance(value, list | tuple):
             words += [f"--{name}", *map(str, value)]
         else:
             words.append(f"--{name}={value}")
@@ -84,40 +77,27 @@ def _texts_file(name: str, texts: object, folder: Path) -> Path:
     """Write texts to a file that is named for its content, where a resumed run and loader workers find it."""
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
         raise ValueError(f"{name} is a {type(texts).__name__}: give one Dataset, an iterable of strings, or a path")
+    table = texts.with_format("arrow")[:] if isinstance(texts, Dataset) else pa.table({"text": list(texts)})
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         part = Path(scratch) / "texts"
-        if isinstance(texts, Dataset):
-            texts.to_parquet(part)
-        else:
-            with part.open("w", encoding="ascii") as file:
-                for number, text in enumerate(texts):
-                    if not isinstance(text, str):
-                        raise ValueError(f"{name}: item {number} is a {type(text).__name__}, and must be a string")
-                    file.write(json.dumps({"text": text}) + "\n")
+        pq.write_table(table, part)
         with part.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()[:32]
-        path = folder / f"{digest}.{'parquet' if isinstance(texts, Dataset) else 'jsonl'}"
+            path = folder / f"{hashlib.file_digest(content, 'sha256').hexdigest()[:32]}.parquet"
         part.replace(path)
     return path
 
 
 @contextlib.contextmanager
 def process_left_as_it_was() -> Iterator[None]:
-    """Undo, at the end, what a run changes in its process: log, progress bars, threads, Accelerate's state."""
-    loggers = {name: logging.getLogger(name).handlers for name in ("data", "train_loop")}
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    has_bars = transformers.utils.logging.is_progress_bar_enabled()
-    has_accelerate = bool(PartialState._shared_state)  # the caller's own
+    """Undo, at the end, what a run changes in its process: log, threads, Accelerate's state."""
+    handlers = {logger: logger.handlers for logger in map(logging.getLogger, ("data", "train_loop"))}
+    threads, is_shared = torch.get_num_threads(), bool(PartialState._shared_state)  # with an Accelerator of the caller
     try:
         yield
     finally:
-        for name, handlers in loggers.items():
-            logging.getLogger(name).handlers = handlers
+        for logger, before in handlers.items():
+            logger.handlers = before
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-        if has_bars:
-            transformers.utils.logging.enable_progress_bar()
-        if not has_accelerate:
-            for state in (AcceleratorState, GradientState, PartialState):
-                state._reset_state()
+        for state in () if is_shared else (AcceleratorState, GradientState, PartialState):
+            state._reset_state()

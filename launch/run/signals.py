@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,10 +25,7 @@ class StopSignals:
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
-        """Handle both signals, in the main thread: Python allows it in no other."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Handle both signals. Python allows it in the main thread only."""
         before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield

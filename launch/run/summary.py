@@ -14,6 +14,7 @@ from train_loop.objective import EvalMetrics
 from train_loop.objectives.masked_lm import MaskedLMMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
+from train_loop.watching.columns import terminal_columns, wrap
 from train_loop.watching.metrics import largest_peak_memory
 from train_loop.watching.run_record import shown_perplexity
 
@@ -32,18 +33,19 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model:
     tokens = model.get_input_embeddings().num_embeddings
     print(f"model    {model.config.model_type}, {size:,.1f} M parameters, vocabulary of {tokens:,} tokens")
     in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
-    print(
-        f"batch    {plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
+    batch = (
+        f"{plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x "
         f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
         f"{in_epoch}{plan.total_steps:,} in all"
     )
+    print(wrap(batch, terminal_columns(), "batch    "))
     device = accelerator.device.type
     threads = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
     print(f"device   {device}, precision {accelerator.mixed_precision}{threads}")
     if device == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
-        print(f"         {idle}")
+        print(wrap(idle, terminal_columns(), "         "))
     for note in precision_notes(accelerator):
-        print(f"         {note}")
+        print(wrap(note, terminal_columns(), "         "))
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:

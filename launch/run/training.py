@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import transformers
@@ -34,18 +34,13 @@ from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.watch import Watch
 
 
-@dataclass(frozen=True)
-class ReadyRun:
+class ReadyRun(NamedTuple):
     """A run that is set up, and what it needs beside its parts."""
 
     run: Run
     corpus: Corpus
     signals: StopSignals
     sharing: Sharing
-
-
-class LostError(RuntimeError):
-    """Another process, or a loader worker, died or hung. The message says how to go on."""
 
 
 def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
@@ -62,7 +57,7 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
         train_to_end(ready)
     except (NonFiniteError, CheckpointError) as error:
         fail(error, code=1)
-    except (DataError, OSError, LostError) as error:
+    except (DataError, OSError) as error:
         _fail_alone(error, code=1)
     except NotPushedError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -124,7 +119,7 @@ def train_to_end(ready: ReadyRun) -> None:
         Stopped: After SIGTERM or SIGINT, and a checkpoint.
         NonFiniteError, CheckpointError: See `train_loop.loop.train`; all processes raise.
         DataError, OSError: This process cannot read or write.
-        LostError: See there.
+        ConnectionError: Another process, or a loader worker, died or hung.
         NotPushedError: The model is complete, and not on the Hub.
     """
     run, corpus, accelerator = ready.run, ready.corpus, ready.run.accelerator
@@ -139,11 +134,9 @@ def train_to_end(ready: ReadyRun) -> None:
     with ready.signals.remembered():
         try:
             final = train(run, watch)
-        except NonFiniteError:
-            raise
         except (RuntimeError, OSError, EOFError) as error:
-            if loss := what_was_lost(error):
-                raise LostError(loss) from error
+            if not isinstance(error, NonFiniteError) and (loss := what_was_lost(error)):
+                raise ConnectionError(loss) from error
             raise
         except Stopped as stopped:
             number = ready.signals.number or signal.SIGTERM  # another process's

@@ -92,7 +92,7 @@ def test_the_callers_accelerator_stays(tiny: dict[str, Any], tmp_path: Path) -> 
         ({"recipe": "nope"}, "recipe='nope'"),
         ({"dataset": 5}, "dataset is a int: give one Dataset, an iterable of strings, or a path"),
         ({"dataset": DatasetDict()}, "dataset is a DatasetDict: give one"),
-        ({"eval_dataset": ["a", None], "eval_fraction": None}, "eval_dataset: item 1 is a NoneType"),
+        ({"dataset": ["a", None]}, "row 1: text_column='text' holds no text"),
         ({"dataset": "no/such/file.txt"}, "no/such/file.txt"),
     ],
 )
