@@ -35,6 +35,7 @@ from train_loop.checkpoint import (
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
 from train_loop.objective import Objective
+from train_loop.run_files import checkpoint_folder, checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -213,18 +214,6 @@ class RunCheckpoints:
         folder = checkpoint_folder(self._output_dir, step)
         verify(folder)
         return load_model(str(folder), auto_class=objective.auto_class).state_dict() | load_tensors(folder)
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first, valid or not."""
-    return sorted(
-        p for p in (output_dir / run_files.CHECKPOINTS).glob("step-*") if not p.suffix
-    )  # not .tmp, .old, .aside
-
-
-def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """The folder of the checkpoint of a step."""
-    return output_dir / run_files.CHECKPOINTS / f"step-{step:08d}"
 
 
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:

@@ -8,7 +8,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
 
 from train_loop import run_files
-from train_loop.run_checkpoints import checkpoints
+from train_loop.run_files import checkpoints
 
 logger = logging.getLogger(__name__)
 
