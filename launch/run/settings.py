@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _LIST_OF_SETTINGS = "python -m launch.train --help lists them"
 _HUGGING_FACE_NAMES = Path(__file__).with_name("hugging_face_names.yaml")
 RECIPES = Path(__file__).parents[1] / "recipes"
+_INSTEAD_OF = {"num_train_epochs": "max_steps", "dataset": "mixture"}  # given by itself, it counts for a recipe's other
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
@@ -161,6 +162,9 @@ def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings
             values[name] = _merge(name, values.get(name, {}), given[name])
         else:
             values[name] = _convert(name, given[name])
+    for name, recipes in _INSTEAD_OF.items():
+        if name in given and recipes not in given:
+            values.pop(recipes, None)
 
     def part(config: Any) -> Any:
         return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})

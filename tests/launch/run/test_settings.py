@@ -98,6 +98,20 @@ def test_a_map_of_the_command_line_changes_keys_of_the_recipes() -> None:
     assert parse_settings(words, COMMAND)[0].train.lr_scheduler_kwargs == {}
 
 
+def test_what_the_command_line_gives_instead_of_a_recipes_other_setting_counts(tmp_path: Path) -> None:
+    """Both say how long a run is, or where its text is: the recipe's would win without a word."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model_type: bert\nmax_steps: 100\nmixture: {a.txt: 1.0, b.txt: 2.0}\n")
+    settings, _ = parse_settings(["--recipe", str(recipe)], COMMAND)
+    assert (settings.train.max_steps, len(settings.data.mixture)) == (100, 2)
+    words = ["--recipe", str(recipe), "--num_train_epochs", "2", "--dataset", "c.txt"]
+    settings, _ = parse_settings(words, COMMAND)
+    assert (settings.train.max_steps, settings.train.num_train_epochs) == (None, 2)
+    assert (settings.data.mixture, settings.data.dataset) == ({}, "c.txt")
+    settings, _ = parse_settings([*words, "--max_steps", "7"], COMMAND)
+    assert settings.train.max_steps == 7
+
+
 def test_dots_in_a_value_and_dashes_in_a_value_stay() -> None:
     words = ["--recipe", "mine", "--mixture.a-b/wiki.jsonl", "0.7", "--text-column=answers.a-b"]
     settings, _ = parse_settings([*words, "--dataset", "dataset.a-b=c.txt"], COMMAND)
