@@ -71,9 +71,9 @@ class OwnFunction:
         if not callable(self._function):
             raise ValueError(f"{self._where}: {name} is not a function, its type is {type(self._function).__name__}")
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function and check its result."""
-        result = self._function(*args)
+        result = self._function(*args, **kwargs)
         if self._check is not None:
             self._check(self._where, result, *args)
         return result

@@ -95,8 +95,8 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
     of_the_machine = settings.marked("of the machine")
     processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
     processes.together(settings.find_functions)  # before hours of tokenizing
-    if not dry_run:
-        processes.from_main(folder.hold)  # before hours of tokenizing, too
+    if not dry_run and (settings.train.resume_from_checkpoint or settings.train.overwrite_output_dir):
+        processes.from_main(folder.hold)  # a new run asks for it last: wrong settings are told before
     is_sharing = accelerator.is_main_process and not dry_run
     sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
     corpus = processes.first_of_machine_first(lambda: open_corpus(settings))

@@ -192,7 +192,7 @@ def test_targets_are_words_of_their_own(family: str, expected: list[str]) -> Non
         (["<mask>" + " the cat" * 90], "tokens is longer than the model's 64 positions (text 1)"),
         (["<mask>", "--file", "x.txt"], "give texts or --file, not both"),
         (["--file", "missing.txt"], "--file missing.txt: no such file"),
-        (["--file", "README.md"], "--file README.md must be one of .txt .jsonl .json"),
+        (["--file", "README.md"], "--file README.md must be one of .txt .text .jsonl .ndjson .json .csv"),
         (["--file", "{rows}"], "rows.jsonl, line 1: --text_column text holds no text; the columns are: body"),
         (["--file", "{rows}", "--text_column", "body"], "rows.jsonl, line 3: not JSON"),
         (["<mask>", "--model", "missing-model"], "'missing-model' cannot be loaded for masked language modeling"),

@@ -52,6 +52,7 @@ def test_a_list_and_a_dataset_train_the_same_model_one_after_the_other(tiny: dic
     assert len(FillMask(one.model, one.tokenizer)("the cat <mask> on a mat", top_k=2)) == 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_same_process_and_by_the_command(tiny: dict[str, Any], tmp_path: Path) -> None:
     train(dataset=iter(sentences(100)), output_dir=tmp_path / "run", **tiny)
     more = {**tiny, "max_steps": 6, "resume_from_checkpoint": "latest"}
@@ -76,6 +77,7 @@ def test_the_process_is_as_before(tiny: dict[str, Any], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_callers_accelerator_stays(tiny: dict[str, Any], tmp_path: Path) -> None:
     own = Accelerator()
     train(dataset=sentences(100), output_dir=tmp_path, **tiny)
@@ -130,6 +132,7 @@ def test_an_interrupt_stops_after_a_checkpoint(tiny: dict[str, Any], tmp_path: P
     assert checkpoint.name == f"step-{rows(tmp_path)[-1]['step']:08d}"
 
 
+@pytest.mark.slow
 def test_a_plain_python_process_needs_no_main_guard(tiny: dict[str, Any], tmp_path: Path) -> None:
     code = (
         "from launch.train import train\n"

@@ -15,6 +15,7 @@ from tests.launchers import assert_same_run, launcher, rows, run, tiny_run
 _TWO = [sys.executable, "-m", "launch.mlm", "train", "--num_processes", "2"]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(corpus_file: Path, cache_dir: str, tmp_path: Path) -> None:
     words = tiny_run(corpus_file, cache_dir)
     done = run(_TWO, *words, "--output_dir", str(tmp_path / "two"))
@@ -24,6 +25,7 @@ def test_two_processes_make_the_run_of_one(corpus_file: Path, cache_dir: str, tm
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_is_passed_on_and_the_command_ends_after_the_checkpoint(
     number: signal.Signals, corpus_file: Path, cache_dir: str, tmp_path: Path
@@ -59,6 +61,7 @@ def test_an_error_is_one_line_with_its_own_code(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_ends_as_the_process_that_was_killed(corpus_file: Path, cache_dir: str, tmp_path: Path) -> None:
     words = tiny_run(corpus_file, cache_dir, eval_steps=ENDLESS, max_steps=ENDLESS, lr_scheduler_type="constant")
     process = start([*_TWO, *words, "--output_dir", str(tmp_path / "run")], tmp_path)
