@@ -141,15 +141,17 @@ def matmul_rate(device: torch.device, precision: str, seconds: float = 0.2) -> f
     a, b = (torch.randn(size, size, generator=random, device=device).to(_DTYPES[precision]) for _ in range(2))
     c = torch.empty_like(a)
 
-    def ten_products() -> None:
-        for _ in range(10):
+    number = 10 if on_gpu else 1  # a processor without bf16 takes seconds for one
+
+    def products() -> None:
+        for _ in range(number):
             torch.mm(a, b, out=c)
         if on_gpu:
             torch.cuda.synchronize(device)
 
-    ten_products()  # the first ones wake the device and choose the kernel
+    products()  # the first ones wake the device and choose the kernel
     start, rounds = time.perf_counter(), 0
     while (passed := time.perf_counter() - start) < seconds:
-        ten_products()
+        products()
         rounds += 1
-    return 2 * size**3 * 10 * rounds / passed
+    return 2 * size**3 * number * rounds / passed
