@@ -51,15 +51,15 @@ def full_state(
     if not is_wanted:
         return {}, {}
     names = _parameter_names(objective)
-    weights = {_name(name): tensor for name, tensor in objective.state_dict().items()}
-    others = {name: tensor for name, tensor in weights.items() if name.startswith(_OWN)} | {
+    own = {_name(name): value for name, value in objective.state_dict().items() if not name.startswith("model.")}
+    others = own | {
         f"{names[id(p)]}/{slot}": value
         for optimizer in optimizers
         for p, slots in optimizer.state.items()
         for slot, value in slots.items()
     }
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in others.items()}
-    return {name: tensor for name, tensor in weights.items() if name not in others}, copies
+    return objective.model.state_dict(), copies
 
 
 def load_full_state(objective: Objective, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:

@@ -49,13 +49,13 @@ def train_step(
         lr_factor: Factor on the peak learning rates.
         max_grad_norm: Clip to this norm; 0 does not clip.
     """
-    terms: Objective = accelerator.unwrap_model(objective)
-    local_counts = map(sum, zip(*(terms.count(batch) for batch in batches), strict=True))
+    bare: Objective = accelerator.unwrap_model(objective)
+    local_counts = map(sum, zip(*(bare.count(batch) for batch in batches), strict=True))
     # full, not tensor: that would wait for the GPU to copy one number.
     counts = torch.stack([torch.full((), count, device=accelerator.device) for count in local_counts])
     counts = accelerator.reduce(counts, "sum").clamp(min=1)
     # DDP divides the summed gradients by the number of processes.
-    weights = [weight * accelerator.num_processes for weight in terms.terms.values()]
+    weights = [weight * accelerator.num_processes for weight in bare.terms.values()]
     scales = torch.stack([weight / count for weight, count in zip(weights, counts, strict=True)])
 
     loss_sums = []
