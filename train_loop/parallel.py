@@ -7,11 +7,13 @@ named as in it, other weights of the objective as ``objective.name``, and tensor
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from train_loop.config import TrainConfig
@@ -29,6 +31,11 @@ def prepare(
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     prepared, *optimizers = accelerator.prepare(objective, *build_optimizers(objective, config))
     return prepared, optimizers
+
+
+def unwrapped(objective: nn.Module) -> Objective:
+    """The objective without DDP around it. Accelerate's ``unwrap_model`` takes 0.3 ms, and each update asks."""
+    return cast(Objective, objective.module if isinstance(objective, DistributedDataParallel) else objective)
 
 
 def gradient_sync(accelerator: Accelerator, objective: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:

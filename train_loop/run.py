@@ -12,6 +12,7 @@ from data.batch import Loader, MaskedBatch
 from train_loop.checkpoint import TrainState
 from train_loop.config import TrainConfig
 from train_loop.objective import Objective
+from train_loop.parallel import unwrapped
 from train_loop.plan import BatchPlan
 from train_loop.processes import Processes
 from train_loop.run_checkpoints import RunCheckpoints
@@ -59,4 +60,4 @@ class Run:
     @property
     def bare_objective(self) -> Objective:
         """The objective without DDP around it."""
-        return self.accelerator.unwrap_model(self.objective)
+        return unwrapped(self.objective)

@@ -23,9 +23,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from data.batch import MaskedBatch
-from train_loop.objective import Objective
 from train_loop.optim import set_learning_rates, step_unless
-from train_loop.parallel import clip_grad_norm, gradient_sync
+from train_loop.parallel import clip_grad_norm, gradient_sync, unwrapped
 from train_loop.step_metrics import StepMetrics
 
 
@@ -49,7 +48,7 @@ def train_step(
         lr_factor: Factor on the peak learning rates.
         max_grad_norm: Clip to this norm; 0 does not clip.
     """
-    bare: Objective = accelerator.unwrap_model(objective)
+    bare = unwrapped(objective)
     local_counts = map(sum, zip(*(bare.count(batch) for batch in batches), strict=True))
     # full, not tensor: that would wait for the GPU to copy one number.
     counts = torch.stack([torch.full((), count, device=accelerator.device) for count in local_counts])
