@@ -1,4 +1,4 @@
-"""Measure this project beside what people use today: ``python -m launch.benchmark data|train|fill_mask``."""
+"""Measure this project beside what people use today: ``mlm benchmark data|train|fill_mask``."""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from data.config import DataConfig
-from launch.run.settings import OneLineParser, one_line_errors
+from launch.run.errors import OneLineParser, one_line_errors
 from train_loop.config import ModelConfig
 
 _DISTILROBERTA = {"vocab_size": 50265, "num_hidden_layers": 6, "max_position_embeddings": 514, "type_vocab_size": 1}
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="python -m launch.benchmark", description=__doc__)
+    parser = OneLineParser(prog="mlm benchmark", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK", dest="name")
     data = commands.add_parser("data", help="tokenizing, grouping and masking beside the Hugging Face guide")
     _add_text_options(data)

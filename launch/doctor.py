@@ -1,7 +1,7 @@
 """Test what will work on this machine, by trying it.
 
-python -m launch.doctor
-python -m launch.doctor --output_dir /data/runs
+mlm doctor
+mlm doctor --output_dir /data/runs
 """
 
 import importlib.util
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import psutil
 
-from launch.run.settings import OneLineParser
-from train_loop.watching.columns import terminal_columns, wrap
+from launch.run.errors import OneLineParser, one_line_errors
+from train_loop.watching.columns import say
 
 _EXTRAS = {
     "tensorboard": "--report_to tensorboard",
     "wandb": "--report_to wandb",
     "trackio": "--report_to trackio",
-    "onnxruntime": "launch.publish export --format onnx",
-    "keras_hub": "launch.publish export --format keras",
+    "onnxruntime": "mlm publish export --format onnx",
+    "keras_hub": "mlm publish export --format keras",
 }
 _WRITTEN = 256_000_000  # bytes
 _PATIENCE = 60.0  # seconds for two processes to meet
@@ -33,9 +33,10 @@ _PATIENCE = 60.0  # seconds for two processes to meet
 Finding = tuple[str, str]  # ``ok``, ``note`` or ``FAIL``, and a sentence
 
 
+@one_line_errors
 def main(arguments: list[str]) -> None:
     """Print a line for each finding; exit 1 if training cannot work."""
-    parser = OneLineParser(prog="python -m launch.doctor", description=__doc__)
+    parser = OneLineParser(prog="mlm doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
     folder = Path(parser.parse_args(arguments).output_dir)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
         except Exception as error:  # any error is a finding
             findings = [("FAIL", f"{type(error).__name__}: {' '.join(str(error).split())}")]
         for verdict, text in findings:
-            print(wrap(text, terminal_columns(), f"{verdict:5} {name:10} "), flush=True)
+            say(text, f"{verdict:5} {name:10} ")
             failed = failed or verdict == "FAIL"
     sys.exit(int(failed))
 
@@ -86,7 +87,7 @@ def _devices() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield "note", "no GPU that torch can use"
     elif torch.cuda.device_count() > 1:
-        yield "note", f"to use all GPUs: accelerate launch --multi_gpu --num_processes {torch.cuda.device_count()} ..."
+        yield "note", f"mlm train uses all {torch.cuda.device_count()} GPUs; fewer by --num_processes"
 
 
 def _processes() -> Iterator[Finding]:

@@ -1,15 +1,15 @@
 """Fill the masks of texts.
 
-python -m launch.fill_mask --model DIR_OR_ID "The default <mask> is None."
-python -m launch.fill_mask --model DIR_OR_ID --file texts.jsonl > fills.jsonl
-python -m launch.fill_mask --model DIR_OR_ID          # asks for texts
+mlm fill --model DIR_OR_ID "The default <mask> is None."
+mlm fill --model DIR_OR_ID --file texts.jsonl > fills.jsonl
+mlm fill --model DIR_OR_ID          # asks for texts
 """
 
 import itertools
 import json
 import sys
 
-from launch.run.settings import OneLineParser, one_line_errors
+from launch.run.errors import OneLineParser, one_line_errors
 from launch.terminal.tables import print_fills
 from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, target_words
 
@@ -18,7 +18,7 @@ from launch.terminal.texts import add_text_options, as_json, open_texts, own_mas
 def main(arguments: list[str]) -> None:
     """Print the fills of each mask."""
     parser = OneLineParser(
-        prog="python -m launch.fill_mask",
+        prog="mlm fill",
         description=f"{__doc__}\n<mask> and [MASK] both stand for the model's own mask token.",
     )
     add_text_options(parser)

@@ -4,7 +4,7 @@ import difflib
 import importlib
 import sys
 
-from launch.run.settings import fail
+from launch.run.errors import fail
 
 # In the order in which a new user meets them.
 _MODULES = ("doctor", "prepare", "show_batch", "train", "report", "fill_mask", "score", "publish", "benchmark")

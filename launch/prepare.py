@@ -1,12 +1,13 @@
-"""Prepare a run's text without training: ``python -m launch.prepare --recipe quickstart``."""
+"""Prepare a run's text without training: ``mlm prepare --recipe quickstart``."""
 
 import sys
 from pathlib import Path
 
-from launch.run.settings import Command, one_line_errors, parse_settings
+from launch.run.errors import one_line_errors
+from launch.run.settings import Command, parse_settings
 
 COMMAND = Command(
-    prog="python -m launch.prepare",
+    prog="mlm prepare",
     description="Make what a run needs before its first update, without a model: documents, tokenizer, and the blocks "
     "to train and to evaluate on. What is already in the cache is not made again.",
 )

@@ -1,7 +1,7 @@
 """Share a model on the Hub, or export it to another format.
 
-python -m launch.publish --model runs/mine/model --repo_id user/name
-python -m launch.publish export --model runs/mine/model --format onnx --output mine-onnx
+mlm publish --model runs/mine/model --repo_id user/name
+mlm publish export --model runs/mine/model --format onnx --output mine-onnx
 """
 
 import logging
@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from launch.run.settings import OneLineParser, fail, one_line_errors
+from launch.run.errors import OneLineParser, fail, one_line_errors
 
 
 @one_line_errors
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _push(arguments: list[str]) -> None:
-    parser = OneLineParser(prog="python -m launch.publish", description=__doc__)
+    parser = OneLineParser(prog="mlm publish", description=__doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, of a model or of a checkpoint")
     parser.add_argument("--repo_id", required=True, metavar="USER/NAME", help="repository, made if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="the repository must be private")
@@ -48,7 +48,7 @@ def _push(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    parser = OneLineParser(prog="python -m launch.publish export", description="Export a model to another format.")
+    parser = OneLineParser(prog="mlm publish export", description="Export a model to another format.")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
     parser.add_argument("--format", required=True, choices=("onnx", "keras"), help="ONNX Runtime, or a KerasHub preset")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")

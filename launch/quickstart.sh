@@ -9,7 +9,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 accelerate launch --config_file accelerate_config.yaml -m launch.train \
     --recipe quickstart --output_dir runs/quickstart --overwrite_output_dir "$@"
 echo
-python -m launch.fill_mask --model runs/quickstart/model --top_k 3 \
+mlm fill --model runs/quickstart/model --top_k 3 \
     "The default <mask> is None." \
     "A <mask> is a sequence of characters." \
     "If the file does not exist, an <mask> is raised."

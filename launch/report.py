@@ -1,8 +1,8 @@
 """Write the report of a run or of several side by side, or serve it while they go on: ``mlm report runs --watch``.
 
-python -m launch.report runs/quickstart
-python -m launch.report runs/one runs/two --output compared.html
-python -m launch.report runs --watch
+mlm report runs/quickstart
+mlm report runs/one runs/two --output compared.html
+mlm report runs --watch
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from launch.run.settings import OneLineParser, one_line_errors
+from launch.run.errors import OneLineParser, one_line_errors
 from train_loop import run_files
 
 
 @one_line_errors
 def main(arguments: list[str]) -> None:
     """Write the page and print its path, or serve it until Ctrl-C."""
-    parser = OneLineParser(prog="python -m launch.report", description=__doc__)
+    parser = OneLineParser(prog="mlm report", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or one with runs below it"
     )

@@ -1,17 +1,18 @@
 """Score texts: how probable each is to a masked language model.
 
-python -m launch.score --model DIR_OR_ID "The default value is None." "The default value am None."
-python -m launch.score --model DIR_OR_ID --file texts.jsonl > scores.jsonl
+mlm score --model DIR_OR_ID "The default value is None." "The default value am None."
+mlm score --model DIR_OR_ID --file texts.jsonl > scores.jsonl
 """
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING
 
-from launch.run.settings import OneLineParser, one_line_errors
+from launch.run.errors import OneLineParser, one_line_errors
 from launch.terminal.texts import add_text_options, as_json, open_texts
 from launch.terminal.token_text import shown_token
-from train_loop.watching.columns import terminal_columns, wrap
+from train_loop.watching.columns import say
 from train_loop.watching.run_record import shown_perplexity
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> None:
     """Print the score of each text."""
     parser = OneLineParser(
-        prog="python -m launch.score",
+        prog="mlm score",
         description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
     )
     add_text_options(parser)
@@ -64,14 +65,14 @@ def _print(score: "TextScore", tokenizer: "PreTrainedTokenizerBase", *, as_json:
             "text": score.text,
             "pseudo_log_likelihood": score.pseudo_log_likelihood,
             "num_tokens": len(score.tokens),
-            "pseudo_perplexity": score.pseudo_perplexity,
+            "pseudo_perplexity": score.pseudo_perplexity if math.isfinite(score.pseudo_perplexity) else None,
         }
         row |= {"tokens": score.tokens, "log_probs": score.log_probs} if tokens else {}
         print(json.dumps(row, ensure_ascii=False))
         return
     perplexity = shown_perplexity(score.pseudo_perplexity)
     numbers = f"{perplexity:>17}  {score.pseudo_log_likelihood:14.2f}  {len(score.tokens):6}  "
-    print(wrap(score.text, terminal_columns(), numbers))
+    say(score.text, numbers)
     if tokens:
         ids = tokenizer.convert_tokens_to_ids(score.tokens)
         for token, log_prob in zip(ids, score.log_probs, strict=True):

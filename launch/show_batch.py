@@ -1,11 +1,12 @@
-"""Show the batch of one update as the model sees it: ``python -m launch.show_batch --recipe quickstart --step 1``."""
+"""Show the batch of one update as the model sees it: ``mlm show-batch --recipe quickstart --step 1``."""
 
 import io
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from launch.run.settings import Command, Settings, one_line_errors, parse_settings
+from launch.run.errors import one_line_errors
+from launch.run.settings import Command, Settings, parse_settings
 from train_loop.plan import BatchPlan, plan_batches
 
 if TYPE_CHECKING:  # importing torch takes seconds
@@ -14,7 +15,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
 
 _COUNT = {"type": int, "metavar": "N"}
 COMMAND = Command(
-    prog="python -m launch.show_batch",
+    prog="mlm show-batch",
     description="Print the batch of one update as a run sees it, without a model and without the updates before it; "
     "then what the corpus is made of.",
     options={

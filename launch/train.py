@@ -6,14 +6,15 @@ accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe 
 import sys
 from typing import TYPE_CHECKING, Any
 
-from launch.run.settings import Command, fail, parse_settings
+from launch.run.errors import fail
+from launch.run.settings import Command, parse_settings
 
 if TYPE_CHECKING:
     from launch.run.calling import FinishedRun
 
 _NUM_PROCESSES = "Processes to start on this machine; not under a launcher. Default: one for each GPU."
 COMMAND = Command(
-    prog="python -m launch.train",
+    prog="mlm train",
     description="Train a masked language model. A recipe gives the settings, options override them.",
     options={
         "dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."},
@@ -54,12 +55,12 @@ def train(**settings: Any) -> "FinishedRun":
 
 def main(arguments: list[str]) -> None:
     """Train. User errors exit with code 2, other errors of one line with 1, signals with 128 and their number."""
-    settings, options = parse_settings(arguments, COMMAND)
-    # These import torch, which takes seconds: a wrong setting is told before.
-    from launch.run.launching import processes_to_start, start_processes
-    from launch.run.training import train_or_exit
-
     try:
+        settings, options = parse_settings(arguments, COMMAND)
+        # These import torch, which takes seconds: a wrong setting is told before.
+        from launch.run.launching import processes_to_start, start_processes
+        from launch.run.training import train_or_exit
+
         number = processes_to_start(options.num_processes)
     except ValueError as error:
         fail(error)

@@ -1,4 +1,4 @@
-"""Compares this project with what people use today, on this machine: ``python -m launch.benchmark``.
+"""Compares this project with what people use today, on this machine: ``mlm benchmark``.
 
     text -> data, train or fill_mask -> measuring
 

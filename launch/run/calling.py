@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import tempfile
@@ -64,13 +63,7 @@ def settings_of_call(values: Mapping[str, Any]) -> Settings:
             words += [f"--{name}", *map(str, value)]
         else:
             words.append(f"--{name}={value}")
-    shown = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(shown):
-            settings, _ = parse_settings(words, Command(prog="train", description=""))
-    except SystemExit:
-        raise ValueError(shown.getvalue().strip().removeprefix("error: ")) from None
-    return settings
+    return parse_settings(words, Command(prog="train", description=""))[0]
 
 
 def _texts_file(name: str, texts: object, folder: Path) -> Path:

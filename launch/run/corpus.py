@@ -16,7 +16,7 @@ from launch.run.settings import Settings
 from train_loop.config import AUTO_PROBES
 from train_loop.inference.probes import choose_probes
 from train_loop.sharing.locate import require_hub
-from train_loop.watching.columns import terminal_columns, wrap
+from train_loop.watching.columns import say
 
 _STREAMING_EVAL_BLOCKS = 1000
 
@@ -102,7 +102,7 @@ def print_corpus(corpus: Corpus) -> None:
             f"{counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
             f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded{bad}"
         )
-        print(wrap(text, terminal_columns(), f"{name:<8} "))
+        say(text, f"{name:<8} ")
     if not corpus.train:
         text = f"streaming {', '.join(names)} in {corpus.config.num_streams} logical streams"
-        print(wrap(text, terminal_columns(), "train    "))
+        say(text, "train    ")

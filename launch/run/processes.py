@@ -50,8 +50,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     asked = requested_processes()
     if asked is not None and asked != accelerator.num_processes:
         raise ValueError(
-            f"{asked} processes were asked for and {accelerator.num_processes} started; for {asked} processes: "
-            f"{_how_to_launch(asked)}"
+            f"{asked} processes were asked for and {accelerator.num_processes} started; "
+            f"to start {asked}: mlm train --num_processes {asked} ..."
         )
     if accelerator.device.type == "cuda":  # on some CPUs this would mean bf16
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
@@ -146,7 +146,7 @@ def idle_gpus(available: int, used: int) -> str | None:
     """A line that says how many GPUs are idle and how to use them; None if there are none."""
     if available <= used:
         return None
-    return f"{available - used} of {available} GPUs are idle; to use all: {_how_to_launch(available)}"
+    return f"{available - used} of {available} GPUs are idle; to use all: mlm train --num_processes {available} ..."
 
 
 def local_processes() -> int:
@@ -165,10 +165,3 @@ def what_was_lost(error: Exception) -> str | None:
     else:
         return None
     return f"{who}; go on with --resume_from_checkpoint latest ({text:.200})"
-
-
-def _how_to_launch(num_processes: int) -> str:
-    if num_processes == 1:
-        return "accelerate launch --num_processes 1 -m launch.train ..."
-    on_cpu = "" if torch.cuda.is_available() else "ACCELERATE_USE_CPU=true "
-    return f"{on_cpu}accelerate launch --multi_gpu --num_processes {num_processes} -m launch.train ..."

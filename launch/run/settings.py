@@ -1,10 +1,8 @@
-"""Reads settings from a recipe and the command line, and reports user errors.
+"""Reads settings from a recipe and the command line.
 
 A recipe (``launch/recipes/NAME.yaml``, or the path of a YAML file) gives values and the command line overrides them;
 in a map, key by key.
 Every name is a field of a settings dataclass, so ``--help`` and the errors cannot be out of date.
-
-A user error is what the user can mend: every command prints it in one line and exits with code 2.
 """
 
 import argparse
@@ -15,25 +13,24 @@ import difflib
 import functools
 import inspect
 import itertools
-import os
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from data.config import DataConfig
 from data.functions import find
+from launch.run.errors import OneLineParser
 from train_loop.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from train_loop.optim import BuildOptimizers, BuildSchedule
 
-_LIST_OF_SETTINGS = "python -m launch.train --help lists them"
+_LIST_OF_SETTINGS = "mlm train --help lists them"
 _HUGGING_FACE_NAMES = Path(__file__).with_name("hugging_face_names.yaml")
 RECIPES = Path(__file__).parents[1] / "recipes"
 _INSTEAD_OF = {"num_train_epochs": "max_steps", "dataset": "mixture"}  # given by itself, it counts for a recipe's other
@@ -105,55 +102,20 @@ class Command:
     lists_settings: bool = False
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser that keeps the lines of its help texts and reports an error as every command does, without the usage."""
-
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(**{"formatter_class": argparse.RawTextHelpFormatter, **keywords})
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit."""
-        fail(message)
-
-
-def is_local_main() -> bool:
-    """Whether this process prints for its machine. Accelerate need not have started."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def fail(message: object, code: int = 2) -> NoReturn:
-    """Print one line, once on each machine, and exit; code 2 is for user errors."""
-    if is_local_main():
-        print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(code)
-
-
-def one_line_errors(command: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Decorates a command that prints results: ValueError and OSError are user errors, a closed output is none."""
-
-    @functools.wraps(command)
-    def main(arguments: list[str]) -> None:
-        try:
-            command(arguments)
-            sys.stdout.flush()
-        except BrokenPipeError:  # as of ``| head``
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except (ValueError, OSError) as error:
-            fail(error)
-
-    return main
-
-
 def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings, argparse.Namespace]:
-    """The settings, and the command's own options. A wrong name or value is a user error, and ends the process."""
+    """The settings, and the command's own options.
+
+    Raises:
+        ValueError: A name or a value is wrong.
+    """
     parser = _settings_parser(command)
     options, unknown = parser.parse_known_args(_in_one_spelling(arguments))
     for word in unknown:
         if word.startswith("--"):
-            fail(_unknown(word.split("=")[0], [f"--{name}" for name in [*HINTS, *command.options, "recipe", "help"]]))
+            known = [f"--{name}" for name in (*HINTS, *command.options, "recipe", "help")]
+            raise ValueError(_unknown(word.split("=")[0], known))
     if unknown:
-        fail(f"{unknown[0]!r} is not expected here: every setting is written --name value")
+        raise ValueError(f"{unknown[0]!r} is not expected here: every setting is written --name value")
     given = vars(options)
     has_model = given.get("model_name_or_path", "none") != "none"
     values = _read_recipe(options.recipe, has_model=has_model) if options.recipe else {}
@@ -169,10 +131,7 @@ def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings
     def part(config: Any) -> Any:
         return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
 
-    try:
-        return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig)), options
-    except ValueError as error:
-        fail(error)
+    return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig)), options
 
 
 def _in_one_spelling(arguments: Sequence[str]) -> list[str]:
@@ -260,19 +219,19 @@ def _read_recipe(name: str, *, has_model: bool) -> dict[str, Any]:
     if not path.is_file():
         near = difflib.get_close_matches(name, _recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the recipes are: {', '.join(_recipe_names())}"
-        fail(f"recipe={name!r}: there is no such recipe or file; {hint}")
+        raise ValueError(f"recipe={name!r}: there is no such recipe or file; {hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        fail(f"{path} is not YAML: {error}")
+        raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("from_scratch", {}), dict):
-        fail(f"{path} must hold lines of the form 'name: value'")
+        raise ValueError(f"{path} must hold lines of the form 'name: value'")
     from_scratch = values.pop("from_scratch", {})
     if not has_model and values.get("model_name_or_path") is None:
         values |= from_scratch
     for key in values:
         if key not in HINTS:
-            fail(f"{path}: {_unknown(str(key), HINTS)}")
+            raise ValueError(f"{path}: {_unknown(str(key), HINTS)}")
     return {key: _convert(key, value) for key, value in values.items()}
 
 
@@ -296,7 +255,7 @@ def _convert(name: str, value: Any) -> Any:
         return "no"
     elif choices and kind is str:
         near = difflib.get_close_matches(str(value), choices, n=1)
-        fail(
+        raise ValueError(
             f"{name}={value!r} must be one of: {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
         )
     elif kind is dict and isinstance(value, list) and all("=" in item for item in value):
@@ -313,7 +272,7 @@ def _convert(name: str, value: Any) -> Any:
         number = _number_or_same(value)
         if isinstance(number, int | float) and (kind is float or float(number).is_integer()):
             return kind(number)
-    fail(f"{name}={value!r} is not {_KIND_NAMES[kind]}")
+    raise ValueError(f"{name}={value!r} is not {_KIND_NAMES[kind]}")
 
 
 def _number_or_same(value: Any) -> Any:

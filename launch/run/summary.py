@@ -7,14 +7,14 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from launch.run.corpus import Corpus, print_corpus
+from launch.run.errors import is_local_main
 from launch.run.processes import idle_gpus, local_processes, precision_notes
-from launch.run.settings import is_local_main
 from train_loop import run_files
 from train_loop.objective import EvalMetrics
 from train_loop.objectives.masked_lm import MaskedLMMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
-from train_loop.watching.columns import terminal_columns, wrap
+from train_loop.watching.columns import say
 from train_loop.watching.metrics import largest_peak_memory
 from train_loop.watching.run_record import shown_perplexity
 
@@ -38,14 +38,14 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model:
         f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}; "
         f"{in_epoch}{plan.total_steps:,} in all"
     )
-    print(wrap(batch, terminal_columns(), "batch    "))
+    say(batch, "batch    ")
     device = accelerator.device.type
     threads = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
     print(f"device   {device}, precision {accelerator.mixed_precision}{threads}")
     if device == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
-        print(wrap(idle, terminal_columns(), "         "))
+        say(idle, "         ")
     for note in precision_notes(accelerator):
-        print(wrap(note, terminal_columns(), "         "))
+        say(note, "         ")
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:
@@ -61,7 +61,7 @@ def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: s
     if report.exists():
         print(f"report     {report}")
     print(f"model      {model}")
-    print(f'try it     python -m launch.fill_mask --model {model} "The default {mask_token} is None."')
+    print(f'try it     mlm fill --model {run.output_dir} "The default {mask_token} is None."')
 
 
 def _quality(final: EvalMetrics, unigram: float | None) -> str:

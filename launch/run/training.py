@@ -14,10 +14,11 @@ import yaml
 from data.documents.ranges import DataError
 from launch.run.assemble import assemble, open_objective
 from launch.run.corpus import Corpus, open_corpus, with_probes
+from launch.run.errors import fail
 from launch.run.folder import RunFolder
 from launch.run.hub import NotPushedError, Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost
-from launch.run.settings import Settings, fail
+from launch.run.settings import Settings
 from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.summary import print_end, print_plan, show_log
 from train_loop import run_files

@@ -12,7 +12,7 @@ from data.batch import MaskedBatch
 from launch.run.corpus import Corpus
 from launch.terminal.marks import Kind, RowWriter, kind_of, mark
 from launch.terminal.token_text import shown_token
-from train_loop.watching.columns import terminal_columns, wrap
+from train_loop.watching.columns import say, terminal_columns
 
 _EXAMPLES = {Kind.MASKED: ("the", ""), Kind.REPLACED: ("cat", "blue"), Kind.KEPT: ("sat", "")}
 _TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 4
@@ -26,13 +26,13 @@ def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> Non
     columns = terminal_columns()
     colours = columns is not None and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     marks = (f"{mark(kind, *texts, colours=colours)} {kind.name.lower()}" for kind, texts in _EXAMPLES.items())
-    print(wrap(f"{', '.join(marks)}; ⏎ is a newline, ␣ a space", columns, "to predict: "))
+    say(f"{', '.join(marks)}; ⏎ is a newline, ␣ a space", "to predict: ")
     writer = RowWriter(corpus.tokenizer, corpus.vocabulary.is_special, colours)
     rows = itertools.chain.from_iterable(map(_rows, batches))
     for block_id, labels, seen, predicted in itertools.islice(rows, num_rows):
         text = writer.write(labels, seen, predicted)
         print(f"\nblock {block_id}")
-        print(wrap(text, columns, "  "))
+        say(text, "  ")
 
 
 def _rows(batch: MaskedBatch) -> Iterator[tuple[int, list[int], list[int], list[bool]]]:
@@ -59,13 +59,13 @@ def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
     num_masked = kinds.total()
     became = ", ".join(f"{kinds[kind]:,} {kind.name.lower()} ({_share(kinds[kind], num_masked)})" for kind in Kind)
     print()
-    _print_line(
-        "batch",
+    say(
         f"{num_blocks:,} blocks, {num_tokens:,} tokens: {num_tokens - num_special:,} of text, "
         f"{num_special:,} special ({num_padded:,} padding)",
+        "batch    ",
     )
     share = _share(num_masked, num_tokens - num_special)
-    _print_line("predicts", f"{num_masked:,} tokens, {share} of the text's: {became}")
+    say(f"{num_masked:,} tokens, {share} of the text's: {became}", "predicts ")
 
 
 def print_tokens(corpus: Corpus) -> None:
@@ -77,20 +77,16 @@ def print_tokens(corpus: Corpus) -> None:
     shares = counts[counts > 0] / counts.sum()
     entropy = -(shares * np.log2(shares)).sum()
     special = f"{num_special:,} special ({_share(num_special, num_tokens)})"
-    _print_line("tokens", f"{num_tokens:,} in train, {num_tokens / num_documents:.1f} a document; {special}")
-    _print_line("vocab", f"{np.count_nonzero(all_counts):,} of {len(all_counts):,} tokens occur")
+    say(f"{num_tokens:,} in train, {num_tokens / num_documents:.1f} a document; {special}", "tokens   ")
+    say(f"{np.count_nonzero(all_counts):,} of {len(all_counts):,} tokens occur", "vocab    ")
     guessed = f"guessed by frequency alone, a perplexity of {2**entropy:.1f}"
-    _print_line("entropy", f"{entropy:.2f} bits a token: {guessed}")
+    say(f"{entropy:.2f} bits a token: {guessed}", "entropy  ")
     top = np.argsort(-counts, kind="stable")[:_TOP_TOKENS]
     texts = [shown_token(corpus.tokenizer, int(token)) for token in top]
     cells = [f"{text:<10} {_share(counts[token], counts.sum()):>5}" for text, token in zip(texts, top, strict=True)]
     for start in range(0, len(cells), _TOP_TOKENS_PER_LINE):
         line = "  ".join(cells[start : start + _TOP_TOKENS_PER_LINE])
         print(f"{'' if start else 'top':<8} {line}".rstrip())
-
-
-def _print_line(label: str, text: str) -> None:
-    print(wrap(text, terminal_columns(), f"{label:<8} "))
 
 
 def _share(part: float, whole: float) -> str:

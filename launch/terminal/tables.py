@@ -3,7 +3,7 @@
 from typing import Any
 
 from launch.terminal.token_text import visible
-from train_loop.watching.columns import excerpt, terminal_columns, width, wrap
+from train_loop.watching.columns import excerpt, say, terminal_columns, width
 
 _BAR_WIDTH = 16
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -11,7 +11,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def print_fills(text: str, fills: list[Any]) -> None:
     """Print the text, and below it the fills of each mask, or the joint fills of all masks."""
-    print(wrap(text, terminal_columns()))
+    say(text)
     masks = [fills] if isinstance(fills[0], dict) else fills
     for number, fills_of_mask in enumerate(masks, start=1):
         if len(masks) > 1:

@@ -138,7 +138,7 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused(
     done = run(command, *words, "--output_dir", str(tmp_path / "run"))
     assert done.returncode != 0
     assert f"error: {message}" in done.stderr
-    assert "accelerate launch --multi_gpu --num_processes" in done.stderr
+    assert "mlm train --num_processes" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -53,7 +53,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrained
 
 @pytest.fixture
 def train(cache_dir: str, eli5_folder: Path, model_folder: Path) -> Train:
-    """Run ``python -m launch.train`` on the tiny folders and return the rows of metrics.jsonl."""
+    """Run ``mlm train`` on the tiny folders and return the rows of metrics.jsonl."""
 
     def run(output_dir: Path, *words: str, base: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         defaults = base or (

@@ -1,4 +1,4 @@
-"""``python -m launch.fill_mask``: texts from words, files, pipes and a prompt; results for people and programs."""
+"""``mlm fill``: texts from words, files, pipes and a prompt; results for people and programs."""
 
 import argparse
 import gzip

@@ -1,4 +1,4 @@
-"""``python -m launch.prepare`` makes all that training would make first, and makes nothing twice."""
+"""``mlm prepare`` makes all that training would make first, and makes nothing twice."""
 
 from pathlib import Path
 

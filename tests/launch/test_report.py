@@ -1,4 +1,4 @@
-"""``python -m launch.report``: one page for one run or several; a user error is one line."""
+"""``mlm report``: one page for one run or several; a user error is one line."""
 
 import json
 import re

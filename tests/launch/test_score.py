@@ -1,4 +1,4 @@
-"""``python -m launch.score``."""
+"""``mlm score``."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from launch.score import main
 from tests.models import tiny_model
@@ -43,6 +43,21 @@ def test_lines_for_programs(
         assert row["num_tokens"] == len(row["tokens"]) == len(row["log_probs"])
         assert row["pseudo_log_likelihood"] == pytest.approx(math.fsum(row["log_probs"]))
         assert row["pseudo_perplexity"] == pytest.approx(math.exp(-math.fsum(row["log_probs"]) / row["num_tokens"]))
+
+
+def test_a_perplexity_past_all_numbers_is_null_in_json(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        model.get_output_embeddings().bias[0] = 1e4  # a special token, which no text has: all others are hopeless
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(TEXTS[0]))
+    main(["--model", str(tmp_path)])
+    row = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert row["pseudo_perplexity"] is None
+    assert row["pseudo_log_likelihood"] < -700 * row["num_tokens"]
 
 
 def test_the_tokens_of_a_table(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

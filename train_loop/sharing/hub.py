@@ -155,7 +155,7 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
 
 def publish_command(model: Path, repository: Repository) -> str:
     """The command that pushes a model again."""
-    words = ["python", "-m", "launch.publish", "--model", str(model), "--repo_id", repository.repo_id]
+    words = ["mlm", "publish", "--model", str(model), "--repo_id", repository.repo_id]
     words += ["--private"] * bool(repository.private) + ["--create_pr"] * repository.create_pr
     if repository.revision is not None:
         words += ["--revision", repository.revision]

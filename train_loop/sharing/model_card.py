@@ -219,8 +219,8 @@ Use the training loop with these settings as `recipe.yaml`. Give text and models
 the recipe.{_made_with(record)}
 
 ```bash
-accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe recipe.yaml --output_dir runs/again
-python -m launch.fill_mask --model runs/again/model
+mlm train --recipe recipe.yaml --output_dir runs/again
+mlm fill --model runs/again/model
 ```
 
 <details><summary>recipe.yaml</summary>

@@ -18,6 +18,11 @@ def width(text: str) -> int:
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in _ESCAPES.sub("", text))
 
 
+def say(text: str, label: str = "") -> None:
+    """Print a text behind a label, wrapped where standard output is a terminal."""
+    print(wrap(text, terminal_columns(), label), flush=True)
+
+
 def wrap(text: str, columns: int | None, label: str = "") -> str:
     """The text behind a label, broken at its spaces; further lines are indented by the label's width."""
     if columns is None:

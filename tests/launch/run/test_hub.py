@@ -115,7 +115,7 @@ def test_a_signal_ends_the_last_push_at_once(
 ) -> None:
     code, stderr = _signalled_while_it_uploads(sharing, hub, tmp_path, number)
     assert code == 128 + number
-    command = f"python -m launch.publish --model {tmp_path / 'run' / 'model'} --repo_id {NAME}"
+    command = f"mlm publish --model {tmp_path / 'run' / 'model'} --repo_id {NAME}"
     assert (
         f"not pushed, {number.name} came first; {tmp_path / 'run' / 'model'} is complete; push it by: {command}\n"
         in stderr
@@ -183,7 +183,7 @@ def test_a_refused_push_loses_nothing_and_says_how_to_push_again(hub: Hub, tmp_p
     (error,) = errors(done)
     assert "not pushed: the Hub answered 403 Forbidden; " in error
     command = error.partition("push it by: ")[2]
-    assert command == f"python -m launch.publish --model {tmp_path / 'run' / 'model'} --repo_id {NAME}"
+    assert command == f"mlm publish --model {tmp_path / 'run' / 'model'} --repo_id {NAME}"
     assert "perplexity" in done.stdout
 
     again = python(command.split()[2:], hub, tmp_path)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from launch.run.errors import one_line_errors
 from launch.run.settings import (
     _HUGGING_FACE_NAMES,
     GROUPS,
@@ -22,14 +23,16 @@ from launch.run.settings import (
 from launch.train import COMMAND
 from train_loop import TrainConfig, plan_batches
 
-OTHER = Command(
-    "python -m launch.other", "Something else.", {"pages": {"type": int, "metavar": "N", "help": "How many."}}
-)
+OTHER = Command("mlm other", "Something else.", {"pages": {"type": int, "metavar": "N", "help": "How many."}})
 
 
 def _error(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Command = COMMAND) -> str:
+    @one_line_errors
+    def main(words: list[str]) -> None:
+        parse_settings(words, command)
+
     with pytest.raises(SystemExit) as caught:
-        parse_settings(arguments, command)
+        main(arguments)
     assert caught.value.code == 2
     out, error = capsys.readouterr()
     assert out == ""
@@ -192,7 +195,7 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
         ("--recipe quickstart --max-seq-length 64", "unknown setting --max_seq_length: use --block_size"),
         ("--recipe quickstart --train_file a.txt", "unknown setting --train_file: use --dataset"),
         ("--recipe quickstart --eval_strategy=epoch", "unknown setting --eval_strategy: use --eval_steps"),
-        ("--recipe quickstart --zzz 1", "unknown setting --zzz; python -m launch.train --help lists them"),
+        ("--recipe quickstart --zzz 1", "unknown setting --zzz; mlm train --help lists them"),
         ("--recipe quickstart --max_stop 1", "did you mean --max_steps?"),
         ("--recipe quickstart --hub_strat 1", "did you mean --hub_strategy?"),
         ("--recipe quickstart --seed.a 1", "seed='a=1' is not a whole number"),
@@ -278,9 +281,9 @@ def test_a_command_has_its_own_options_and_the_settings_of_a_run(capsys: pytest.
     with pytest.raises(SystemExit):
         parse_settings(["--help"], OTHER)
     text = capsys.readouterr().out
-    assert text.startswith("usage: python -m launch.other [--recipe NAME] [--SETTING VALUE ...] [--pages N]\n")
+    assert text.startswith("usage: mlm other [--recipe NAME] [--SETTING VALUE ...] [--pages N]\n")
     assert "--block_size" not in text
-    assert "python -m launch.train --help" in text
+    assert "mlm train --help" in text
 
 
 @pytest.mark.parametrize(

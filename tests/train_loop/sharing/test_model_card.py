@@ -78,7 +78,7 @@ def test_what_a_reader_finds(tmp_path: Path) -> None:
         "15% of the\ntokens are masked",
         "| 0 | 0.00 | 5.0000 | 148.40 | 25.0% |",
         "commit `c0ffee` with changes, Python 3.11.7, torch 2.13.0; 2 process(es) on cuda, mixed precision bf16.",
-        "accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe recipe.yaml",
+        "mlm train --recipe recipe.yaml",
         "`mit`.",
     ):
         assert expected in card, expected
