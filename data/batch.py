@@ -1,7 +1,7 @@
 """What the training half knows of the data half: a batch, and who hands out batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +41,11 @@ class MaskedBatch:
         positions = torch.arange(num_masked, device=device)
         mask = torch.ones_like(input_ids) if has_attention_mask else None
         return cls(input_ids, positions, torch.zeros_like(positions), mask, torch.zeros(num_blocks, dtype=torch.long))
+
+    @classmethod
+    def blank(cls, device: torch.device) -> "MaskedBatch":
+        """A batch of no block and no prediction, for a process that must join a forward of the others."""
+        return replace(cls.of_zeros(1, 2, num_masked=0, device=device), block_ids=torch.tensor([-1]))
 
     @property
     def num_masked(self) -> int:

@@ -2,8 +2,8 @@
 
     masked batches -> updates -> checkpoints -> a model that fills masks
 
-Read `step` first: it is one optimizer update. The core stands at the root; `objectives`, `speed`, `watching`,
-`inference` and `sharing` are its rooms. Of the data half only `data.batch` is known here.
+Read `step` first: it is one optimizer update. The core stands at the root; `objectives`, `optimizers`, `speed`,
+`watching`, `inference` and `sharing` are its rooms. Of the data half only `data.batch` is known here.
 """
 
 import importlib
@@ -20,7 +20,8 @@ _HOMES = {
     "train_loop.objectives.checks": "check_document_attention gather_in_last_layer",
     "train_loop.objectives.masked_lm": "MaskedLMObjective unigram_perplexity",
     "train_loop.objectives.masked_logits": "MaskedLogits",
-    "train_loop.optim": "build_optimizers build_schedule",
+    "train_loop.optim": "build_schedule",
+    "train_loop.optimizers.groups": "build_optimizers",
     "train_loop.plan": "BatchPlan plan_batches",
     "train_loop.run": "Run Stopped",
     "train_loop.sharing.hub": "BackgroundPush PublishError Repository open_repository publish_command push_model",

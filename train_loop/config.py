@@ -142,6 +142,10 @@ class TrainConfig:
     """Let fp32 matrix products use TF32 on GPUs that have it: several times faster, 10 bits of mantissa."""
     torch_compile: bool = False
     """Compile the encoder's layers, which takes up to a minute at the start; evaluation stays uncompiled."""
+    shard: bool = False
+    """Keep a share of the weights, gradients and optimizer's state on each process (FSDP2), not a copy on each."""
+    replicas: int = 1
+    """With shard, the number of whole copies: processes shard within a group of their number / replicas (HSDP)."""
     bf16_gradients: bool = False
     """Let processes exchange gradients in bf16: half the traffic, 8 bits of mantissa."""
     profile_steps: str | None = None
@@ -165,7 +169,7 @@ class TrainConfig:
         for name in (
             "max_steps", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
             "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
-            "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to",
+            "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to", "replicas",
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -179,6 +183,12 @@ class TrainConfig:
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
         self._check_texts()
+        if self.shard and self.per_device_train_batch_size == "auto":
+            raise ValueError("per_device_train_batch_size=auto tries out a whole model, not shards: give a number")
+        if self.shard and self.bf16_gradients:
+            raise ValueError("bf16_gradients=true is for DDP, not for shard=true: give one of them")
+        if self.replicas > 1 and not self.shard:
+            raise ValueError(f"replicas={self.replicas} is of a sharded run: add --shard true")
 
     def _check_texts(self) -> None:
         if self.profile_steps is not None and self.profiled is None:

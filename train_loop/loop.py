@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from data.batch import MaskedBatch
 from train_loop.evaluate import evaluate
 from train_loop.objective import EvalMetrics
-from train_loop.parallel import full_state, load_full_state
+from train_loop.parallel import even_out, full_state, load_full_state
 from train_loop.run import Run, Stopped
 from train_loop.step import train_step
 from train_loop.step_metrics import StepMetrics
@@ -78,7 +78,7 @@ def _update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:
         run.accelerator,
         run.objective,
         run.optimizers,
-        batches,
+        even_out(batches, run.plan.micro_batches_per_step, run.bare_objective),
         step=run.state.step,
         lr_factor=run.lr_factor(run.state.step),
         max_grad_norm=run.config.max_grad_norm,
@@ -146,8 +146,7 @@ def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
     while run.processes.any(batch is not None):
         if run.processes.stop():
             raise Stopped(run.state.step)
-        if batch is not None:
-            yield batch
+        yield from even_out([] if batch is None else [batch], 1, run.bare_objective)
         batch = next(batches, None)
 
 

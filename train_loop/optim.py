@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers, and the schedule as a pure function of the step."""
+"""The schedule as a pure function of the step, and what an update asks of any optimizer."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,96 +6,11 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from transformers import PreTrainedModel, get_scheduler
+from torch.optim import Optimizer
+from transformers import get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from train_loop.config import TrainConfig
-
-
-def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """AdamW on all parameters of the objective, or Muon on the hidden matrices and AdamW on the rest.
-
-    Weight decay is decoupled and applies to matrices and embeddings, not to
-    norms and biases (all that has one dimension).
-    """
-    hidden = _hidden_matrices(objective) if config.optimizer == "muon" else []
-    hidden_ids = {id(p) for p in hidden}
-    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in hidden_ids]
-    adamw = AdamW(
-        [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        fused=True,
-    )
-    if not hidden:
-        return [adamw]
-    return [Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay), adamw]
-
-
-class Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024), which on a CPU iterates in fp32.
-
-    torch iterates in bf16 everywhere. On a CPU without bf16 instructions that makes
-    a product of two matrices of width 768 fifty times slower.
-
-    Like torch's fused optimizers, it changes nothing while ``found_inf`` is not 0,
-    and reads that on the device.
-    """
-
-    _step_supports_amp_scaling = True
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters that have a gradient."""
-        found_inf = getattr(self, "found_inf", None)
-
-        def put(target: Tensor, value: Tensor) -> None:
-            target.copy_(value if found_inf is None else torch.where(found_inf > 0, target, value))
-
-        for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p.grad)
-                buffer = state["momentum_buffer"].lerp(p.grad, 1 - momentum)
-                update = p.grad.lerp(buffer, momentum)  # Nesterov's
-                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                scaled_lr = lr * max(1, p.shape[0] / p.shape[1]) ** 0.5
-                put(state["momentum_buffer"], buffer)
-                put(p, (p * (1 - lr * group["weight_decay"])).add_(update, alpha=-scaled_lr))
-
-
-def orthogonalize(matrix: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
-    """The matrix with all singular values near 1, by a quintic Newton-Schulz iteration."""
-    a, b, c = coefficients
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide.float() if matrix.device.type == "cpu" else wide.bfloat16()
-    x = x / x.norm().clamp(min=eps)
-    for _ in range(num_steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if wide is matrix else x.T
-
-
-def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear layers, but not embeddings and the output layer, even where it is not tied to them.
-
-    Muon makes all singular values of an update alike, which suits a map between
-    hidden states and not a table of vectors (Jordan et al. 2024).
-    """
-    models = [module for module in objective.modules() if isinstance(module, PreTrainedModel)]
-    heads = [head for model in models if (head := model.get_output_embeddings()) is not None]
-    tables = {id(m.weight) for m in (*objective.modules(), *heads) if isinstance(m, nn.Embedding) or m in heads}
-    matrices = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Linear)} - tables
-    return [p for p in objective.parameters() if id(p) in matrices and p.requires_grad]
 
 
 def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
@@ -132,7 +47,6 @@ def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], flo
 # A user's own function has the same form.
 BuildOptimizers = Callable[[nn.Module, TrainConfig], list[Optimizer]]
 BuildSchedule = Callable[[TrainConfig, int], Callable[[int], float]]
-OPTIMIZERS: dict[str, BuildOptimizers] = {"adamw": build_optimizers, "muon": build_optimizers}
 # All schedules of transformers that are functions of the step; on a plateau and greedy are not.
 SCHEDULES: dict[str, BuildSchedule] = {
     kind.value: build_schedule

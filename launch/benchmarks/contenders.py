@@ -24,7 +24,7 @@ from launch.run.settings import Settings
 from train_loop.model import open_model
 from train_loop.objectives.checks import gather_in_last_layer
 from train_loop.objectives.masked_lm import MaskedLMObjective
-from train_loop.optim import build_optimizers
+from train_loop.optimizers.groups import build_optimizers
 from train_loop.plan import plan_batches
 from train_loop.speed.compile import compile_layers
 from train_loop.step import train_step

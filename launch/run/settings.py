@@ -61,7 +61,7 @@ class Settings:
     @functools.cached_property
     def build_optimizers(self) -> "BuildOptimizers":
         """The function that ``optimizer`` names. It is looked up once, as those of `DataConfig` are."""
-        from train_loop.optim import OPTIMIZERS  # importing torch takes seconds, and many commands do not train
+        from train_loop.optimizers import OPTIMIZERS  # importing torch takes seconds, and many commands do not train
 
         return find("optimizer", self.train.optimizer, OPTIMIZERS)
 

@@ -8,7 +8,8 @@ from transformers import get_scheduler
 
 from tests.models import tiny_model
 from train_loop import TrainConfig, build_optimizers, build_schedule
-from train_loop.optim import Muon, orthogonalize, set_learning_rates
+from train_loop.optim import set_learning_rates
+from train_loop.optimizers.muon import Muon, orthogonalize
 
 
 def _names(model: torch.nn.Module, group: dict[str, list[torch.nn.Parameter]]) -> set[str]:

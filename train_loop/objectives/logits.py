@@ -33,7 +33,7 @@ def compute_logits(model: PreTrainedModel, inputs: dict[str, Any], *, pad_to: in
         return model(**inputs).logits
     weight = to_logits.weight
     weights: dict[str, Tensor] = {}
-    if weight is lookup.weight and weight.requires_grad and weight.device.type == "cpu":
+    if type(weight) is nn.Parameter and weight is lookup.weight and weight.requires_grad and weight.is_cpu:  # no shard
         names = {module: f"{name}.weight" for name, module in model.named_modules()}
         weights[names[lookup]], weights[names[to_logits]] = _TwoUses.apply(weight)  # type: ignore[no-untyped-call]
     # Only during the call: otherwise DDP would expect a sparse gradient of the parameter.

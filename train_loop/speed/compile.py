@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from train_loop.objective import Objective
+from train_loop.parallel import encoder_layers
 
 
 def compile_layers(objective: Objective) -> int:
@@ -20,8 +21,7 @@ def compile_layers(objective: Objective) -> int:
     and compiling for these would take longer than it saves. Call this after trials
     in training mode, such as that of the micro-batch that fits.
     """
-    lists = (module for module in objective.model.base_model.modules() if isinstance(module, nn.ModuleList))
-    layers = max(lists, key=len, default=nn.ModuleList())
+    layers = encoder_layers(objective.model)
     gathers = objective.model.get_submodule(objective.last_layer) if objective.last_layer else None
     to_compile = [layer for layer in layers if all(module is not gathers for module in layer.modules())]
     for layer in to_compile:

@@ -39,7 +39,7 @@ class Watch:
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
         terms = run.bare_objective.terms
         self._window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
-        self._fill_probes = fill_probes if is_main else None
+        self._fill_probes = fill_probes
 
     def line(self, text: str) -> None:
         """Print a line, on the main process."""
