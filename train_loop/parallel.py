@@ -38,6 +38,9 @@ def prepare(
         ValueError: The objective, or this number of processes, cannot be sharded as the settings say.
     """
     if config.shard and accelerator.num_processes > 1:
+        warnings.filterwarnings(
+            "ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning
+        )  # not written to
         _shard(objective, accelerator, config.replicas)
         prepared = accelerator.prepare_model(objective, evaluation_mode=True)  # the precision, and no DDP
     else:
