@@ -62,7 +62,9 @@ def test_the_best_model_of_the_first_machine_is_the_final_one(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "texts", "message"),
     [
-        ({"seed": 7}, None, "process 1 (on {host}) has seed=7, and process 0 (on {host}) has 0"),
+        pytest.param(
+            {"seed": 7}, None, "process 1 (on {host}) has seed=7, and process 0 (on {host}) has 0", marks=pytest.mark.slow
+        ),
         pytest.param({"max_steps": 9}, None, "has max_steps=9, and process 0", marks=pytest.mark.slow),
         ({}, ["the dog ran", *sentences(400)[1:]], "(SHA-256)="),
         pytest.param({}, sentences(399), "(SHA-256)=", marks=pytest.mark.slow),

@@ -125,7 +125,9 @@ def test_a_run_goes_on_with_another_number_of_processes(words: list[str], on_one
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--cpu", "--num_processes", "2"], "2 processes were asked for and 1 started"),
+        pytest.param(
+            ["--cpu", "--num_processes", "2"], "2 processes were asked for and 1 started", marks=pytest.mark.slow
+        ),
         (["--config_file", "{tmp}/eight.yaml"], "8 processes were asked for and 1 started"),
     ],
 )
@@ -149,6 +151,7 @@ def test_bad_input_on_two_processes_ends_both_with_one_line(words: list[str], tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_filling_masks_from_the_command_line(on_one: Path) -> None:
     command = [sys.executable, "-m", "launch.fill_mask", "--model", str(on_one / "model"), "--top_k", "2"]
     texts = ["the cat <mask> on a mat", "the [MASK] sat on <mask> mat"]

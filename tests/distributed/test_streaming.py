@@ -68,6 +68,7 @@ def test_a_run_on_one_process_goes_on_bit_for_bit(words: list[str], on_one: Path
         assert (tmp_path / name).read_bytes() == (on_one / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two(words: list[str], on_one: Path, tmp_path: Path) -> None:
     _killed_after_4(on_one, tmp_path)
     done = run(launcher("accelerate", 2), *words, "--output_dir", str(tmp_path), "--resume_from_checkpoint", "latest")

@@ -69,7 +69,8 @@ def test_the_run_ends_and_can_go_on_when_there_is_room(
     assert f"after step {step}" in resumed.stdout
 
 
-@pytest.mark.parametrize("attempt", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", [0, 1])
 def test_or_it_goes_on_without(attempt: int, small_disk: Path, corpus_file: Path, cache_dir: str) -> None:
     """The metrics are written to the same full disk, so a little room is left for them."""
     words = _words(corpus_file, cache_dir, small_disk)

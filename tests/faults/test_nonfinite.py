@@ -60,7 +60,7 @@ def poisoned(
     raise AssertionError("no such seed")
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_all_stop_at_the_same_step_and_name_the_blocks(
     num_processes: int, poisoned: tuple[Path, list[str], int], tmp_path: Path
 ) -> None:

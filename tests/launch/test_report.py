@@ -172,6 +172,7 @@ def test_a_watched_page_follows_the_run_and_keeps_what_was_chosen(tmp_path: Path
         page.wait_for_selector("#runs tbody tr >> nth=2")
 
 
+@pytest.mark.slow
 def test_training_without_plotly_says_so_once_and_ends_well(corpus_file: Path, cache_dir: str, tmp_path: Path) -> None:
     """A report is not worth a run."""
     code = "import sys; sys.modules['plotly'] = None; from launch.train import main; main(sys.argv[1:])"

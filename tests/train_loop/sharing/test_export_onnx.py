@@ -60,6 +60,7 @@ def test_logits_and_the_top_five_are_those_of_the_model(
         assert top_five.tolist() == [[fill["token"] for fill in of_text] for of_text in fills]
 
 
+@pytest.mark.slow
 def test_the_comparison_reaches_the_models_last_position(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """A graph that differs there alone is seen."""
     model_folder = _saved(tmp_path / "model", "roberta", tokenizer)
