@@ -77,7 +77,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     """P1 and P4 across worlds: losses and norms to 1e-5, counts exactly."""
     for a, b in zip(rows(one), rows(other), strict=True):
         assert a.keys() == b.keys()
-        for key in a.keys() - OF_THE_MACHINE:
+        for key in a.keys() - OF_THE_MACHINE - {"probes"}:
             exact = key in {
                 "step",
                 "epoch",
@@ -88,6 +88,9 @@ def assert_same_run(one: Path, other: Path) -> None:
                 "tokens_by_source",
             }
             assert b[key] == (a[key] if exact else pytest.approx(a[key], rel=1e-5)), key
+        for mine, theirs in zip(a.get("probes", ()), b.get("probes", ()), strict=True):
+            scores = [[fill["score"] for fill in probe["fills"]] for probe in (mine, theirs)]
+            assert scores[1] == pytest.approx(scores[0], rel=1e-4)
     first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
     for name, tensor in first.items():
         assert (tensor - second[name]).abs().max() < 1e-4, name  # after 8 AdamW updates of up to 1e-3

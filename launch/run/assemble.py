@@ -61,7 +61,9 @@ def assemble(
         held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": start.state.step}
         processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
-    prepared, optimizers = prepare(accelerator, objective, settings.build_optimizers, config)
+    prepared, optimizers = processes.together(
+        lambda: prepare(accelerator, objective, settings.build_optimizers, config)
+    )
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, objective, plan))
     if config.torch_compile:

@@ -63,7 +63,10 @@ def test_the_best_model_of_the_first_machine_is_the_final_one(tmp_path: Path) ->
     ("changes", "texts", "message"),
     [
         pytest.param(
-            {"seed": 7}, None, "process 1 (on {host}) has seed=7, and process 0 (on {host}) has 0", marks=pytest.mark.slow
+            {"seed": 7},
+            None,
+            "process 1 (on {host}) has seed=7, and process 0 (on {host}) has 0",
+            marks=pytest.mark.slow,
         ),
         pytest.param({"max_steps": 9}, None, "has max_steps=9, and process 0", marks=pytest.mark.slow),
         ({}, ["the dog ran", *sentences(400)[1:]], "(SHA-256)="),

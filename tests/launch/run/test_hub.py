@@ -109,6 +109,16 @@ def _assert_holds(repository: Path, model: Path) -> None:
         assert (repository / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+@pytest.mark.slow
+def test_the_code_of_a_push_that_failed_comes_through_two_processes(
+    hub: Hub, tmp_path: Path, sharing: list[str]
+) -> None:
+    hub.refusals["/commit/"] = [403]
+    done = python(["launch.mlm", "train", "--num_processes", "2", *sharing[1:]], hub, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert len(errors(done)) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_last_push_at_once(
     hub: Hub, tmp_path: Path, sharing: list[str], number: signal.Signals
@@ -120,7 +130,7 @@ def test_a_signal_ends_the_last_push_at_once(
         f"not pushed, {number.name} came first; {tmp_path / 'run' / 'model'} is complete; push it by: {command}\n"
         in stderr
     )
-    again = python(command.split()[2:], hub, tmp_path)
+    again = python(["launch.mlm", *command.split()[1:]], hub, tmp_path)
     assert again.returncode == 0, again.stderr
     _assert_holds(hub.repositories[REPOSITORY], tmp_path / "run" / "model")
 
@@ -186,7 +196,7 @@ def test_a_refused_push_loses_nothing_and_says_how_to_push_again(hub: Hub, tmp_p
     assert command == f"mlm publish --model {tmp_path / 'run' / 'model'} --repo_id {NAME}"
     assert "perplexity" in done.stdout
 
-    again = python(command.split()[2:], hub, tmp_path)
+    again = python(["launch.mlm", *command.split()[1:]], hub, tmp_path)
     assert again.returncode == 0, again.stderr
     assert (hub.repositories[REPOSITORY] / "model.safetensors").is_file()
 

@@ -13,7 +13,7 @@ def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
     line = idle_gpus(available=8, used=1)
     assert line is not None
     assert line.startswith("7 of 8 GPUs are idle")
-    assert "--multi_gpu --num_processes 8" in line
+    assert "mlm train --num_processes 8" in line
     assert idle_gpus(available=8, used=8) is None
     assert idle_gpus(available=0, used=2) is None
 
