@@ -133,8 +133,9 @@ class TrainConfig:
     """Trackers beside metrics.jsonl, separated by commas: tensorboard, wandb, trackio."""
     project: str = "mlm-train-loop"
     """The trackers' project."""
-    process_timeout: float = 1800.0
-    """Seconds that a process waits for another one before it gives the run up."""
+    process_timeout: float = 300.0
+    """Seconds that a process waits for another one's part of an update before it gives the run up. Preparing the text
+    and saving may take longer."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Compute in bf16, or in fp16 on GPUs without it; the weights stay in fp32. Default: as the launcher says, else
     no."""

@@ -154,9 +154,8 @@ def _save_checkpoint(run: Run) -> None:
     scaler = run.accelerator.scaler
     run.state.scaler = None if scaler is None else scaler.state_dict()
     data_state = {name: array for part in run.processes.gather(run.loader.state()) for name, array in part.items()}
+    _wait_for_checkpoints(run)
     is_main = run.processes.is_main
-    if is_main:
-        run.checkpoints.wait()
     weights, tensors = full_state(run.bare_objective, run.optimizers, is_wanted=is_main)
     if is_main:
         run.checkpoints.save(run.bare_objective, weights, tensors, state=run.state, data_state=data_state)

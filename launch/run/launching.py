@@ -12,7 +12,6 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from data.cores import available_cores
 from launch.run.processes import has_launcher
 
 
@@ -44,7 +43,6 @@ def start_processes(number: int, timeout: float) -> NoReturn:
         timeout: Seconds to wait for the processes after a signal, before they are killed.
     """
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(int(timeout)))  # the default is 30
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // number)))  # else Accelerate warns
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     elastic = logging.getLogger("torch.distributed.elastic")  # tells again what the processes have told

@@ -37,6 +37,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision == "fp16" and not torch.accelerator.is_available():
         raise ValueError("mixed_precision=fp16 needs a GPU: use --mixed_precision bf16, or no")
+    # Accelerate would set one thread and warn of it; the number that counts is set below.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // local_processes())))
     accelerator = Accelerator(
         mixed_precision=precision,
         log_with=config.trackers or None,
@@ -51,7 +53,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     if asked is not None and asked != accelerator.num_processes:
         raise ValueError(
             f"{asked} processes were asked for and {accelerator.num_processes} started; "
-            f"to start {asked}: mlm train --num_processes {asked} ..."
+            f"to start {asked} on one machine: mlm train --num_processes {asked} ..."
         )
     if accelerator.device.type == "cuda":  # on some CPUs this would mean bf16
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
@@ -146,7 +148,10 @@ def idle_gpus(available: int, used: int) -> str | None:
     """A line that says how many GPUs are idle and how to use them; None if there are none."""
     if available <= used:
         return None
-    return f"{available - used} of {available} GPUs are idle; to use all: mlm train --num_processes {available} ..."
+    return (
+        f"{available - used} of this machine's {available} GPUs are idle; to use all: mlm train "
+        f"--num_processes {available} ..., or torchrun --nproc_per_node {available} on each of several machines"
+    )
 
 
 def local_processes() -> int:
@@ -160,8 +165,26 @@ def what_was_lost(error: Exception) -> str | None:
     # When a worker dies while the DataLoader reads from it, the error is the pipe's.
     if "DataLoader" in text or isinstance(error, ConnectionError | EOFError):
         who = "a loader worker died, or gave no batch within dataloader_timeout"
-    elif isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+    elif _is_of_communication(error):
         who = "another process died, or did not answer within process_timeout"
     else:
         return None
     return f"{who}; go on with --resume_from_checkpoint latest ({text:.200})"
+
+
+def why_not_met(error: Exception) -> str | None:
+    """A line for an error of processes that did not find each other at the start; None for any other error."""
+    if not _is_of_communication(error):
+        return None
+    return (
+        f"the {os.environ.get('WORLD_SIZE')} processes did not meet within process_timeout "
+        f"({' '.join(str(error).split()):.200}): start the command on every machine. Where a machine knows its own name "
+        "as 127.0.1.1, or has several interfaces, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between "
+        "the machines, such as eth0, and for torchrun add --rdzv_conf is_host=true on the first machine"
+    )
+
+
+def _is_of_communication(error: Exception) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(
+        word in str(error) for word in ("gloo", "Gloo", "NCCL")
+    )

@@ -17,7 +17,7 @@ from launch.run.corpus import Corpus, open_corpus, with_probes
 from launch.run.errors import fail
 from launch.run.folder import RunFolder
 from launch.run.hub import NotPushedError, Sharing
-from launch.run.processes import has_launcher, start_accelerator, what_was_lost
+from launch.run.processes import has_launcher, start_accelerator, what_was_lost, why_not_met
 from launch.run.settings import Settings
 from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.summary import print_end, print_plan, show_log
@@ -86,13 +86,17 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
         stop_with_launcher()
     show_log()
     transformers.utils.logging.disable_progress_bar()  # of its own: one bar is enough
+    signals = StopSignals()
     try:
         accelerator = start_accelerator(settings.train)
+        processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
     except ValueError as error:
         raise AgreedError(error) from error
-    signals = StopSignals()
+    except RuntimeError as error:
+        if (problem := why_not_met(error)) is None:
+            raise
+        raise AgreedError(problem) from error
     settings = replace(settings, train=replace(settings.train, mixed_precision=accelerator.mixed_precision))
-    processes = Processes(accelerator, settings.train.process_timeout, lambda: signals.number is not None)
     of_the_machine = settings.marked("of the machine")
     processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
     processes.together(settings.find_functions)  # before hours of tokenizing
@@ -129,7 +133,8 @@ def train_to_end(ready: ReadyRun) -> None:
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
         unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
-        accelerator.print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
+        if accelerator.is_main_process:
+            print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, corpus.config.block_size)
     watch = Watch(run, arithmetic, partial(_filled, run, corpus) if run.config.probe else None)
     with ready.signals.remembered():
@@ -141,7 +146,8 @@ def train_to_end(ready: ReadyRun) -> None:
             raise
         except Stopped as stopped:
             number = ready.signals.number or signal.SIGTERM  # another process's
-            accelerator.print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
+            if accelerator.is_main_process:
+                print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
             run.processes.close()
             accelerator.end_training()
             raise
