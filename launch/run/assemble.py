@@ -1,5 +1,6 @@
 """A run put together from its settings: model, optimizers and loader, from the start or from a checkpoint."""
 
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,9 +24,10 @@ from train_loop.model import open_model
 from train_loop.objective import Objective, freeze_unused
 from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
-from train_loop.processes import Processes, weights_digest
+from train_loop.processes import AgreedError, Processes, weights_digest
 from train_loop.run import Run
 from train_loop.run_checkpoints import RunCheckpoints, Start
+from train_loop.run_files import checkpoints as checkpoints_in
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
 from train_loop.watching.trackers import open_trackers
@@ -55,6 +57,8 @@ def assemble(
         config, corpus.tokenizer, identity=identity, settings=settings.as_dict(), on_saved=on_saved
     )
     start = processes.from_main(checkpoints.start)
+    if config.resume_from_checkpoint == "latest":
+        require_newest(processes, Path(config.output_dir))
     lr_factor = processes.together(lambda: settings.build_schedule(config, plan.total_steps))
     objective = open_objective(settings, corpus.tokenizer, start, processes)
     if processes.number > 1:  # for one, a second of hashing for nothing
@@ -90,6 +94,22 @@ def assemble(
         state=start.state,
         checkpoints=checkpoints,
     )
+
+
+def require_newest(processes: Processes, output_dir: Path) -> None:
+    """Check that no machine has a newer checkpoint of the run than the main process's, whose place may change.
+
+    Raises:
+        AgreedError: One has; the error names it.
+    """
+    newest = next((folder.name for folder in reversed(checkpoints_in(output_dir))), "no checkpoint")
+    held = processes.gather((platform.node(), newest))
+    for machine, name in held:
+        if name.startswith("step-") and (held[0][1] == "no checkpoint" or name > held[0][1]):
+            raise AgreedError(
+                f"resume_from_checkpoint=latest: {machine} has {name} in {output_dir}, and {held[0][0]}, where process "
+                f"0 reads them, has {held[0][1]}: copy it there, or use a folder that all machines share"
+            )
 
 
 def open_objective(

@@ -177,10 +177,10 @@ def why_not_met(error: Exception) -> str | None:
     if not _is_of_communication(error):
         return None
     return (
-        f"the {os.environ.get('WORLD_SIZE')} processes did not meet within process_timeout "
-        f"({' '.join(str(error).split()):.200}): start the command on every machine. Where a machine knows its own name "
-        "as 127.0.1.1, or has several interfaces, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between "
-        "the machines, such as eth0, and for torchrun add --rdzv_conf is_host=true on the first machine"
+        f"the {os.environ.get('WORLD_SIZE')} processes did not meet ({' '.join(str(error).split()):.200}): start the "
+        "command on every machine, within process_timeout. Where a machine knows its own name as 127.0.1.1, or has "
+        "several interfaces, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the one between the machines, such as "
+        "eth0, and for torchrun add --rdzv_conf is_host=true on the first machine"
     )
 
 
