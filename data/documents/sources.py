@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape, glob
 from pathlib import Path, PurePosixPath
@@ -54,8 +53,7 @@ def find_source(name: str, config: DataConfig) -> Source:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
     files = _local_files(name)
     if files is None and config.streaming:
-        with _from_hub(name) as datasets:
-            builder = datasets.load_dataset_builder(name, config.dataset_config, revision=config.dataset_revision)
+        builder = _from_hub("load_dataset_builder", name, config)
         files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
     return Source(name, files)
 
@@ -77,26 +75,22 @@ def open_rows(
     if source.files is not None:
         rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
         return rows, _row_slice(split, rows, is_endless)
-    with _from_hub(source.name) as datasets:
-        table = datasets.load_dataset(source.name, config.dataset_config, revision=config.dataset_revision, split=split)
-    return TableRows(table), None
+    return TableRows(_from_hub("load_dataset", source.name, config, split=split)), None
 
 
 def split_names(source: Source, config: DataConfig) -> list[str]:
     """The splits that a source has."""
     if source.files is not None:
         return list(source.files)
-    with _from_hub(source.name) as datasets:
-        return datasets.get_dataset_split_names(source.name, config.dataset_config, revision=config.dataset_revision)
+    return _from_hub("get_dataset_split_names", source.name, config)
 
 
-@contextmanager
-def _from_hub(name: str) -> Iterator[Any]:
-    """The `datasets` library, imported only now. Whatever it raises, within the ``with`` block, is a ValueError."""
+def _from_hub(function: str, name: str, config: DataConfig, **options: Any) -> Any:
+    """Call a function of `datasets`, which is imported only now. Whatever it raises becomes a ValueError."""
     import datasets
 
     try:
-        yield datasets
+        return getattr(datasets, function)(name, config.dataset_config, revision=config.dataset_revision, **options)
     except Exception as error:
         raise ValueError(
             f"dataset={name!r} is no local file or folder, and the Hub did not give it: "
