@@ -8,7 +8,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -29,7 +28,8 @@ _BLOCKS_IN_CHUNK = 64
 _TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: few, so that the first step starts soon
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """64 blocks of a logical stream.
 
     Attributes:
@@ -49,21 +49,13 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamCorpus:
-    """The text of all streams, and how it becomes blocks.
-
-    Attributes:
-        documents: The sources.
-        weights: One for each source.
-        tokenizer: Encodes the texts.
-        config: The settings.
-        seed: Of the mixture and of the shuffling.
-    """
+    """The text of all streams, and how it becomes blocks."""
 
     documents: Sequence[Documents]
-    weights: tuple[float, ...]
+    weights: tuple[float, ...]  # one for each of the documents
     tokenizer: PreTrainedTokenizerBase
     config: DataConfig
-    seed: int
+    seed: int  # of the mixture and of the shuffling
 
     @cached_property
     def form(self) -> TokenFormat:

@@ -16,7 +16,6 @@ class Collator:
     """Turns blocks into masked batches. The same blocks always give the same batch.
 
     Attributes:
-        vocabulary: Of the tokenizer.
         seed: Of the masks.
         pad_token_id: The id at positions where a block has no token.
         choose: The masking, see `data.batches.masking.Choose`.

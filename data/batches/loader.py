@@ -51,14 +51,10 @@ class TrainLoader:
     """The micro-batches of one process, on its device.
 
     Attributes:
-        dataset: Blocks and masks.
-        order: Which blocks each update sees.
         mlm_probability: Step -> the rate at which tokens are chosen.
         micro_batch_size: The most blocks in one micro-batch.
         rank, num_processes: They decide this process's contiguous share of each global batch.
-        device: Where the batches go.
         config: Gives the number of workers.
-        source_names: The names of the sources of the blocks.
     """
 
     dataset: MicroBatches
@@ -142,8 +138,7 @@ def items_of(dataset: Dataset[Any], config: DataConfig, **options: Any) -> Itera
     items = iter(
         DataLoader(
             dataset,
-            batch_size=None,  # an item is a whole micro-batch or chunk
-            collate_fn=_unchanged,
+            batch_size=None,  # an item is a whole micro-batch or chunk, a class that is passed on as it is
             num_workers=num_workers,
             timeout=config.dataloader_timeout if num_workers else 0,
             worker_init_fn=leave_signals_to_the_trainer,
@@ -155,10 +150,6 @@ def items_of(dataset: Dataset[Any], config: DataConfig, **options: Any) -> Itera
     finally:
         if num_workers > 0:
             items._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _unchanged(item: Any) -> Any:
-    return item
 
 
 def _raised(item: Any) -> Any:

@@ -55,7 +55,6 @@ class Documents:
     """Texts that can be read from the start any number of times, whole or in logical streams.
 
     Attributes:
-        rows: Where they are read from.
         name: The user's name for the source, for messages.
         text_column: Dotted path of the text in a row.
         row_slice: Read only these rows, ``[first, end)``, because the split is ``name[first:end]``.

@@ -64,9 +64,7 @@ def open_rows(
     """The rows of a split of a source, and the slice ``(first, end)`` of them to read if ``split`` names a part.
 
     Args:
-        source: The source.
         split: A split such as ``train``, or a part such as ``train[:5000]``.
-        config: The settings.
         is_endless: Whether the rows are streamed again and again, as in training. Such a split has no slice.
 
     Raises:
@@ -110,15 +108,13 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
             f"dataset_split={split!r} cannot be read: streaming takes whole splits: "
             f"use --dataset_split {split.partition('[')[0]}, or --streaming false"
         )
-    bounds = match.groups()
-    if all(bound is None or bound.isdigit() for bound in bounds):  # then the rows need not be counted
-        return int(bounds[0] or 0), int(bounds[1] or sys.maxsize)
-    num_rows = rows.count()
+    needs_count = any(bound is not None and not bound.isdigit() for bound in match.groups())
+    num_rows = rows.count() if needs_count else sys.maxsize
 
     def index(bound: str) -> int:
         return round(num_rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
 
-    first, end, _ = slice(*(None if bound is None else index(bound) for bound in bounds)).indices(num_rows)
+    first, end, _ = slice(*(None if bound is None else index(bound) for bound in match.groups())).indices(num_rows)
     return first, end
 
 

@@ -2,19 +2,20 @@
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.documents.files import DAMAGED, compression, damage, file_format, open_file, open_raw
+from data.documents.files import DAMAGED, compression, damage, open_file, open_raw
 from data.documents.ranges import DataError, Range, Row, first_key
 
 _ROWS_AT_ONCE = 1000
 _HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # impossible sizes and names
 Batches = tuple[int, Iterator[pa.RecordBatch]]  # the number of the first row, and the rows from there on
+Open = Callable[[str, int, str], AbstractContextManager[Batches]]  # of a path, from some row on, with some column
 
 
 @contextmanager
@@ -46,9 +47,8 @@ def schema_columns(schema: pa.Schema) -> set[str]:
     return {name for field in schema for name in names(field, "")}
 
 
-def read_table(part: Range, start: int, column: str) -> Iterator[Row]:
+def read_table(part: Range, start: int, column: str, *, open_batches: Open) -> Iterator[Row]:
     """See `data.documents.readers.read`. The last row of a damaged file names the damage."""
-    open_batches = _parquet_batches if file_format(part.path) == ".parquet" else _arrow_batches
     position = start
     try:
         with open_batches(part.path, start, column) as (first, batches):
@@ -60,7 +60,8 @@ def read_table(part: Range, start: int, column: str) -> Iterator[Row]:
 
 
 @contextmanager
-def _parquet_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+def parquet_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+    """The wanted column from the row group on that holds row ``start``."""
     with parquet(path) as table:
         key = first_key(column, table.schema_arrow.names)
         sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
@@ -71,8 +72,8 @@ def _parquet_batches(path: str, start: int, column: str) -> Iterator[Batches]:
 
 
 @contextmanager
-def _arrow_batches(path: str, start: int, column: str) -> Iterator[Batches]:
-    """Of the streaming format, which `datasets` writes, or the file format."""
+def arrow_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+    """All rows of the streaming format, which `datasets` writes, or the file format."""
     try:
         with open_file(path) as file:
             is_stream = file.read(6) != b"ARROW1"
