@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,7 @@ class TrainLoader:
     device: torch.device
     config: DataConfig
     source_names: Sequence[str] = ()
+    bad_rows: ClassVar[None] = None  # they were counted when the blocks were made
 
     def plan(self, step: int) -> list[Plan]:
         """This process's micro-batches of an update."""
@@ -82,11 +83,6 @@ class TrainLoader:
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others return 0."""
         return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
-
-    @property
-    def bad_rows(self) -> None:
-        """None: they were counted when the blocks were made."""
-        return
 
     def state(self) -> dict[str, np.ndarray]:
         """Empty: the next step follows from its number."""

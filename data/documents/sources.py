@@ -210,12 +210,11 @@ def _walk(folder: Path) -> Iterator[str]:
     """The files below a folder, and the folders that are not entered (``__pycache__``); nothing hidden."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        facts = Path(parent).stat()
-        here = Path(parent).relative_to(folder)
-        if (facts.st_dev, facts.st_ino) in seen:  # links lead in circles
+        here, real = Path(parent).relative_to(folder), Path(parent).resolve()
+        if real in seen:  # links lead in circles
             folders.clear()
             continue
-        seen.add((facts.st_dev, facts.st_ino))
+        seen.add(real)
         for entry in (*names, *(entry for entry in folders if entry.startswith("__"))):
             if not entry.startswith("."):
                 yield str(here / entry)
