@@ -1,6 +1,6 @@
 """Blocks to `MaskedBatch`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,8 +47,9 @@ class Collator:
             mlm_probability: The rate at which tokens are chosen.
         """
         if len(blocks) == 0:
-            blocks = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)
-            block_ids, passes = np.array([-1]), np.array([0])
+            block = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)
+            masks = replace(self, choose=choose_token)  # a user's function is not asked where nothing may be chosen
+            return masks(block, np.array([-1]), np.array([0]), mlm_probability)
         length = blocks.shape[1]
         is_padding = blocks == np.iinfo(blocks.dtype).max
         input_ids = (blocks & ID_MASK if blocks.dtype == np.uint32 else blocks).astype(np.int64)
