@@ -66,14 +66,8 @@ class MaskedBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MaskedBatch":
-        return MaskedBatch(
-            input_ids=function(self.input_ids),
-            masked_positions=function(self.masked_positions),
-            labels=function(self.labels),
-            attention_mask=None if self.attention_mask is None else function(self.attention_mask),
-            block_ids=self.block_ids,
-            position_ids=None if self.position_ids is None else function(self.position_ids),
-        )
+        present = {name: tensor for name, tensor in vars(self).items() if tensor is not None and name != "block_ids"}
+        return replace(self, **{name: function(tensor) for name, tensor in present.items()})
 
 
 class Loader(Protocol):

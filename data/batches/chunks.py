@@ -8,7 +8,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -29,7 +28,8 @@ _BLOCKS_IN_CHUNK = 64
 _TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: few, so that the first step starts soon
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """64 blocks of a logical stream.
 
     Attributes:
@@ -49,21 +49,13 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamCorpus:
-    """The text of all streams, and how it becomes blocks.
-
-    Attributes:
-        documents: The sources.
-        weights: One for each source.
-        tokenizer: Encodes the texts.
-        config: The settings.
-        seed: Of the mixture and of the shuffling.
-    """
+    """The text of all streams, and how it becomes blocks."""
 
     documents: Sequence[Documents]
-    weights: tuple[float, ...]
+    weights: tuple[float, ...]  # one for each of the documents
     tokenizer: PreTrainedTokenizerBase
     config: DataConfig
-    seed: int
+    seed: int  # of the mixture and of the shuffling
 
     @cached_property
     def form(self) -> TokenFormat:
@@ -71,70 +63,63 @@ class StreamCorpus:
         return token_format(self.tokenizer, self.config)
 
 
-class _Source:
-    """The endless blocks of one source in one logical stream, from any block on."""
+@dataclass
+class _Position:
+    """Where a source continues in a logical stream."""
 
-    def __init__(self, corpus: StreamCorpus, number: int, stream: int, state: Arrays) -> None:
-        self._documents = corpus.documents[number]
-        self._number = number
-        self._config = corpus.config
-        self._stream = stream
-        self._encode = encoder(corpus.tokenizer, with_words=corpus.config.needs_words)
-        self._cursor = START
-        self._rest = np.zeros(0, dtype=np.uint32)
-        self._num_given = 0  # of the blocks of the texts at the cursor
-        if state:
-            *cursor, self._num_given = state[f"{number}/cursor"].tolist()
-            self._cursor = Cursor(*cursor)
-            self._rest = state[f"{number}/rest"]
-        self.bad_rows = 0
+    cursor: Cursor
+    rest: np.ndarray  # tokens left over by the texts before the cursor
+    num_given: int  # of the blocks of the texts at the cursor
+    bad_rows: int = 0  # skipped since the last chunk
 
-    def state(self) -> Arrays:
-        """The position after the last block, as arrays."""
-        cursor = np.array([*self._cursor, self._num_given], dtype=np.int64)
-        return {f"{self._number}/cursor": cursor, f"{self._number}/rest": self._rest}
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield flat uint32 blocks."""
-        config = self._config
-        while True:
-            found_tokens = self._cursor != START  # a run before this one may have found some
-            for batch in self._documents.batches(config.num_streams, self._stream, self._cursor, at_once=_TEXTS):
-                tokens = self._encode(batch.texts)
-                blocks, rest = config.group(self._rest, tokens, config.block_size)
-                for block in blocks[self._num_given :]:
-                    self._num_given += 1
-                    yield block
-                self._cursor, self._rest, self._num_given = batch.cursor, rest, 0
-                self.bad_rows += batch.num_bad
-                found_tokens = found_tokens or len(tokens) > 0
-            self._cursor = START
-            if not found_tokens:
-                raise DataError(
-                    f"dataset={self._documents.name!r} has no text with a token for logical stream {self._stream} of "
-                    f"{config.num_streams}: use fewer --num_streams, or --streaming false"
-                )
+def _blocks(corpus: StreamCorpus, documents: Documents, at: _Position, stream: int) -> Iterator[np.ndarray]:
+    """Yield the endless flat uint32 blocks of a source in a logical stream. ``at`` moves along."""
+    config = corpus.config
+    encode = encoder(corpus.tokenizer, with_words=config.needs_words)
+    while True:
+        found_tokens = at.cursor != START  # a run before this one may have found some
+        for batch in documents.batches(config.num_streams, stream, at.cursor, at_once=_TEXTS):
+            tokens = encode(batch.texts)
+            blocks, rest = config.group(at.rest, tokens, config.block_size)
+            for block in blocks[at.num_given :]:
+                at.num_given += 1
+                yield block
+            at.cursor, at.rest, at.num_given = batch.cursor, rest, 0
+            at.bad_rows += batch.num_bad
+            found_tokens = found_tokens or len(tokens) > 0
+        at.cursor = START
+        if not found_tokens:
+            raise DataError(
+                f"dataset={documents.name!r} has no text with a token for logical stream {stream} of "
+                f"{config.num_streams}: use fewer --num_streams, or --streaming false"
+            )
 
 
 def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
     """Yield the endless chunks of a logical stream: from the start (``{}``), or after the state of a chunk."""
-    sources = [_Source(corpus, number, stream, state) for number in range(len(corpus.documents))]
-    blocks = [source.blocks() for source in sources]
+    positions = []
+    for number in range(len(corpus.documents)):
+        *cursor, num_given = state.get(f"{number}/cursor", np.array([*START, 0])).tolist()
+        rest = state.get(f"{number}/rest", np.zeros(0, dtype=np.uint32))
+        positions.append(_Position(Cursor(*cursor), rest, num_given))
+    blocks = [_blocks(corpus, *source, stream) for source in zip(corpus.documents, positions, strict=True)]
     form = corpus.form
     slot = int(state["slot"][0]) if state else 0
     while True:
         slots = np.arange(slot, slot + _BLOCKS_IN_CHUNK)
         owners, _ = mixture(slots, corpus.weights, key64(corpus.seed, stream))
-        chunk = np.full((_BLOCKS_IN_CHUNK, corpus.config.block_size), form.padding, dtype=form.dtype)
+        chunk = np.full((_BLOCKS_IN_CHUNK, corpus.config.block_size), np.iinfo(form.dtype).max, form.dtype)
         for row, owner in zip(chunk, owners, strict=True):
             block = next(blocks[owner])
             row[: len(block)] = form.store(block)
         slot += _BLOCKS_IN_CHUNK
         after: Arrays = {"slot": np.array([slot])}
         bad_rows = 0
-        for source in sources:
-            after |= source.state()
-            bad_rows, source.bad_rows = bad_rows + source.bad_rows, 0
+        for number, at in enumerate(positions):
+            after[f"{number}/cursor"] = np.array([*at.cursor, at.num_given], dtype=np.int64)
+            after[f"{number}/rest"] = at.rest
+            bad_rows, at.bad_rows = bad_rows + at.bad_rows, 0
         yield Chunk(stream, chunk, owners.astype(np.uint16), after, bad_rows)
 
 

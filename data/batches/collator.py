@@ -1,6 +1,6 @@
 """Blocks to `MaskedBatch`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ class Collator:
     """Turns blocks into masked batches. The same blocks always give the same batch.
 
     Attributes:
-        vocabulary: Of the tokenizer.
         seed: Of the masks.
         pad_token_id: The id at positions where a block has no token.
         choose: The masking, see `data.batches.masking.Choose`.
@@ -41,14 +40,17 @@ class Collator:
 
         Args:
             blocks: ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`). If B is 0, the batch is one block
-                with nothing to predict: a process without a share still takes part in forward and backward.
+                of mask tokens, with nothing to predict: a process without a share still takes part in forward and
+                backward.
             block_ids: ``[B]``.
             passes: ``[B]``, how often each block was seen before.
             mlm_probability: The rate at which tokens are chosen.
         """
-        num_blocks, length = blocks.shape
-        if num_blocks == 0:
-            return self._nothing_to_predict(length)
+        if len(blocks) == 0:
+            block = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)
+            masks = replace(self, choose=choose_token)  # a user's function is not asked where nothing may be chosen
+            return masks(block, np.array([-1]), np.array([0]), mlm_probability)
+        length = blocks.shape[1]
         is_padding = blocks == np.iinfo(blocks.dtype).max
         input_ids = (blocks & ID_MASK if blocks.dtype == np.uint32 else blocks).astype(np.int64)
         input_ids[is_padding] = self.pad_token_id
@@ -83,17 +85,6 @@ class Collator:
             attention_mask=trimmed(~is_padding) if is_padding.any() else None,
             block_ids=torch.from_numpy(block_ids),
             position_ids=trimmed(_document_positions(blocks, is_padding)) if self.document_attention else None,
-        )
-
-    def _nothing_to_predict(self, length: int) -> MaskedBatch:
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return MaskedBatch(
-            input_ids=torch.full((1, length), self.vocabulary.mask_token_id),
-            masked_positions=nothing,
-            labels=nothing,
-            attention_mask=None,
-            block_ids=torch.full((1,), -1),
-            position_ids=torch.arange(length)[None] if self.document_attention else None,
         )
 
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -51,14 +51,10 @@ class TrainLoader:
     """The micro-batches of one process, on its device.
 
     Attributes:
-        dataset: Blocks and masks.
-        order: Which blocks each update sees.
         mlm_probability: Step -> the rate at which tokens are chosen.
         micro_batch_size: The most blocks in one micro-batch.
         rank, num_processes: They decide this process's contiguous share of each global batch.
-        device: Where the batches go.
         config: Gives the number of workers.
-        source_names: The names of the sources of the blocks.
     """
 
     dataset: MicroBatches
@@ -70,6 +66,7 @@ class TrainLoader:
     device: torch.device
     config: DataConfig
     source_names: Sequence[str] = ()
+    bad_rows: ClassVar[None] = None  # they were counted when the blocks were made
 
     def plan(self, step: int) -> list[Plan]:
         """This process's micro-batches of an update."""
@@ -86,11 +83,6 @@ class TrainLoader:
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others return 0."""
         return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
-
-    @property
-    def bad_rows(self) -> None:
-        """None: they were counted when the blocks were made."""
-        return
 
     def state(self) -> dict[str, np.ndarray]:
         """Empty: the next step follows from its number."""
@@ -142,8 +134,7 @@ def items_of(dataset: Dataset[Any], config: DataConfig, **options: Any) -> Itera
     items = iter(
         DataLoader(
             dataset,
-            batch_size=None,  # an item is a whole micro-batch or chunk
-            collate_fn=_unchanged,
+            batch_size=None,  # an item is a whole micro-batch or chunk, a class that is passed on as it is
             num_workers=num_workers,
             timeout=config.dataloader_timeout if num_workers else 0,
             worker_init_fn=leave_signals_to_the_trainer,
@@ -155,10 +146,6 @@ def items_of(dataset: Dataset[Any], config: DataConfig, **options: Any) -> Itera
     finally:
         if num_workers > 0:
             items._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _unchanged(item: Any) -> Any:
-    return item
 
 
 def _raised(item: Any) -> Any:

@@ -24,10 +24,8 @@ import torch
 from data.batch import MaskedBatch
 from data.batches.chunks import Arrays, Chunk, Chunks, StreamCorpus
 from data.batches.collator import Collator
-from data.batches.hashing import hash64, key64
+from data.batches.hashing import key64
 from data.batches.loader import items_of
-
-_DRAWS_AT_ONCE = 1024
 
 
 class _ShuffleBuffer:
@@ -37,61 +35,50 @@ class _ShuffleBuffer:
         config = corpus.config
         self._capacity = max(1, config.shuffle_buffer_size // config.num_streams)
         self._stream, self._num_streams = stream, config.num_streams
-        self._key = np.uint64(key64(corpus.seed, stream, 1))
+        self._key = key64(corpus.seed, stream, 1)
         length, dtype = config.block_size, corpus.form.dtype
         self._rows = np.empty(self._capacity, [("blocks", dtype, length), ("ids", np.int64), ("sources", np.uint16)])
-        self._chunk = Chunk(stream, np.empty((0, length), dtype), np.empty(0, np.uint16), {}, 0)
+        self.chunk = Chunk(stream, np.empty((0, length), dtype), np.empty(0, np.uint16), {}, 0)
         self._num_taken = 0  # of the chunk's blocks
-        self._size = self._num_drawn = self._num_put = 0
+        self._size = self._num_drawn = 0
         self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
         self.bad_rows = 0
         if state:
             self._size = len(state["buffer/ids"])
-            self._num_drawn, self._num_put, self.bad_rows = state["buffer/counts"].tolist()
+            self._num_drawn, _, self.bad_rows = state["buffer/counts"].tolist()
             self.tokens_by_source = state["buffer/tokens_by_source"].copy()
             for name in ("blocks", "ids", "sources"):
                 self._rows[name][: self._size] = state[f"buffer/{name}"]
             chunk_state = {key.removeprefix("stream/"): a for key, a in state.items() if key.startswith("stream/")}
-            self._chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
-        self._draws = self._hashes()
+            self.chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
 
     def state(self) -> Arrays:
         """Copies of everything that the next draws depend on."""
         arrays = {f"buffer/{name}": self._rows[name][: self._size].copy() for name in ("blocks", "ids", "sources")}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
-        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_put, self.bad_rows])
-        arrays["chunk/blocks"] = self._chunk.blocks[self._num_taken :].copy()
-        arrays["chunk/sources"] = self._chunk.sources[self._num_taken :].copy()
-        return arrays | {f"stream/{key}": array for key, array in self._chunk.state.items()}
-
-    @property
-    def stream_state(self) -> Arrays:
-        """The stream's position after the current chunk; empty before the first chunk."""
-        return self._chunk.state
+        arrays["buffer/counts"] = np.array([self._num_drawn, self._num_drawn + self._size, self.bad_rows])
+        arrays["chunk/blocks"] = self.chunk.blocks[self._num_taken :].copy()
+        arrays["chunk/sources"] = self.chunk.sources[self._num_taken :].copy()
+        return arrays | {f"stream/{key}": array for key, array in self.chunk.state.items()}
 
     def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
         """Draw a block and its id. Until the buffer is full, two blocks are added for each that is drawn."""
         while self._size < min(self._capacity, self._num_drawn + 2):
-            if self._num_taken == len(self._chunk.blocks):
-                self._chunk, self._num_taken = receive(), 0
-                self.bad_rows += self._chunk.bad_rows
-            block, source = self._chunk.blocks[self._num_taken], self._chunk.sources[self._num_taken]
-            self._rows[self._size] = (block, self._num_put * self._num_streams + self._stream, source)
+            if self._num_taken == len(self.chunk.blocks):
+                self.chunk, self._num_taken = receive(), 0
+                self.bad_rows += self.chunk.bad_rows
+            block, source = self.chunk.blocks[self._num_taken], self.chunk.sources[self._num_taken]
+            number = self._num_drawn + self._size  # of the stream's blocks
+            self._rows[self._size] = (block, number * self._num_streams + self._stream, source)
             self._num_taken += 1
-            self._num_put += 1
             self._size += 1
-        drawn = next(self._draws) % self._size
+        drawn = key64(self._num_drawn ^ self._key) % self._size
         block, block_id, source = self._rows[drawn].copy()
         self.tokens_by_source[source] += (block != np.iinfo(block.dtype).max).sum()
         self._size -= 1
         self._num_drawn += 1
         self._rows[drawn] = self._rows[self._size]
         return block, int(block_id)
-
-    def _hashes(self) -> Iterator[int]:
-        while True:
-            counters = np.arange(self._num_drawn, self._num_drawn + _DRAWS_AT_ONCE, dtype=np.uint64)
-            yield from hash64(counters ^ self._key).tolist()
 
 
 class StreamLoader:
@@ -133,7 +120,7 @@ class StreamLoader:
             if int(stream) in states:
                 states[int(stream)][name] = array
         self._buffers = {stream: _ShuffleBuffer(corpus, stream, states[stream]) for stream in streams}
-        self._dataset = Chunks(corpus, streams, {s: buffer.stream_state for s, buffer in self._buffers.items()})
+        self._dataset = Chunks(corpus, streams, {s: buffer.chunk.state for s, buffer in self._buffers.items()})
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:

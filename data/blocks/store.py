@@ -67,10 +67,9 @@ class TokenBlocks:
         self.counts = BlockCounts(**facts["counts"])
         self.sha256: str = facts["sha256"]
         self.block_size: int = facts["block_size"]
-        self._num_blocks: int = facts["num_blocks"]
         dtype, num_tokens = np.dtype(facts["dtype"]), (self.counts.kept,)
         self._tokens = np.zeros(0, dtype)
-        if self._num_blocks:  # an empty file cannot be mapped; a plain array, because indexing a memmap is slower
+        if self.counts.kept:  # an empty file cannot be mapped; a plain array, because indexing a memmap is slower
             self._tokens = np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
         self._token_counts = np.load(folder / "token_counts.npy", allow_pickle=False)
         self.lengths: np.ndarray | None = None
@@ -82,7 +81,7 @@ class TokenBlocks:
         return type(self), (self.folder,)  # a worker maps the file again: pickling a memory map would copy it
 
     def __len__(self) -> int:
-        return self._num_blocks
+        return (self.counts.kept + self.counts.padded) // self.block_size
 
     def __getitem__(self, block_ids: np.ndarray) -> np.ndarray:
         """``[B, L]``: a copy of tokens as they are stored; the largest integer where a block is shorter than L."""
@@ -191,33 +190,6 @@ def _replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-class _Writer:
-    """Appends blocks to a file, at most ``max_blocks``, and hashes them."""
-
-    def __init__(self, file: BinaryIO, form: TokenFormat, max_blocks: int | None) -> None:
-        self._file = file
-        self._form = form
-        self._max_blocks = sys.maxsize if max_blocks is None else max_blocks
-        self._digest = hashlib.sha256()
-        self.lengths: list[int] = []
-
-    def append(self, blocks: Sequence[np.ndarray]) -> None:
-        blocks = blocks[: self._max_blocks - len(self.lengths)]
-        if blocks:
-            content = self._form.store(np.concatenate(blocks)).tobytes()
-            self._file.write(content)
-            self._digest.update(content)
-            self.lengths += map(len, blocks)
-
-    def close(self, lengths: Path, block_size: int) -> str:
-        """Write the lengths if blocks differ in length, and return the hash of everything written."""
-        if any(length < block_size for length in self.lengths):
-            array = np.array(self.lengths, dtype=np.int64)
-            self._digest.update(array.tobytes())
-            np.save(lengths, array, allow_pickle=False)
-        return self._digest.hexdigest()
-
-
 def _write(
     folder: Path,
     documents: Sequence[Documents],
@@ -228,13 +200,14 @@ def _write(
     """Write the files of the folder."""
     form = token_format(tokenizer, config)
     encode = encoder(tokenizer, with_words=config.needs_words)
+    most = sys.maxsize if max_blocks is None else max_blocks
+    lengths: list[int] = []
     num_documents = num_bad = 0
     token_counts = np.zeros(form.vocab_size, dtype=np.int64)
     rest = np.zeros(0, dtype=np.uint32)
     name = ", ".join(source.name for source in documents)
     bar = tqdm(desc=f"tokenizing {name}", unit=" tokens", unit_scale=True, disable=None, leave=False)
-    with bar, (folder / "blocks.bin").open("wb") as file:
-        writer = _Writer(file, form, max_blocks)
+    with bar, (folder / "blocks.bin").open("w+b") as file:
         batches = itertools.chain.from_iterable(source.batches() for source in documents)
         for batch, tokens in _encoded(batches, encode):
             num_documents += len(batch.texts)
@@ -242,29 +215,41 @@ def _write(
             bar.update(len(tokens))
             token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
             blocks, rest = config.group(rest, tokens, config.block_size)
-            writer.append(blocks)
-            if len(writer.lengths) == max_blocks:
+            lengths += _append(file, form, blocks[: most - len(lengths)])
+            if len(lengths) == most:
                 break
         if config.last_block == "pad" or config.grouping == "pack":  # the rest of a user's grouping may be long
-            writer.append([rest[i : i + config.block_size] for i in range(0, len(rest), config.block_size)])
-        sha256 = writer.close(folder / "lengths.npy", config.block_size)
-    num_blocks, kept = len(writer.lengths), sum(writer.lengths)
+            blocks = [rest[i : i + config.block_size] for i in range(0, len(rest), config.block_size)]
+            lengths += _append(file, form, blocks[: most - len(lengths)])
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
+    kept = sum(lengths)
     counts = BlockCounts(
         documents=num_documents,
         kept=kept,
         dropped=int(token_counts.sum()) - kept,
-        padded=num_blocks * config.block_size - kept,
+        padded=len(lengths) * config.block_size - kept,
         bad_rows=num_bad,
     )
+    np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
+    if counts.padded:
+        array = np.array(lengths, dtype=np.int64)
+        digest.update(array.tobytes())
+        np.save(folder / "lengths.npy", array, allow_pickle=False)
     facts = {
-        "num_blocks": num_blocks,
         "block_size": config.block_size,
         "dtype": form.dtype.name,
-        "sha256": sha256,
+        "sha256": digest.hexdigest(),
         "counts": asdict(counts),
     }
-    np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
+
+
+def _append(file: BinaryIO, form: TokenFormat, blocks: Sequence[np.ndarray]) -> list[int]:
+    """Write blocks without padding, and return their lengths."""
+    if blocks:
+        file.write(form.store(np.concatenate(blocks)).tobytes())
+    return list(map(len, blocks))
 
 
 def _encoded(

@@ -1,7 +1,8 @@
 """Flagged tokens: one array of ids, and of whether a word or a document begins at each token.
 
 The id takes the low 30 bits of a uint32 and the two flags the others, so that grouping, shuffling and storing move
-one array. If the flags are not needed and the vocabulary is small, tokens are stored as uint16.
+one array. If the flags are not needed and the vocabulary is small, tokens are stored as uint16. The largest integer
+stands where a block has no token.
 """
 
 from dataclasses import dataclass
@@ -27,13 +28,8 @@ class TokenFormat:
 
     @property
     def dtype(self) -> np.dtype:
-        """The smallest integer that holds the ids, the flags and `padding`."""
+        """The smallest integer that holds the ids, the flags, and a largest value that is no token's id."""
         return np.dtype(np.uint32 if self.keeps_flags or self.vocab_size >= 2**16 else np.uint16)
-
-    @property
-    def padding(self) -> int:
-        """The value at positions without a token: the largest integer, which is no token's id."""
-        return int(np.iinfo(self.dtype).max)
 
     def store(self, tokens: np.ndarray) -> np.ndarray:
         """Convert flagged uint32 tokens to the stored form."""

@@ -55,7 +55,6 @@ class Documents:
     """Texts that can be read from the start any number of times, whole or in logical streams.
 
     Attributes:
-        rows: Where they are read from.
         name: The user's name for the source, for messages.
         text_column: Dotted path of the text in a row.
         row_slice: Read only these rows, ``[first, end)``, because the split is ``name[first:end]``.
@@ -154,11 +153,13 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
     """
     sources = [find_source(name, config) for name in config.mixture or [config.dataset]]
     train = [_open(source, config.dataset_split, config, is_endless=config.streaming) for source in sources]
+    split = config.eval_split
     if config.eval_dataset is not None:
         source = find_source(config.eval_dataset, config)
-        split = config.eval_split or _default_eval_split(source, ("validation", "test", "train"), config)
-        return train, [_open(source, split or "train", config)]
-    split = config.eval_split
+        if not split:
+            splits = split_names(source, config)
+            split = next((name for name in ("validation", "test") if name in splits), "train")
+        return train, [_open(source, split, config)]
     if split is None and config.eval_fraction is None:
         split = _own_eval_split(sources, config)
     if split is not None:
@@ -176,7 +177,7 @@ def _own_eval_split(sources: list[Source], config: DataConfig) -> str | None:
     A mixture has none: a text in the validation split of one source may occur in the training text of another, so
     all sources hold out texts by the same hash.
     """
-    with_split = [source for source in sources if _default_eval_split(source, ("validation",), config)]
+    with_split = [source for source in sources if "validation" in split_names(source, config)]
     if len(sources) == 1:
         return "validation" if with_split else None
     for source in with_split:
@@ -186,11 +187,6 @@ def _own_eval_split(sources: list[Source], config: DataConfig) -> str | None:
             source.name,
         )
     return None
-
-
-def _default_eval_split(source: Source, wanted: tuple[str, ...], config: DataConfig) -> str | None:
-    splits = split_names(source, config)
-    return next((split for split in wanted if split in splits), None)
 
 
 def _open(source: Source, split: str, config: DataConfig, *, is_endless: bool = False) -> Documents:

@@ -14,7 +14,7 @@ from typing import Any
 from data.documents.files import DAMAGED, compression, damage, file_format, open_file
 from data.documents.json_values import json_values
 from data.documents.ranges import Range, Row, brief, first_key
-from data.documents.tables import read_arrow, read_parquet
+from data.documents.tables import arrow_batches, parquet_batches, read_table
 
 _BYTES_AT_ONCE = 1 << 16
 _LONGEST_LINE = 1 << 27  # bytes: a whole line is held in memory
@@ -194,6 +194,6 @@ _READERS: dict[str, Callable[[Range, int, str], Iterator[Row]]] = {
     ".json": _read_json,
     ".csv": partial(_read_csv, delimiter=","),
     ".tsv": partial(_read_csv, delimiter="\t"),
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
+    ".parquet": partial(read_table, open_batches=parquet_batches),
+    ".arrow": partial(read_table, open_batches=arrow_batches),
 }

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape, glob
 from pathlib import Path, PurePosixPath
@@ -54,8 +53,7 @@ def find_source(name: str, config: DataConfig) -> Source:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
     files = _local_files(name)
     if files is None and config.streaming:
-        with _from_hub(name) as datasets:
-            builder = datasets.load_dataset_builder(name, config.dataset_config, revision=config.dataset_revision)
+        builder = _from_hub("load_dataset_builder", name, config)
         files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
     return Source(name, files)
 
@@ -66,9 +64,7 @@ def open_rows(
     """The rows of a split of a source, and the slice ``(first, end)`` of them to read if ``split`` names a part.
 
     Args:
-        source: The source.
         split: A split such as ``train``, or a part such as ``train[:5000]``.
-        config: The settings.
         is_endless: Whether the rows are streamed again and again, as in training. Such a split has no slice.
 
     Raises:
@@ -77,26 +73,22 @@ def open_rows(
     if source.files is not None:
         rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
         return rows, _row_slice(split, rows, is_endless)
-    with _from_hub(source.name) as datasets:
-        table = datasets.load_dataset(source.name, config.dataset_config, revision=config.dataset_revision, split=split)
-    return TableRows(table), None
+    return TableRows(_from_hub("load_dataset", source.name, config, split=split)), None
 
 
 def split_names(source: Source, config: DataConfig) -> list[str]:
     """The splits that a source has."""
     if source.files is not None:
         return list(source.files)
-    with _from_hub(source.name) as datasets:
-        return datasets.get_dataset_split_names(source.name, config.dataset_config, revision=config.dataset_revision)
+    return _from_hub("get_dataset_split_names", source.name, config)
 
 
-@contextmanager
-def _from_hub(name: str) -> Iterator[Any]:
-    """The `datasets` library, imported only now. Whatever it raises, within the ``with`` block, is a ValueError."""
+def _from_hub(function: str, name: str, config: DataConfig, **options: Any) -> Any:
+    """Call a function of `datasets`, which is imported only now. Whatever it raises becomes a ValueError."""
     import datasets
 
     try:
-        yield datasets
+        return getattr(datasets, function)(name, config.dataset_config, revision=config.dataset_revision, **options)
     except Exception as error:
         raise ValueError(
             f"dataset={name!r} is no local file or folder, and the Hub did not give it: "
@@ -116,15 +108,13 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
             f"dataset_split={split!r} cannot be read: streaming takes whole splits: "
             f"use --dataset_split {split.partition('[')[0]}, or --streaming false"
         )
-    bounds = match.groups()
-    if all(bound is None or bound.isdigit() for bound in bounds):  # then the rows need not be counted
-        return int(bounds[0] or 0), int(bounds[1] or sys.maxsize)
-    num_rows = rows.count()
+    needs_count = any(bound is not None and not bound.isdigit() for bound in match.groups())
+    num_rows = rows.count() if needs_count else sys.maxsize
 
     def index(bound: str) -> int:
         return round(num_rows * int(bound[:-1]) / 100) if bound.endswith("%") else int(bound)
 
-    first, end, _ = slice(*(None if bound is None else index(bound) for bound in bounds)).indices(num_rows)
+    first, end, _ = slice(*(None if bound is None else index(bound) for bound in match.groups())).indices(num_rows)
     return first, end
 
 
@@ -220,12 +210,11 @@ def _walk(folder: Path) -> Iterator[str]:
     """The files below a folder, and the folders that are not entered (``__pycache__``); nothing hidden."""
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        facts = Path(parent).stat()
-        here = Path(parent).relative_to(folder)
-        if (facts.st_dev, facts.st_ino) in seen:  # links lead in circles
+        here, real = Path(parent).relative_to(folder), Path(parent).resolve()
+        if real in seen:  # links lead in circles
             folders.clear()
             continue
-        seen.add((facts.st_dev, facts.st_ino))
+        seen.add(real)
         for entry in (*names, *(entry for entry in folders if entry.startswith("__"))):
             if not entry.startswith("."):
                 yield str(here / entry)

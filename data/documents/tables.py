@@ -1,7 +1,9 @@
 """Rows of Parquet and Arrow files. The offsets and sizes in a file are checked before they are used to read a value."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -12,6 +14,8 @@ from data.documents.ranges import DataError, Range, Row, first_key
 
 _ROWS_AT_ONCE = 1000
 _HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # impossible sizes and names
+Batches = tuple[int, Iterator[pa.RecordBatch]]  # the number of the first row, and the rows from there on
+Open = Callable[[str, int, str], AbstractContextManager[Batches]]  # of a path, from some row on, with some column
 
 
 @contextmanager
@@ -43,52 +47,46 @@ def schema_columns(schema: pa.Schema) -> set[str]:
     return {name for field in schema for name in names(field, "")}
 
 
-def read_parquet(part: Range, start: int, column: str) -> Iterator[Row]:
-    """See `data.documents.readers.read`."""
+def read_table(part: Range, start: int, column: str, *, open_batches: Open) -> Iterator[Row]:
+    """See `data.documents.readers.read`. The last row of a damaged file names the damage."""
     position = start
     try:
-        with parquet(part.path) as table:
-            names = table.schema_arrow.names
-            key = first_key(column, names)
-            if key is None:
-                yield _without(column, names, start, part)
-                return
-            first = 0
-            for group in range(table.num_row_groups):
-                size = table.metadata.row_group(group).num_rows
-                if first >= part.end:
-                    return
-                if first + size > start:
-                    batches = table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[key])
-                    for row in _rows_of(batches, column, first, part, start):
-                        yield row
-                        position = row.position
-                first += size
+        with open_batches(part.path, start, column) as (first, batches):
+            for row in _rows_of(batches, column, first, part, start):
+                yield row
+                position = row.position
     except DataError as error:
         yield Row(position, part.end, None, str(error))
 
 
-def read_arrow(part: Range, start: int, column: str) -> Iterator[Row]:
-    """See `data.documents.readers.read`. Reads the streaming format, which `datasets` writes, and the file format."""
-    position = start
+@contextmanager
+def parquet_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+    """The wanted column from the row group on that holds row ``start``."""
+    with parquet(path) as table:
+        key = first_key(column, table.schema_arrow.names)
+        sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+        skipped = bisect_right(list(itertools.accumulate(sizes)), start)  # row groups that end before `start`
+        groups = range(skipped, len(sizes))
+        batches = (table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=key and [key]) for group in groups)
+        yield sum(sizes[:skipped]), itertools.chain.from_iterable(batches)
+
+
+@contextmanager
+def arrow_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+    """All rows of the streaming format, which `datasets` writes, or the file format."""
     try:
-        with open_file(part.path) as file:
+        with open_file(path) as file:
             is_stream = file.read(6) != b"ARROW1"
-        if not is_stream and compression(part.path):
-            yield Row(start, part.end, None, "an Arrow file that is compressed is read as a stream only: unpack it")
-            return
-        with open_file(part.path) as file:
+        if not is_stream and compression(path):
+            raise DataError("an Arrow file that is compressed is read as a stream only: unpack it")
+        with open_file(path) as file:
             if is_stream:
-                batches = iter(pa.ipc.open_stream(file))
+                yield 0, iter(pa.ipc.open_stream(file))
             else:
                 reader = pa.ipc.open_file(file)
-                batches = map(reader.get_batch, range(reader.num_record_batches))
-            for row in _rows_of(batches, column, 0, part, start):
-                yield row
-                position = row.position
+                yield 0, map(reader.get_batch, range(reader.num_record_batches))
     except _HOSTILE as error:
-        problem = f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}"
-        yield Row(position, part.end, None, problem)
+        raise DataError(f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}") from error
 
 
 def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
@@ -97,8 +95,7 @@ def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: R
         names = batch.schema.names
         key = first_key(column, names)
         if column and key is None:
-            yield _without(column, names, first, part)
-            return
+            raise DataError(f"the file has no column {column!r}; it has: {', '.join(names)}")
         wanted = {name: batch.column(name) for name in (names if key is None else [key])}
         problem = _damage_of(wanted.values())
         for index in range(max(start, first), min(part.end, first + len(batch))):
@@ -111,10 +108,6 @@ def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: R
         first += len(batch)
         if first >= part.end:
             return
-
-
-def _without(column: str, names: list[str], first: int, part: Range) -> Row:
-    return Row(first, part.end, None, f"the file has no column {column!r}; it has: {', '.join(names)}")
 
 
 def _damage_of(arrays: Iterable[pa.Array]) -> str | None:

@@ -209,14 +209,14 @@ _KILLED = """
 import os, signal, sys, pickle
 from data.blocks import store as blocks
 arguments = pickle.load(sys.stdin.buffer)
-append = blocks._Writer.append
+append = blocks._append
 
-def and_die(self, new):
-    append(self, new)
-    self._file.flush()
+def and_die(file, form, new):
+    append(file, form, new)
+    file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 
-blocks._Writer.append = and_die
+blocks._append = and_die
 blocks.build_blocks(*arguments)
 """
 
