@@ -83,9 +83,8 @@ def test_the_launch_lines_of_the_readme_make_the_run_of_one_process(launch: type
     assert "perplexity" not in second[1]
     assert not (machines[1].work / "run" / "checkpoints").exists()
     whole = machines[0].folder / "whole"
-    corpus = machines[0].work / "corpus.txt"
-    done = run(launcher("python", 1), *_words(machines[0], dataset=str(corpus), cache_dir=str(whole / "cache")),
-               "--output_dir", str(whole / "run"))  # fmt: skip
+    words = tiny_run(machines[0].work / "corpus.txt", str(whole / "cache"), output_dir=str(whole / "run"))
+    done = run(launcher("python", 1), *words)
     assert done.returncode == 0, done.stderr
     assert_same_run(whole / "run", machines[0].work / "run")
 
