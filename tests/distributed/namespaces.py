@@ -55,26 +55,21 @@ class Machine:
         """The working folder of what `start` starts."""
         return self.folder / "work"
 
+    @property
+    def enter(self) -> list[str]:
+        """The words before a command that is to run here; it replaces them, and gets their signals."""
+        script = f'hostname node{self.number}; mount --bind {self.folder}/hosts /etc/hosts; exec "$@"'
+        enter = ["nsenter", f"--net=/var/run/netns/{self.name}", "unshare", "--uts", "--mount"]
+        return [*enter, "bash", "-c", script, "-"]
+
     def start(self, command: list[str], **variables: str) -> tuple[subprocess.Popen[str], Path]:
         """Start a command here; and the file with what it prints."""
         output = self.folder / f"output{self._num_started}.txt"
         self._num_started += 1
-        script = f'hostname node{self.number}; mount --bind {self.folder}/hosts /etc/hosts; exec "$@"'
-        enter = [
-            "nsenter",
-            f"--net=/var/run/netns/{self.name}",
-            "unshare",
-            "--uts",
-            "--mount",
-            "bash",
-            "-c",
-            script,
-            "-",
-        ]
         variables = {**environment(), "HOME": str(self.folder / "home"), "PYTHONPATH": str(ROOT), **variables}
         with output.open("w") as file:
             process = subprocess.Popen(
-                [*enter, *command], cwd=self.work, env=variables, stdout=file, stderr=file, text=True,
+                [*self.enter, *command], cwd=self.work, env=variables, stdout=file, stderr=file, text=True,
                 start_new_session=True,
             )  # fmt: skip
         return process, output
@@ -122,12 +117,14 @@ def two_machines(folder: Path, own_address: str | None = None) -> Iterator[tuple
             subprocess.run(["ip", "netns", "del", machine.name], capture_output=True, check=False)
 
 
-def torchrun(number: int, *words: str, nodes: str = "2", num_processes: int = 1) -> list[str]:
-    """The launch line of the README for machine ``number``: the same words on each."""
+def torchrun(number: int, *words: str, elastic: bool = False, num_processes: int = 1) -> list[str]:
+    """The launch line of the README for machine ``number``, or that by which a run goes on with one machine."""
+    nodes = ("--nnodes", "1:2", "--max_restarts", "5") if elastic else ("--nnodes", "2")
     meet = ("--rdzv_backend", "c10d", "--rdzv_endpoint", f"{ADDRESSES[0]}:29500", "--rdzv_id", "run")
-    here = ("--rdzv_conf", f"is_host={'true' if number == 0 else 'false'}")
+    is_host = "true" if number == 0 else "false"
+    here = ("--rdzv_conf", f"is_host={is_host},last_call_timeout=5" if elastic else f"is_host={is_host}")
     return [
-        str(_BIN / "torchrun"), "--nnodes", nodes, "--nproc_per_node", str(num_processes), *meet, *here, *words,
+        str(_BIN / "torchrun"), *nodes, "--nproc_per_node", str(num_processes), *meet, *here, *words,
     ]  # fmt: skip
 
 

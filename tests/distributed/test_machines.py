@@ -194,6 +194,45 @@ def test_a_signal_to_one_machine_saves_and_ends_both(machines: Machines) -> None
 
 
 @pytest.mark.slow
+def test_torchrun_goes_on_without_a_lost_machine_and_takes_it_back(machines: Machines, tmp_path: Path) -> None:
+    """The two share the run's folder. A machine that returns makes the others save: nothing is lost then."""
+    folder = tmp_path / "shared"
+    variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+    def launch(machine: Machine) -> Started:
+        words = [*_endless(machine), "--output_dir", str(folder), "--resume_from_checkpoint", "latest"]
+        return machine.start(torchrun(machine.number, "-m", "launch.train", *words, elastic=True), **variables)
+
+    one, other = machines
+    first = launch(one)
+    lost = launch(other)
+    _wait_for_rows(folder, 50, [first, lost])
+    newest, last = checkpoints(folder)[-1], rows(folder)[-1]["step"]
+    other.kill()
+    began = time.monotonic()
+    _wait_for_text(first[1], "= 1 process(es)", 1)
+    print(f"machine lost: went on alone after {time.monotonic() - began:.0f} s, from step {newest.name[5:]} of {last}")
+    _wait_for_rows(folder, 30, [first])
+    began = time.monotonic()
+    back = launch(other)
+    _wait_for_text(first[1], "= 2 process(es)", 2)
+    print(f"machine back: taken in after {time.monotonic() - began:.0f} s")
+    _wait_for_rows(folder, 30, [first, back])
+    assert "by SIGTERM" in first[1].read_text()
+    one.kill()
+    other.kill()
+    steps = [row["step"] for row in rows(folder)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def _wait_for_text(output: Path, text: str, times: int) -> None:
+    deadline = time.monotonic() + 150
+    while output.read_text().count(text) < times:
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_a_machine_that_never_comes_is_one_line(machines: Machines) -> None:
     began = time.monotonic()
     ((code, output),) = _ended([_start(machines[0], _words(machines[0]))])
