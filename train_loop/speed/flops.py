@@ -133,10 +133,12 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 def matmul_rate(device: torch.device, precision: str, seconds: float = 0.2) -> float:
     """Measure the floating-point operations per second of large matrix products, for about ``seconds``."""
-    size = 8192 if device.type == "cuda" else 1024
+    on_gpu = device.type == "cuda"
+    size = 8192 if on_gpu else 1024
     random = torch.Generator(device).manual_seed(0)  # a generator of its own: the run's stays as it is
     a, b = (torch.randn(size, size, generator=random, device=device).to(_DTYPES[precision]) for _ in range(2))
     matrices = {"a": a, "b": b, "c": torch.empty_like(a)}
     timer = Timer("torch.mm(a, b, out=c)", globals=matrices, num_threads=torch.get_num_threads())
-    with torch.accelerator.device_index(device.index):  # the timer waits for the current device
+    # The timer waits for the current GPU. Accelerate gives a CPU an index too.
+    with torch.accelerator.device_index(device.index if on_gpu else None):
         return 2 * size**3 / timer.blocked_autorange(min_run_time=seconds).mean
