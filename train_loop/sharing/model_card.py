@@ -55,24 +55,20 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"escaped": escaped, "linked": linked, "shown": shown, "shown_fills": shown_fills}
+    filters = {"escaped": escaped, "linked": linked, "public": public, "shown": shown, "shown_fills": shown_fills}
+    environment.filters |= filters
     card = environment.get_template("model_card.jinja").render(
         metadata=_metadata(name, model, record).to_yaml(),
         name=name,
         architecture=(config.get("architectures") or ["a masked language model"])[0],
         num_parameters=_num_parameters(model),
-        step=record.step,
-        settings=settings,
-        base=settings.get("model_name_or_path"),
+        record=record,
         sources=sources(settings),
         model_id=json.dumps(repo_id or THIS_MODEL),
         text=json.dumps(text, ensure_ascii=False),
         probes=probes[-1] if probes else None,
-        evaluation=record.evaluation,
-        held_out=_held_out(settings),
         main_settings=_main_settings(settings),
         curve=_curve(record),
-        start=record.starts[-1] if record.starts else None,
         recipe=_recipe(settings),
     )
     return str(ModelCard(card))
@@ -124,14 +120,6 @@ def _results(record: RunRecord) -> list[EvalResult]:
         for metric in ("perplexity", "accuracy", "loss")
         if is_number(value := evaluation[f"eval_{metric}"])
     ]
-
-
-def _held_out(settings: dict[str, Any]) -> str:
-    """The text that was evaluated on."""
-    dataset, split = settings.get("eval_dataset"), settings.get("eval_split")
-    if dataset or split:
-        return escaped(f"{public(dataset or 'the same source')} {split or ''}".strip())
-    return "a part of the source that is held out of training"
 
 
 def _curve(record: RunRecord) -> list[Row]:
