@@ -219,9 +219,8 @@ def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
     names: dict[str, list[str]] = {}
     for run in runs:
         settings = run.settings
-        rates = [
-            rate for name in ("mlm_probability", "mlm_probability_end") if (rate := settings.get(name)) is not None
-        ]
+        given = [settings.get(name) for name in ("mlm_probability", "mlm_probability_end")]
+        rates = [rate for rate in given if rate is not None]
         held_out = settings.get("eval_mlm_probability") or (rates or [None])[0]
         if any(rate != held_out for rate in rates):
             training = " to ".join(f"{100 * rate:.3g}%" for rate in rates)
