@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
@@ -217,16 +218,13 @@ class MaskPredictor:
         """``[M, V]`` logits in fp32, without dropout, of one batch whose first query is the longest."""
         device = self.model.device
         length = len(queries[0].input_ids)
-        rows = [[*ids, *[self._pad] * (length - len(ids))] for ids, _ in queries]
+        rows = pad_sequence([torch.tensor(ids) for ids, _ in queries], batch_first=True, padding_value=self._pad)
         flat = [number * length + position for number, query in enumerate(queries) for position in query.positions]
-        attention_mask = None  # not needed without padding
-        if len(queries[-1].input_ids) < length:
-            lengths = torch.tensor([len(ids) for ids, _ in queries])
-            attention_mask = (torch.arange(length) < lengths[:, None]).long().to(device)
+        lengths = torch.tensor([len(ids) for ids, _ in queries])
+        is_token = torch.arange(length) < lengths[:, None]
+        attention_mask = None if is_token.all() else is_token.long().to(device)  # not needed without padding
         with without_dropout(self.model):
-            return self._masked_logits(
-                torch.tensor(rows).to(device), torch.tensor(flat).to(device), attention_mask
-            ).float()
+            return self._masked_logits(rows.to(device), torch.tensor(flat).to(device), attention_mask).float()
 
 
 def load_with_tokenizer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
