@@ -49,10 +49,8 @@ def _runs(folders: Sequence[Path]) -> list[Path]:
     """
     runs: dict[Path, None] = {}
     for folder in folders:
-        files = (
-            [folder / run_files.METRICS] if (folder / run_files.METRICS).is_file() else folder.rglob(run_files.METRICS)
-        )
-        found = sorted(file.parent for file in files)
+        is_run = (folder / run_files.METRICS).is_file()
+        found = [folder] if is_run else sorted(path.parent for path in folder.rglob(run_files.METRICS))
         if not found:
             raise ValueError(f"{folder} holds no run: there is no {run_files.METRICS} in it or below it")
         runs |= dict.fromkeys(found)

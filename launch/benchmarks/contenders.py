@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import datasets
@@ -22,7 +23,6 @@ from launch.run.corpus import Corpus, open_corpus
 from launch.run.loaders import train_loader
 from launch.run.settings import Settings
 from train_loop.model import open_model
-from train_loop.objectives.checks import gather_in_last_layer
 from train_loop.objectives.masked_lm import MaskedLMObjective
 from train_loop.optimizers.groups import build_optimizers
 from train_loop.plan import plan_batches
@@ -90,9 +90,7 @@ def this_project(setup: Setup) -> dict[str, float]:
     model.to(device)
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, config)]
     objective = MaskedLMObjective(model)
-    gather_in_last_layer(objective.logits)
-    if device.type == "cuda":
-        objective.logits.pad_vocabulary_to = config.pad_vocabulary_to
+    objective.adapt(config, corpus.config.block_size, document_attention=False)
     if config.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)
@@ -114,17 +112,8 @@ def this_project(setup: Setup) -> dict[str, float]:
     return clock.result()
 
 
-def trainer(setup: Setup) -> dict[str, float]:
-    """`Trainer` with the stock collator, as the guide uses it."""
-    return _trainer(setup, with_mask=True)
-
-
-def tuned_trainer(setup: Setup) -> dict[str, float]:
-    """`Trainer` with worker processes, fused AdamW and no attention mask."""
-    return _trainer(setup, with_mask=False, dataloader_num_workers=available_cores(), optim="adamw_torch_fused")
-
-
-def _trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float]:
+def trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float]:
+    """`Trainer` with the stock collator, as the guide uses it; ``options`` are more `TrainingArguments`."""
     corpus, model = setup.open()
     if not with_mask:
         corpus.tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
@@ -196,7 +185,9 @@ def _collator(corpus: Corpus) -> DataCollatorForLanguageModeling:
 
 CONTENDERS: dict[str, Callable[[Setup], dict[str, float]]] = {
     "this project": this_project,
-    "Trainer": trainer,
-    "Trainer, tuned": tuned_trainer,
+    "Trainer": partial(trainer, with_mask=True),
+    "Trainer, tuned": partial(
+        trainer, with_mask=False, dataloader_num_workers=available_cores(), optim="adamw_torch_fused"
+    ),
     "Accelerate loop": accelerate_loop,
 }

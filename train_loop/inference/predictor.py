@@ -6,17 +6,16 @@ nothing as large as the vocabulary leaves the device.
 
 import itertools
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
-from train_loop.objectives.checks import gather_in_last_layer
+from train_loop.objectives.checks import gather_in_last_layer, without_dropout
 from train_loop.objectives.masked_logits import MaskedLogits
 from train_loop.sharing.locate import model_folder, require_hub
 
@@ -25,8 +24,6 @@ _MOST_POSITIONS = 512  # in one batch: with a vocabulary of 50,000, their logits
 Pieces = tuple[int, ...]  # the tokens of a word
 Choice = tuple[float, Pieces]  # the log-probability of a word in place of a mask, and the word
 
-_num_users: Counter[PreTrainedModel] = Counter()  # threads that use a model which was in training mode
-_mode_lock = threading.Lock()
 _tokenizer_lock = threading.Lock()
 
 
@@ -73,8 +70,7 @@ class MaskPredictor:
         self._masked_logits = MaskedLogits(model)
         # This compares two computations in full precision, so that rounding does not look like a real difference.
         if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type):
-            with _without_dropout(model):
-                gather_in_last_layer(self._masked_logits)
+            gather_in_last_layer(self._masked_logits)
         if dtype is not None:
             model.to(_dtype(dtype))
         self.model, self.tokenizer = model, tokenizer
@@ -222,35 +218,13 @@ class MaskPredictor:
         """``[M, V]`` logits in fp32, without dropout, of one batch whose first query is the longest."""
         device = self.model.device
         length = len(queries[0].input_ids)
-        rows = [[*ids, *[self._pad] * (length - len(ids))] for ids, _ in queries]
+        rows = pad_sequence([torch.tensor(ids) for ids, _ in queries], batch_first=True, padding_value=self._pad)
         flat = [number * length + position for number, query in enumerate(queries) for position in query.positions]
-        attention_mask = None  # not needed without padding
-        if len(queries[-1].input_ids) < length:
-            lengths = torch.tensor([len(ids) for ids, _ in queries])
-            attention_mask = (torch.arange(length) < lengths[:, None]).long().to(device)
-        with _without_dropout(self.model):
-            return self._masked_logits(
-                torch.tensor(rows).to(device), torch.tensor(flat).to(device), attention_mask
-            ).float()
-
-
-@contextmanager
-def _without_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model into evaluation mode; its last user puts it back into training mode if it was in it."""
-    with _mode_lock:
-        was_training = model.training or _num_users[model] > 0
-        if was_training:
-            _num_users[model] += 1
-            model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            with _mode_lock:
-                _num_users[model] -= 1
-                if not _num_users[model]:
-                    del _num_users[model]
-                    model.train()
+        lengths = torch.tensor([len(ids) for ids, _ in queries])
+        is_token = torch.arange(length) < lengths[:, None]
+        attention_mask = None if is_token.all() else is_token.long().to(device)  # not needed without padding
+        with without_dropout(self.model):
+            return self._masked_logits(rows.to(device), torch.tensor(flat).to(device), attention_mask).float()
 
 
 def load_with_tokenizer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,13 +1,50 @@
-"""Trials of what a model allows, on the device and at the precision of the run."""
+"""Trials of what a model allows, on the device and at the precision of the run, and what such trials need."""
 
 import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from train_loop.objectives.masked_logits import ATTENTION_END, MaskedLogits
 
 logger = logging.getLogger(__name__)
+
+_num_users: Counter[nn.Module] = Counter()  # threads that use a module which was in training mode
+_mode_lock = threading.Lock()
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode; its last user puts it back into training mode if it was in it."""
+    with _mode_lock:
+        was_training = module.training or _num_users[module] > 0
+        if was_training:
+            _num_users[module] += 1
+            module.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            with _mode_lock:
+                _num_users[module] -= 1
+                if not _num_users[module]:
+                    del _num_users[module]
+                    module.train()
+
+
+def random_texts(model: PreTrainedModel, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """``[B, L]`` random tokens and their attention mask, on the CPU; the first length must be the longest."""
+    generator = torch.Generator().manual_seed(0)
+    vocab_size = model.get_input_embeddings().num_embeddings
+    input_ids = torch.randint(1, vocab_size, (len(lengths), lengths[0]), generator=generator)
+    # Never the padding token, which has no position of its own in RoBERTa and similar models.
+    input_ids = (input_ids + (getattr(model.config, "pad_token_id", None) or 0)) % vocab_size
+    return input_ids, (torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]).long()
 
 
 def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
@@ -17,12 +54,8 @@ def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
     Call it once, before the model is prepared. It costs the forward of a few
     blocks and draws no dropout.
     """
-    was_training = logits.model.training
-    logits.model.eval()
-    try:
+    with without_dropout(logits.model):
         problem = _leak(logits, block_size)
-    finally:
-        logits.model.train(was_training)
     if problem is not None:
         raise ValueError(
             f"document_attention: model_type {logits.model.config.model_type!r} {problem}: "
@@ -33,17 +66,13 @@ def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
 @torch.no_grad()
 def _leak(logits: MaskedLogits, block_size: int) -> str | None:
     """How the model mixes two documents of one block, at the first and last token of each; None if it does not."""
-    model = logits.model
     device = logits.model.device
-    vocab_size = model.get_input_embeddings().num_embeddings
-    tokens = torch.randint(1, vocab_size, (1, block_size), generator=torch.Generator().manual_seed(0)).to(device)
-    # Never the padding token, which has no position of its own in RoBERTa's kin.
-    tokens = (tokens + (getattr(model.config, "pad_token_id", None) or 0)) % vocab_size
+    tokens = random_texts(logits.model, [block_size])[0].to(device)
     # The short one feels a leak most; the long one goes past a local window and is not where its positions are.
     short = min(4, block_size // 2)
     lengths = [short, block_size - short]
     ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
-    apart = [logits(*one) for one in zip(tokens.split(lengths, dim=1), ends, strict=True)]
+    apart = [logits(*one) for one in zip(torch.split(tokens, lengths, dim=1), ends, strict=True)]
     position_ids = torch.cat([torch.arange(n, device=device) for n in lengths]).unsqueeze(0)
     is_second = torch.arange(block_size, device=device) >= short
     try:
@@ -86,20 +115,17 @@ def gather_in_last_layer(logits: MaskedLogits) -> bool:
     ends = [name for name, _ in logits.model.named_modules() if name.endswith(f".{ATTENTION_END}")]
     if not ends:
         return False
-    was_training = logits.model.training
-    logits.model.eval()
     try:
-        late = _logits_of_two_blocks(logits)
-        logits.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
-        early = _logits_of_two_blocks(logits)
+        with without_dropout(logits.model):
+            late = _logits_of_two_blocks(logits)
+            logits.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
+            early = _logits_of_two_blocks(logits)
         # In units of the logits' standard deviation: rounding is below 1e-5, or a few roundings of half precision in
         # the operations after the gathering. "not <" treats NaN as a difference.
         bound = max(1e-4, 16 * _rounding(late.device.type))
         differ = not (early - late).abs().max() < bound * late.std()
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
         differ = True
-    finally:
-        logits.model.train(was_training)
     if differ:
         logits.gather_in(None)
         logger.warning(
@@ -112,9 +138,6 @@ def gather_in_last_layer(logits: MaskedLogits) -> bool:
 def _logits_of_two_blocks(logits: MaskedLogits) -> Tensor:
     """``[M, V]`` at some positions of two random blocks, one of them padded."""
     device = logits.model.device
-    vocab_size = logits.model.get_input_embeddings().num_embeddings
-    input_ids = torch.randint(vocab_size, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
-    attention_mask = torch.ones_like(input_ids)
-    attention_mask[1, 5:] = 0
+    input_ids, attention_mask = (tensor.to(device) for tensor in random_texts(logits.model, (8, 5)))
     positions = torch.tensor([0, 3, 4, 7, 8, 10, 12], device=device)
     return logits(input_ids, positions, attention_mask).float()

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from train_loop.checkpoint import whole_or_nothing
 from train_loop.inference.predictor import load_with_tokenizer
 from train_loop.model import max_positions
-from train_loop.sharing.export_onnx import Comparison, check_packages, random_texts
+from train_loop.objectives.checks import random_texts
+from train_loop.sharing.export_onnx import Comparison, check_packages
 
 # KerasHub's RoBERTa has no setting for these. The configurations of RoBERTa and DistilRoBERTa have the same values.
 _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": True}

@@ -1,18 +1,17 @@
 """Exports a model to ONNX: ``model.onnx``, with the tokenizer and the configuration beside it."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from train_loop.checkpoint import whole_or_nothing
 from train_loop.inference.predictor import load_with_tokenizer
 from train_loop.model import max_positions
+from train_loop.objectives.checks import random_texts
 
 _LARGEST_FILE = 1_500_000_000  # bytes; a protobuf message holds at most 2 GB, so larger weights go to a file beside it
 _LONGEST_COMPARED = 2_048  # tokens; with a vocabulary of 50,000, their logits take 400 MB
@@ -80,16 +79,6 @@ def export_onnx(name: str, output: Path) -> Comparison:
         compared = compare_logits(model, folder / "model.onnx")
         compared.check("ONNX Runtime", name)
     return compared
-
-
-def random_texts(model: PreTrainedModel, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """``[B, L]`` random tokens and their attention mask; the first length must be the longest."""
-    generator = torch.Generator().manual_seed(0)
-    vocab_size = model.get_input_embeddings().num_embeddings
-    input_ids = torch.randint(1, vocab_size, (len(lengths), lengths[0]), generator=generator)
-    # Never the padding token, which has no position of its own in RoBERTa and similar models.
-    input_ids = (input_ids + (getattr(model.config, "pad_token_id", None) or 0)) % vocab_size
-    return input_ids, (torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]).long()
 
 
 @torch.no_grad()

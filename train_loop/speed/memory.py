@@ -1,5 +1,6 @@
 """Find the largest micro-batch that fits in memory, by trial. It changes the speed of an update, not the update."""
 
+import bisect
 import contextlib
 import math
 import resource
@@ -60,9 +61,7 @@ def fewest_micro_batches(
         too_few, number = 0, 1
         while not fits(number):
             too_few, number = number, min(2 * number, share)
-        while number - too_few > 1:
-            middle = (too_few + number) // 2
-            too_few, number = (too_few, middle) if fits(middle) else (middle, number)
+        number = bisect.bisect_left(range(number), True, lo=too_few + 1, key=fits)  # the smallest that fits
     return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 

@@ -73,11 +73,10 @@ class TrainWindow:
         """
         last = self._updates[-1]
         local_losses = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum(0)
-        local_tokens = [sum(update.num_tokens for update in self._updates)]
-        local_masked = [sum(update.num_masked for update in self._updates)]
-        local_seconds = [time.perf_counter() - self._start]  # the losses are here, so the device has finished
-        local_numbers = torch.tensor(local_tokens + local_masked + local_seconds, dtype=torch.float64)
-        local = torch.cat([local_losses, local_numbers])
+        local_tokens = sum(update.num_tokens for update in self._updates)
+        local_masked = sum(update.num_masked for update in self._updates)
+        local_seconds = time.perf_counter() - self._start  # the losses are here, so the device has finished
+        local = torch.cat([local_losses, local_losses.new_tensor([local_tokens, local_masked, local_seconds])])
         *loss_sums, num_tokens, num_masked, seconds = sum_over_processes(self._accelerator, [local])
         seconds /= self._accelerator.num_processes
         counts = torch.stack([update.counts for update in self._updates]).sum(0).tolist()

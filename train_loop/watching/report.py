@@ -116,7 +116,7 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    rows = [_with_derived(run) for run in runs]
+    rows = [_with_both_rates(run) for run in runs]
     panels = _panels(rows)
     names = [name for panel in panels for name in panel.names]
     most = _MOST_NUMBERS // (len(runs) * max(1, len(names)))
@@ -167,13 +167,7 @@ def _panels(rows: Sequence[list[Row]]) -> list[Panel]:
 
 
 def _columns(rows: list[Row], names: Sequence[str], most: int) -> Columns:
-    """What the plots show of a run, by name; of evaluations, ``eval_step`` and so on are the places.
-
-    Args:
-        rows: Of the run.
-        names: What is shown.
-        most: Rows of training, and of evaluation.
-    """
+    """What the plots show, of at most so many rows of each kind; ``eval_step`` and so on are evaluations' places."""
     columns: Columns = {}
     for prefix in ("", "eval_"):
         of_kind = [name for name in names if name.startswith("eval_") == bool(prefix)]
@@ -184,20 +178,15 @@ def _columns(rows: list[Row], names: Sequence[str], most: int) -> Columns:
     return columns
 
 
-def _with_derived(run: RunRecord) -> list[Row]:
-    """The rows, with minutes, and with the rate of Muon's matrices: ``learning_rate`` is of the other weights."""
-    ratio = None  # of the two rates, at every update: one schedule scales both
-    if run.settings.get("optimizer") == "muon" and run.settings.get("learning_rate"):
-        ratio = run.settings["muon_learning_rate"] / run.settings["learning_rate"]
-    rows = []
-    for row in run.rows:
-        derived = {}
-        if is_number(row.get("seconds")):
-            derived["minutes"] = row["seconds"] / 60
-        if ratio is not None and is_number(row.get("learning_rate")):
-            derived["muon_learning_rate"] = ratio * row["learning_rate"]
-        rows.append({**row, **derived})
-    return rows
+def _with_both_rates(run: RunRecord) -> list[Row]:
+    """The rows, with the rate of Muon's matrices too: ``learning_rate`` is of the other weights."""
+    if run.settings.get("optimizer") != "muon" or not run.settings.get("learning_rate"):
+        return run.rows
+    ratio = run.settings["muon_learning_rate"] / run.settings["learning_rate"]  # always: one schedule scales both
+    return [
+        {**row, "muon_learning_rate": ratio * row["learning_rate"]} if is_number(row.get("learning_rate")) else row
+        for row in run.rows
+    ]
 
 
 def _spread(rows: list[Row], most: int) -> list[Row]:
@@ -230,9 +219,8 @@ def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
     names: dict[str, list[str]] = {}
     for run in runs:
         settings = run.settings
-        rates = [
-            rate for name in ("mlm_probability", "mlm_probability_end") if (rate := settings.get(name)) is not None
-        ]
+        given = [settings.get(name) for name in ("mlm_probability", "mlm_probability_end")]
+        rates = [rate for rate in given if rate is not None]
         held_out = settings.get("eval_mlm_probability") or (rates or [None])[0]
         if any(rate != held_out for rate in rates):
             training = " to ".join(f"{100 * rate:.3g}%" for rate in rates)

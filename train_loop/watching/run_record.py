@@ -30,7 +30,8 @@ class RunRecord:
     """The record of a run, or of one of its models.
 
     Attributes:
-        rows: The rows of metrics.jsonl, each with ``tokens``, the training tokens up to it, or None if not counted.
+        rows: The rows of metrics.jsonl. Each also has ``tokens``, the training tokens up to it, and ``minutes``, the
+            run's time up to it; None if not counted.
         settings: The resolved settings.
         starts: For each start of the run, its machine, versions and commit.
         is_finished: Whether the run has written its final model.
@@ -64,14 +65,13 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")
     settings = _parse(yaml.safe_load, folder / run_files.CONFIG) or {}
-    starts = _parse(json.loads, folder / run_files.ENVIRONMENT) or []
     rows = _read_rows(path)
     is_finished = (folder / run_files.MODEL).exists()
     return RunRecord(
         name=name or folder.resolve().name,
         rows=rows,
         settings=settings,
-        starts=starts,
+        starts=_parse(json.loads, folder / run_files.ENVIRONMENT) or [],
         is_finished=is_finished,
         step=_model_step(settings, rows, is_finished=is_finished),
     )
@@ -114,7 +114,8 @@ def _read_rows(path: Path) -> list[Row]:
             continue
         if is_number(row.get("num_tokens")):
             tokens += row["num_tokens"]
-        rows.append({**row, "tokens": tokens if tokens or row["step"] == 0 else None})
+        minutes = row["seconds"] / 60 if is_number(row.get("seconds")) else None
+        rows.append({**row, "tokens": tokens if tokens or row["step"] == 0 else None, "minutes": minutes})
     return rows
 
 

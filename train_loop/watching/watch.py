@@ -17,8 +17,6 @@ from train_loop.watching.progress import Progress
 from train_loop.watching.report import LiveReport
 from train_loop.watching.trackers import track
 
-Rows = list[dict[str, Any]]
-
 
 class Watch:
     """Writes and shows the measurements of a run. All processes have one, and call the same methods."""
