@@ -2,12 +2,12 @@
 
 import math
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from data.batch import MaskedBatch
@@ -137,8 +137,18 @@ def matmul_rate(device: torch.device, precision: str, seconds: float = 0.2) -> f
     size = 8192 if on_gpu else 1024
     random = torch.Generator(device).manual_seed(0)  # a generator of its own: the run's stays as it is
     a, b = (torch.randn(size, size, generator=random, device=device).to(_DTYPES[precision]) for _ in range(2))
-    matrices = {"a": a, "b": b, "c": torch.empty_like(a)}
-    timer = Timer("torch.mm(a, b, out=c)", globals=matrices, num_threads=torch.get_num_threads())
-    # The timer waits for the current GPU. Accelerate gives a CPU an index too.
-    with torch.accelerator.device_index(device.index if on_gpu else None):
-        return 2 * size**3 / timer.blocked_autorange(min_run_time=seconds).mean
+    c = torch.empty_like(a)
+    number = 10 if on_gpu else 1  # a processor without bf16 takes seconds for one
+
+    def products() -> None:
+        for _ in range(number):
+            torch.mm(a, b, out=c)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+
+    products()  # the first ones wake the device and choose the kernel
+    start, rounds = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < seconds:
+        products()
+        rounds += 1
+    return 2 * size**3 * number * rounds / passed
