@@ -4,7 +4,6 @@ All messages go through gloo groups on the CPU. A GPU collective would first wai
 for all queued work. One group has no time limit, for work that may take hours.
 """
 
-import hashlib
 import platform
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -153,12 +152,3 @@ class Processes:
                         f"process {rank} (on {machine}) has {name}={others.get(name)!r}, and process 0 "
                         f"(on {held[0][0]}) has {value!r}: all processes of a run need the same"
                     )
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's weights and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

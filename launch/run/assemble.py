@@ -1,6 +1,5 @@
 """A run put together from its settings: model, optimizers and loader, from the start or from a checkpoint."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,12 +8,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from data.blocks.tokenization import tokenizer_fingerprint
 from data.blocks.vocabulary import vocab_size
-from data.functions import OwnFunction
 from launch.run.corpus import Corpus
 from launch.run.environment import record_start
 from launch.run.folder import RunFolder
+from launch.run.identity import require_newest, run_identity, weights_digest
 from launch.run.loaders import eval_loader, train_loader
 from launch.run.processes import check_compiler
 from launch.run.settings import Settings
@@ -24,10 +22,9 @@ from train_loop.model import open_model
 from train_loop.objective import Objective, freeze_unused
 from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
-from train_loop.processes import AgreedError, Processes, weights_digest
+from train_loop.processes import Processes
 from train_loop.run import Run
 from train_loop.run_checkpoints import RunCheckpoints, Start
-from train_loop.run_files import checkpoints as checkpoints_in
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
 from train_loop.watching.trackers import open_trackers
@@ -94,22 +91,6 @@ def assemble(
         state=start.state,
         checkpoints=checkpoints,
     )
-
-
-def require_newest(processes: Processes, output_dir: Path) -> None:
-    """Check that no machine has a newer checkpoint of the run than the main process's, whose place may change.
-
-    Raises:
-        AgreedError: One has; the error names it.
-    """
-    newest = next((folder.name for folder in reversed(checkpoints_in(output_dir))), "no checkpoint")
-    held = processes.gather((platform.node(), newest))
-    for machine, name in held:
-        if name.startswith("step-") and (held[0][1] == "no checkpoint" or name > held[0][1]):
-            raise AgreedError(
-                f"resume_from_checkpoint=latest: {machine} has {name} in {output_dir}, and {held[0][0]}, where process "
-                f"0 reads them, has {held[0][1]}: copy it there, or use a folder that all machines share"
-            )
 
 
 def open_objective(
@@ -190,27 +171,3 @@ def micro_batches_that_fit(settings: Settings, accelerator: Accelerator, objecti
         masked_share=max(data.mlm_probability, data.mlm_probability_end or 0),
         has_attention_mask=data.document_attention or data.grouping != "concatenate",
     )
-
-
-def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
-    """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
-    data, is_streaming = corpus.config, settings.data.streaming
-    functions: dict[str, object] = {
-        "masking": data.choose,
-        "mlm_probability_schedule": data.mask_rate,
-        "grouping": data.group,
-        "objective": settings.build_objective,
-        "optimizer": settings.build_optimizers,
-        "lr_scheduler_type": settings.build_schedule,
-    }
-    own = {name: function.sha256 for name, function in functions.items() if isinstance(function, OwnFunction)}
-    return {
-        "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
-        **settings.marked("identity"),
-        **(settings.marked("identity of a stream") if is_streaming else {}),
-        "global_batch_size": plan.global_batch_size,  # also where the setting leaves it open
-        "mixture weights": list(corpus.weights),
-        "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
-        **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if is_streaming else {}),
-        **{f"{name} (SHA-256 of the file)": sha256 for name, sha256 in own.items()},
-    }
