@@ -2,6 +2,7 @@
 
 import logging
 
+import psutil
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
@@ -9,11 +10,13 @@ from transformers import PreTrainedModel
 from launch.run.corpus import Corpus, print_corpus
 from launch.run.errors import is_local_main
 from launch.run.processes import idle_gpus, local_processes, precision_notes
+from launch.run.settings import Settings
 from train_loop import run_files
-from train_loop.objective import EvalMetrics
+from train_loop.objective import EvalMetrics, Objective
 from train_loop.objectives.masked_lm import MaskedLMMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
+from train_loop.speed.memory import SHARE_OF_MEMORY, count_memory
 from train_loop.watching.columns import say
 from train_loop.watching.metrics import largest_peak_memory
 from train_loop.watching.run_record import shown_perplexity
@@ -46,6 +49,29 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model:
         say(idle, "         ")
     for note in precision_notes(accelerator):
         say(note, "         ")
+
+
+def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, objective: Objective) -> None:
+    """Print what an update needs on a device by DDP, FSDP2 and HSDP, and the first of these that fits.
+
+    One process is asked what eight would need.
+    """
+    data, number = settings.data, accelerator.num_processes if accelerator.num_processes > 1 else 8
+    optimizers = settings.build_optimizers(objective, settings.train)
+    share = max(data.mlm_probability, data.mlm_probability_end or 0)
+    need = count_memory(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
+    ways = {"DDP": need.over(1)}
+    if number % 2 == 0 and number > 2:
+        ways["--shard true --replicas 2"] = need.over(number // 2)
+    ways["--shard true"] = need.over(number)
+    if accelerator.device.type == "cuda":
+        room = torch.cuda.get_device_properties(accelerator.device).total_memory
+    else:
+        room = psutil.virtual_memory().available // local_processes()
+    taken = next((way for way, need in ways.items() if need < SHARE_OF_MEMORY * room), None)
+    advice = f"take {taken}" if taken else "none fits: use a smaller --per_device_train_batch_size"
+    needs = ", ".join(f"{way} {need / 1e9:.2f} GB" for way, need in ways.items())
+    say(f"for each of {number} processes about: {needs}; {room / 1e9:.1f} GB are there: {advice}", "memory   ")
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:

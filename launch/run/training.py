@@ -20,7 +20,7 @@ from launch.run.hub import NotPushedError, Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost, why_not_met
 from launch.run.settings import Settings
 from launch.run.signals import StopSignals, stop_with_launcher
-from launch.run.summary import print_end, print_plan, show_log
+from launch.run.summary import print_end, print_memory, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
 from train_loop.inference.probes import fill_probes
@@ -108,10 +108,11 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
     settings = with_probes(settings, corpus)
     plan = processes.together(lambda: plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes))
     if dry_run:
-        model = open_objective(settings, corpus.tokenizer, Start(), processes).model
+        objective = open_objective(settings, corpus.tokenizer, Start(), processes)
         if accelerator.is_main_process:
             print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
-            print_plan(corpus, plan, accelerator, model)
+            print_plan(corpus, plan, accelerator, objective.model)
+            print_memory(settings, plan, accelerator, objective)
         return None
     run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
     return ReadyRun(run, corpus, signals, sharing)

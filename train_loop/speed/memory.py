@@ -1,20 +1,25 @@
-"""Find the largest micro-batch that fits in memory, by trial. It changes the speed of an update, not the update."""
+"""What fits in memory: the largest micro-batch, by trial; and DDP or shards, by counting. It changes no update."""
 
 import bisect
 import contextlib
 import math
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.optim import Optimizer
 
 from data.batch import MaskedBatch
 from train_loop.objective import Objective
+from train_loop.parallel import encoder_layers
 
-_SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
+SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
 
 
 def fewest_micro_batches(
@@ -65,6 +70,68 @@ def fewest_micro_batches(
     return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that a process needs for an update.
+
+    Attributes:
+        kept: For weights, gradients and the optimizer's state of the whole model.
+        activations: For what the backward of a micro-batch needs of its forward.
+        gathered: Beside a shard of what is kept, for what is whole for a while: the weights of the root and of two
+            layers, and the gradients of the root and of one layer, twice while they are exchanged.
+    """
+
+    kept: int
+    activations: int
+    gathered: int
+
+    def over(self, num_shards: int) -> float:
+        """With what is kept divided by so many processes; 1 is DDP."""
+        return self.activations + (self.kept if num_shards == 1 else self.kept / num_shards + self.gathered)
+
+
+def count_memory(
+    accelerator: Accelerator,
+    objective: Objective,
+    optimizers: Sequence[Optimizer],
+    size: int,
+    length: int,
+    masked_share: float,
+) -> MemoryNeed:
+    """Count what an update needs, without computing it: tensors without content pass through the model.
+
+    Args:
+        objective: Whole. The optimizers are its own: Muon has one tensor for each parameter, the others two.
+        size: Blocks of a micro-batch.
+        length: Tokens in a block.
+        masked_share: The largest masking rate.
+    """
+    weights = sum(p.nbytes for p in objective.parameters())
+    gradients = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    of = [(1 if isinstance(one, torch.optim.Muon) else 2, one) for one in optimizers]
+    state = sum(num * p.nbytes for num, one in of for group in one.param_groups for p in group["params"])
+    layers = [sum(p.nbytes for p in layer.parameters()) for layer in encoder_layers(objective.model)]
+    root, layer = weights - sum(layers), max(layers, default=0)
+    fake = FakeTensorMode()
+    inputs = {
+        name: fake.from_tensor(t.detach()) for name, t in (*objective.named_parameters(), *objective.named_buffers())
+    }
+    inputs = {name: t.requires_grad_() if t.is_floating_point() else t for name, t in inputs.items()}
+    own = {t.untyped_storage()._cdata for t in inputs.values()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    num_masked = round(size * length * masked_share)
+    with fake, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), accelerator.autocast():
+        batch = MaskedBatch.of_zeros(size, length, num_masked=num_masked, device=next(objective.parameters()).device)
+        functional_call(objective, inputs, (batch,))
+    activations = sum(num for storage, num in saved.items() if storage not in own)
+    return MemoryNeed(weights + gradients + state, activations, gathered=3 * root + 4 * layer)
+
+
 def _forward_and_backward(
     objective: Objective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
 ) -> None:
@@ -84,13 +151,13 @@ def _bounded_memory(accelerator: Accelerator) -> Iterator[None]:
     """Let an allocation beyond the free memory raise an error. On a CPU the system would kill the process instead."""
     if accelerator.device.type == "cuda":
         # This sets it for the current GPU, which is the accelerator's. With one process its device has no index.
-        torch.cuda.set_per_process_memory_fraction(_SHARE_OF_MEMORY)
+        torch.cuda.set_per_process_memory_fraction(SHARE_OF_MEMORY)
         try:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         return
-    free = psutil.virtual_memory().available * _SHARE_OF_MEMORY / accelerator.num_processes
+    free = psutil.virtual_memory().available * SHARE_OF_MEMORY / accelerator.num_processes
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limits = [psutil.Process().memory_info().vms + int(free), *(x for x in (soft, hard) if x != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))

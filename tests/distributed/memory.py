@@ -1,0 +1,85 @@
+"""Measures the memory of a process by DDP, HSDP and FSDP2, beside what is counted for it before: started by
+test_shards.py, or by hand on four processes, with a model of 97 M parameters:
+
+ACCELERATE_USE_CPU=true torchrun --nproc_per_node 4 -m tests.distributed.memory --hidden_size 768 --num_layers 10
+"""
+
+import argparse
+import ctypes
+import gc
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from data import MaskedBatch
+from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, train_step
+from train_loop.objective import freeze_unused
+from train_loop.parallel import prepare
+from train_loop.speed.memory import count_memory
+
+SIZE, LENGTH, NUM_MASKED = 4, 128, 77
+
+
+def _resident(name: str) -> int:
+    """Bytes of this process in memory: VmRSS now, VmHWM at the most since `_forget`."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def _forget() -> None:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden_size", type=int, default=256)
+    parser.add_argument("--num_layers", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    accelerator = Accelerator()
+    number = accelerator.num_processes
+    shape = {"hidden_size": options.hidden_size, "num_attention_heads": 4, "intermediate_size": 4 * options.hidden_size}
+    config = AutoConfig.for_model(
+        "roberta", vocab_size=30_000, num_hidden_layers=options.num_layers, max_position_embeddings=LENGTH + 2, **shape
+    )
+    ways = {"DDP": {}, "HSDP": {"shard": True, "replicas": 2}, "FSDP2": {"shard": True}}
+    kept: dict[str, int] = {}
+    for way, settings in ways.items():
+        if way == "HSDP" and number < 4:
+            continue
+        _forget()
+        before = _resident("VmRSS")
+        bare = MaskedLMObjective(AutoModelForMaskedLM.from_config(config))
+        freeze_unused(bare)
+        train = TrainConfig(**settings)
+        need = count_memory(accelerator, bare, build_optimizers(bare, train), SIZE, LENGTH, NUM_MASKED / SIZE / LENGTH)
+        objective, optimizers = prepare(accelerator, bare, build_optimizers, train)
+        _forget()
+        for step in range(3):
+            batch = MaskedBatch.of_zeros(SIZE, LENGTH, num_masked=NUM_MASKED, device=accelerator.device)
+            train_step(accelerator, objective, optimizers, [batch], step=step, lr_factor=1.0, max_grad_norm=1.0, seed=0)
+        peak = _resident("VmHWM") - before
+        states = [value for one in optimizers for slots in one.state.values() for value in slots.values()]
+        mine = [t.to_local() if isinstance(t, DTensor) else t for t in (*bare.parameters(), *states)]
+        gradients = sum(t.nbytes for t in mine[: len(list(bare.parameters()))])  # they were there, and are None now
+        kept[way] = sum(t.nbytes for t in mine) + gradients
+        num_shards = number // settings.get("replicas", 1) if settings else 1
+        if accelerator.is_main_process:
+            size = sum(p.numel() for p in bare.parameters()) / 1e6
+            print(
+                f"{way:6} x {number}, {size:.0f} M parameters: kept {kept[way] / 1e9:.3f} GB, {kept[way] / kept['DDP']:.3f} "
+                f"of DDP's; peak {peak / 1e9:.3f} GB measured, {need.over(num_shards) / 1e9:.3f} GB counted"
+            )
+        assert abs(kept[way] - need.kept / num_shards) < 0.02 * need.kept, way
+        del bare, objective, optimizers, states, mine
+    assert kept["FSDP2"] < (1 / number + 0.02) * kept["DDP"]
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
