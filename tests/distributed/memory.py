@@ -72,8 +72,8 @@ def main() -> None:
         if accelerator.is_main_process:
             size = sum(p.numel() for p in bare.parameters()) / 1e6
             print(
-                f"{way:6} x {number}, {size:.0f} M parameters: kept {kept[way] / 1e9:.3f} GB, {kept[way] / kept['DDP']:.3f} "
-                f"of DDP's; peak {peak / 1e9:.3f} GB measured, {need.over(num_shards) / 1e9:.3f} GB counted"
+                f"{way:6} x {number}, {size:.0f} M parameters: kept {kept[way] / 1e9:.3f} GB, "
+                f"{kept[way] / kept['DDP']:.3f} of DDP's; peak {peak / 1e9:.3f} GB measured, {need.over(num_shards) / 1e9:.3f} GB counted"
             )
         assert abs(kept[way] - need.kept / num_shards) < 0.02 * need.kept, way
         del bare, objective, optimizers, states, mine

@@ -113,10 +113,9 @@ def count_memory(
     layers = [sum(p.nbytes for p in layer.parameters()) for layer in encoder_layers(objective.model)]
     root, layer = weights - sum(layers), max(layers, default=0)
     fake = FakeTensorMode()
-    inputs = {
-        name: fake.from_tensor(t.detach()) for name, t in (*objective.named_parameters(), *objective.named_buffers())
-    }
-    inputs = {name: t.requires_grad_() if t.is_floating_point() else t for name, t in inputs.items()}
+    inputs: dict[str, torch.Tensor] = {name: fake.from_tensor(buffer) for name, buffer in objective.named_buffers()}
+    for name, p in objective.named_parameters():
+        inputs[name] = fake.from_tensor(p.detach()).requires_grad_(p.requires_grad)
     own = {t.untyped_storage()._cdata for t in inputs.values()}
     saved: dict[int, int] = {}
 
