@@ -45,7 +45,7 @@ class Machine:
         self.number = number
         self.folder = folder / f"node{number}"
         self.name = f"mlm-{os.getpid()}-{number}"
-        self._num_started = 0
+        self.started: list[subprocess.Popen[str]] = []
         for part in ("home", "work"):
             (self.folder / part).mkdir(parents=True)
         (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts, ""]))
@@ -64,14 +64,14 @@ class Machine:
 
     def start(self, command: list[str], **variables: str) -> tuple[subprocess.Popen[str], Path]:
         """Start a command here; and the file with what it prints."""
-        output = self.folder / f"output{self._num_started}.txt"
-        self._num_started += 1
+        output = self.folder / f"output{len(self.started)}.txt"
         variables = {**environment(), "HOME": str(self.folder / "home"), "PYTHONPATH": str(ROOT), **variables}
         with output.open("w") as file:
             process = subprocess.Popen(
                 [*self.enter, *command], cwd=self.work, env=variables, stdout=file, stderr=file, text=True,
                 start_new_session=True,
             )  # fmt: skip
+        self.started.append(process)
         return process, output
 
     def cable(self, state: str) -> None:
@@ -114,6 +114,8 @@ def two_machines(folder: Path, own_address: str | None = None) -> Iterator[tuple
         for machine in machines:
             with contextlib.suppress(subprocess.CalledProcessError):
                 machine.kill()
+            for process in machine.started:
+                process.wait(10)
             subprocess.run(["ip", "netns", "del", machine.name], capture_output=True, check=False)
 
 

@@ -95,8 +95,8 @@ def test_the_launch_lines_of_the_readme_make_the_run_of_one_process(launch: type
     [
         ({"seed": 7}, None, "process 1 (on node1) has seed=7, and process 0 (on node0) has 0"),
         ({"max_steps": 9}, None, "process 1 (on node1) has max_steps=9, and process 0 (on node0) has 8"),
-        ({}, ["the dog ran", *sentences(400)[1:]], "process 1 (on node1) has training tokens (SHA-256)="),
-        ({}, sentences(399), "process 1 (on node1) has training tokens (SHA-256)="),
+        ({}, ["the dog ran", *sentences(400)[1:]], "process 1 (on node1) has tokenizer (SHA-256)="),
+        ({}, sentences(399), "process 1 (on node1) has evaluation tokens (SHA-256)="),  # the last one is held out
     ],
 )
 def test_machines_that_differ_are_refused_by_name(
