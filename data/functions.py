@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +41,7 @@ def find(setting: str, name: str, registry: Mapping[str, F], check: Check | None
     if name in registry:
         return registry[name]
     choices = f"{', '.join(registry)}, or path/to/file.py:name"
-    raise ValueError(f"{setting}={name!r} must be one of: {choices}{_did_you_mean(name, registry)}")
+    raise ValueError(f"{setting}={name!r} must be one of: {choices}{did_you_mean(name, registry)}")
 
 
 class OwnFunction:
@@ -66,7 +66,7 @@ class OwnFunction:
             at = f", line {lines[-1]}" if lines else ""
             raise ValueError(f"{self._where}: {path}{at}: {type(error).__name__}: {error}") from error
         if name not in names:
-            raise ValueError(f"{self._where}: {path} has no {name!r}{_did_you_mean(name, names)}")
+            raise ValueError(f"{self._where}: {path} has no {name!r}{did_you_mean(name, names)}")
         self._function = names[name]
         if not callable(self._function):
             raise ValueError(f"{self._where}: {name} is not a function, its type is {type(self._function).__name__}")
@@ -94,9 +94,10 @@ def described(value: Any) -> str:
     return type(value).__name__
 
 
-def _did_you_mean(name: str, names: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """The end of an error for a name that is none of ``names``: the likest one, or another hint."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else otherwise and f"; {otherwise}"
 
 
 @lru_cache

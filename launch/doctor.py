@@ -4,11 +4,13 @@ mlm doctor
 mlm doctor --output_dir /data/runs
 """
 
+import contextlib
 import importlib.util
 import multiprocessing
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -109,8 +111,18 @@ def _processes() -> Iterator[Finding]:
             child.kill()
     if codes == [0, 0]:
         yield "ok", f"two processes met over {backend}"
+        yield from _address()
     else:
         yield "FAIL", f"two processes did not meet over {backend} within {_PATIENCE:.0f} s: exit codes {codes}"
+
+
+def _address() -> Iterator[Finding]:
+    """Where the processes of other machines would look for this one: at the address of its own name."""
+    with contextlib.suppress(OSError):  # it has none, and gloo takes an interface
+        if (address := socket.gethostbyname(socket.gethostname())).startswith("127."):
+            up = ", ".join(name for name, state in psutil.net_if_stats().items() if state.isup and name != "lo")
+            where = f"this machine's name is {address} to itself: for several machines, set GLOO_SOCKET_IFNAME and"
+            yield "note", f"{where} NCCL_SOCKET_IFNAME to the interface between them ({up or 'there is none'})"
 
 
 def _meet(backend: str, meeting: str, rank: int) -> None:

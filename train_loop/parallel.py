@@ -70,10 +70,8 @@ def _shard(objective: Objective, accelerator: Accelerator, replicas: int) -> Non
             "would synchronise: use --shard false"
         )
     device = accelerator.device.type
-    if replicas > 1:
-        mesh = init_device_mesh(device, (replicas, number // replicas), mesh_dim_names=("replica", "shard"))
-    else:
-        mesh = init_device_mesh(device, (number,), mesh_dim_names=("shard",))
+    mesh = init_device_mesh(device, (replicas, number // replicas), mesh_dim_names=("replica", "shard"))
+    mesh = mesh if replicas > 1 else mesh["shard"]
     for layer in encoder_layers(objective.model):
         fully_shard(layer, mesh=mesh)
     fully_shard(objective.model, mesh=mesh, reshard_after_forward=True)  # else a save right after an evaluation fails

@@ -86,6 +86,7 @@ def cached_rows(cache_dir: Path) -> Path:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             subprocess.run([sys.executable, "-I", "-S", __file__], stdout=file, check=True)
+            os.fsync(file.fileno())
         temporary.replace(path)
     return path
 

@@ -73,9 +73,8 @@ def _check_environment() -> None:
         )
     for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):  # on a CPU, Accelerate ignores them without a message
         if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("true", "1"):
-            raise ValueError(
-                f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, or NO for one process"
-            )
+            way_out = "and for shards --shard true" if kind == "FSDP" else "or NO for one process"
+            raise ValueError(f"Accelerate's {kind} is not supported: use distributed_type MULTI_GPU, {way_out}")
     if os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() == "fp8":
         raise ValueError("Accelerate's mixed_precision fp8 is not supported: use bf16, or fp16 on an older GPU")
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() != "no":

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from data.config import DataConfig
-from data.functions import find
+from data.functions import did_you_mean, find
 from launch.run.errors import OneLineParser
 from train_loop.config import ModelConfig, TrainConfig
 
@@ -217,9 +217,8 @@ def _read_recipe(name: str, *, has_model: bool) -> dict[str, Any]:
     """The values of a recipe, and those of its map ``from_scratch``, unless it or the command line names a model."""
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name, _recipe_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are: {', '.join(_recipe_names())}"
-        raise ValueError(f"recipe={name!r}: there is no such recipe or file; {hint}")
+        hint = did_you_mean(name, _recipe_names(), f"the recipes are: {', '.join(_recipe_names())}")
+        raise ValueError(f"recipe={name!r}: there is no such recipe or file{hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -254,10 +253,7 @@ def _convert(name: str, value: Any) -> Any:
     elif value is False and "no" in choices:  # so YAML 1.1 reads the word
         return "no"
     elif choices and kind is str:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        raise ValueError(
-            f"{name}={value!r} must be one of: {', '.join(choices)}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        raise ValueError(f"{name}={value!r} must be one of: {', '.join(choices)}{did_you_mean(str(value), choices)}")
     elif kind is dict and isinstance(value, list) and all("=" in item for item in value):
         return {key: _number_or_same(yaml.safe_load(item)) for key, _, item in (pair.partition("=") for pair in value)}
     elif kind is dict and isinstance(value, dict):
