@@ -118,6 +118,8 @@ class TrainConfig:
     """Evaluate once before the first update."""
     save_steps: int | None = None
     """Updates between checkpoints. Default: at each evaluation."""
+    save_when_lost: bool = False
+    """Save once more when another process is lost, where the main process is left; not with shard or streaming."""
     save_total_limit: int | None = 2
     """Checkpoints to keep, the best one not counted. 'none' keeps all."""
     on_save_error: Literal["stop", "warn"] = "stop"

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from data.batch import MaskedBatch
 from train_loop.evaluate import evaluate
 from train_loop.objective import EvalMetrics
-from train_loop.parallel import even_out, full_state, load_full_state
+from train_loop.parallel import even_out, full_state, is_sharded, load_full_state
 from train_loop.run import Run, Stopped
 from train_loop.step import train_step
 from train_loop.step_metrics import StepMetrics
@@ -151,10 +153,25 @@ def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
 
 
 def _save_checkpoint(run: Run) -> None:
-    scaler = run.accelerator.scaler
-    run.state.scaler = None if scaler is None else scaler.state_dict()
     data_state = {name: array for part in run.processes.gather(run.loader.state()) for name, array in part.items()}
     _wait_for_checkpoints(run)
+    _write_checkpoint(run, data_state)
+
+
+def save_alone(run: Run) -> None:
+    """Save on the main process after others were lost, if it has all that a checkpoint holds: no shards, no streams.
+
+    An update whose gradients could not be averaged has changed nothing yet, so this is the last whole one.
+    """
+    if run.processes.is_main and not is_sharded(run.bare_objective) and not run.loader.state():
+        run.checkpoints.wait()
+        _write_checkpoint(run, {})
+        run.checkpoints.wait()
+
+
+def _write_checkpoint(run: Run, data_state: dict[str, np.ndarray]) -> None:
+    scaler = run.accelerator.scaler
+    run.state.scaler = None if scaler is None else scaler.state_dict()
     is_main = run.processes.is_main
     weights, tensors = full_state(run.bare_objective, run.optimizers, is_wanted=is_main)
     if is_main:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 T = TypeVar("T")
 
@@ -129,11 +129,6 @@ class Processes:
             if self.number > 1:
                 distributed.broadcast(tensors[name], 0, group=self._patient)
         return tensors
-
-    def weights_from_main(self, model: nn.Module) -> None:
-        """Copy weights and buffers of the main process's model to all processes."""
-        if self.number > 1:
-            model.load_state_dict(self.tensors_from_main(model.state_dict))
 
     def require_same(self, facts: Mapping[str, object]) -> None:
         """Check that all processes hold the same values.

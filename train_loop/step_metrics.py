@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from accelerate.utils import gather_object
 from torch import Tensor
 
 
@@ -37,18 +36,3 @@ class StepMetrics:
     is_skipped: Tensor
     num_tokens: int
     num_masked: int
-
-
-def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
-    """The error for an update that was skipped. All processes call this."""
-    bad = [
-        ids
-        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().all(-1).tolist(), strict=True)
-        if not is_finite
-    ]
-    block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))
-    where = f"the loss of blocks {block_ids}" if block_ids else "the gradient, from finite losses,"
-    return NonFiniteError(
-        f"step {metrics.step + 1}: {where} is not a finite number; no weight was changed by it: "
-        "look at these blocks' text, or lower learning_rate"
-    )

@@ -85,9 +85,7 @@ def choose_whole_word(
     assert word_starts is not None, "whole_word needs word starts"
     columns = np.arange(draws.shape[1])
     first = np.maximum.accumulate(np.where(word_starts, columns, 0), axis=1)
-    word_draws = np.take_along_axis(draws, first, axis=1)
-    positions = np.flatnonzero((word_draws < probability) & allowed)
-    return positions, word_draws.reshape(-1)[positions] / probability
+    return choose_token(input_ids, allowed, None, np.take_along_axis(draws, first, axis=1), probability)
 
 
 def choose_span(

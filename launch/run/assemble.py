@@ -56,14 +56,14 @@ def assemble(
     start = processes.from_main(checkpoints.start)
     if config.resume_from_checkpoint == "latest":
         require_newest(processes, Path(config.output_dir))
-    lr_factor = processes.together(lambda: settings.build_schedule(config, plan.total_steps))
+    lr_factor = processes.together(lambda: settings.functions["lr_scheduler_type"](config, plan.total_steps))
     objective = open_objective(settings, corpus.tokenizer, start, processes)
     if processes.number > 1:  # for one, a second of hashing for nothing
         held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": start.state.step}
         processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective)})
     processes.together(lambda: try_out(objective, accelerator, corpus.tokenizer, settings))
     prepared, optimizers = processes.together(
-        lambda: prepare(accelerator, objective, settings.build_optimizers, config)
+        lambda: prepare(accelerator, objective, settings.functions["optimizer"], config)
     )
     if config.per_device_train_batch_size == "auto":
         plan = plan.cut(micro_batches_that_fit(settings, accelerator, objective, plan))
@@ -109,6 +109,8 @@ def open_objective(
             model_config={} if processes.is_main else {k: v for k, v in shape.items() if k != "model_type"},
         )
 
+    build_objective = settings.functions["objective"]
+
     def build() -> Objective:
         model = open_model(
             config,
@@ -116,11 +118,11 @@ def open_objective(
             vocab_size=vocab_size(tokenizer),
             block_size=settings.data.block_size,
             seed=settings.train.seed,
-            auto_class=getattr(settings.build_objective, "auto_class", Objective.auto_class),
+            auto_class=getattr(build_objective, "auto_class", Objective.auto_class),
         )
         name, options = settings.train.objective, settings.train.objective_kwargs
         try:
-            built = settings.build_objective(model, **options)
+            built = build_objective(model, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"objective={name!r} with objective_kwargs={options}: {error}") from error
         if not isinstance(built, Objective):
@@ -129,7 +131,7 @@ def open_objective(
 
     objective = processes.together(build)
     if start.folder is not None:
-        processes.weights_from_main(objective)
+        objective.load_state_dict(processes.tensors_from_main(objective.state_dict))
     return objective
 
 

@@ -23,9 +23,7 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
         "masking": data.choose,
         "mlm_probability_schedule": data.mask_rate,
         "grouping": data.group,
-        "objective": settings.build_objective,
-        "optimizer": settings.build_optimizers,
-        "lr_scheduler_type": settings.build_schedule,
+        **settings.functions,
     }
     own = {name: function.sha256 for name, function in functions.items() if isinstance(function, OwnFunction)}
     return {

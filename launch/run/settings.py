@@ -18,7 +18,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -26,9 +26,6 @@ from data.config import DataConfig
 from data.functions import did_you_mean, find
 from launch.run.errors import OneLineParser
 from train_loop.config import ModelConfig, TrainConfig
-
-if TYPE_CHECKING:
-    from train_loop.optim import BuildOptimizers, BuildSchedule
 
 _LIST_OF_SETTINGS = "mlm train --help lists them"
 _HUGGING_FACE_NAMES = Path(__file__).with_name("hugging_face_names.yaml")
@@ -52,29 +49,18 @@ class Settings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @functools.cached_property
-    def build_objective(self) -> Any:
-        """The class, or function, that ``objective`` names."""
-        from train_loop.objectives import OBJECTIVES
+    def functions(self) -> dict[str, Any]:
+        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name; looked up once, as those of `DataConfig` are.
 
-        return find("objective", self.train.objective, OBJECTIVES)
-
-    @functools.cached_property
-    def build_optimizers(self) -> "BuildOptimizers":
-        """The function that ``optimizer`` names. It is looked up once, as those of `DataConfig` are."""
-        from train_loop.optimizers import OPTIMIZERS  # importing torch takes seconds, and many commands do not train
-
-        return find("optimizer", self.train.optimizer, OPTIMIZERS)
-
-    @functools.cached_property
-    def build_schedule(self) -> "BuildSchedule":
-        """The function that ``lr_scheduler_type`` names."""
+        Raises:
+            ValueError: One of them names nothing that can be had.
+        """
+        from train_loop.objectives import OBJECTIVES  # importing torch takes seconds, and many commands do not train
         from train_loop.optim import SCHEDULES
+        from train_loop.optimizers import OPTIMIZERS
 
-        return find("lr_scheduler_type", self.train.lr_scheduler_type, SCHEDULES)
-
-    def find_functions(self) -> None:
-        """Look up all functions that settings name. Raises ValueError if one cannot be had."""
-        _ = self.build_objective, self.build_optimizers, self.build_schedule
+        registries = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "lr_scheduler_type": SCHEDULES}
+        return {name: find(name, getattr(self.train, name), registry) for name, registry in registries.items()}
 
     def marked(self, mark: str) -> dict[str, Any]:
         """The settings that have a mark beside their declaration: ``Annotated[int, mark]``."""

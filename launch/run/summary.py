@@ -57,7 +57,7 @@ def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, 
     One process is asked what eight would need.
     """
     data, number = settings.data, accelerator.num_processes if accelerator.num_processes > 1 else 8
-    optimizers = settings.build_optimizers(objective, settings.train)
+    optimizers = settings.functions["optimizer"](objective, settings.train)
     share = max(data.mlm_probability, data.mlm_probability_end or 0)
     need = count_memory(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
     ways = {"DDP": need.over(1)}

@@ -24,7 +24,7 @@ from launch.run.summary import print_end, print_memory, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
 from train_loop.inference.probes import fill_probes
-from train_loop.loop import train
+from train_loop.loop import save_alone, train
 from train_loop.objectives.masked_lm import unigram_perplexity
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
@@ -99,7 +99,7 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
     settings = replace(settings, train=replace(settings.train, mixed_precision=accelerator.mixed_precision))
     of_the_machine = settings.marked("of the machine")
     processes.require_same({k: v for k, v in settings.as_dict().items() if k not in of_the_machine})
-    processes.together(settings.find_functions)  # before hours of tokenizing
+    processes.together(lambda: settings.functions)  # before hours of tokenizing
     if not dry_run and (settings.train.resume_from_checkpoint or settings.train.overwrite_output_dir):
         processes.from_main(folder.hold)  # a new run asks for it last: wrong settings are told before
     is_sharing = accelerator.is_main_process and not dry_run
@@ -143,6 +143,8 @@ def train_to_end(ready: ReadyRun) -> None:
             final = train(run, watch)
         except (RuntimeError, OSError, EOFError) as error:
             if not isinstance(error, NonFiniteError) and (loss := what_was_lost(error)):
+                if run.config.save_when_lost:
+                    save_alone(run)
                 raise ConnectionError(loss) from error
             raise
         except Stopped as stopped:

@@ -15,7 +15,7 @@ from tests.batches import batch_of, micro_batches_of
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLMObjective, StepMetrics, TrainConfig, build_optimizers, train_step
 from train_loop.step import dropout_seed
-from train_loop.step_metrics import non_finite_error
+from train_loop.watching.metrics import non_finite_error
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from train_loop.evaluate import sum_over_processes
 from train_loop.speed.flops import Arithmetic, measure_rate
-from train_loop.step_metrics import StepMetrics
+from train_loop.step_metrics import NonFiniteError, StepMetrics
 
 
 class TrainWindow:
@@ -150,3 +151,18 @@ class MetricsFile:
             row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
+    """The error for an update that was skipped. All processes call this."""
+    bad = [
+        ids
+        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().all(-1).tolist(), strict=True)
+        if not is_finite
+    ]
+    block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))
+    where = f"the loss of blocks {block_ids}" if block_ids else "the gradient, from finite losses,"
+    return NonFiniteError(
+        f"step {metrics.step + 1}: {where} is not a finite number; no weight was changed by it: "
+        "look at these blocks' text, or lower learning_rate"
+    )
