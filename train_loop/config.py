@@ -186,10 +186,10 @@ class TrainConfig:
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
         self._check_texts()
-        if self.shard and self.per_device_train_batch_size == "auto":
-            raise ValueError("per_device_train_batch_size=auto tries out a whole model, not shards: give a number")
-        if self.shard and self.bf16_gradients:
-            raise ValueError("bf16_gradients=true is for DDP, not for shard=true: give one of them")
+        if self.shard and (self.per_device_train_batch_size == "auto" or self.bf16_gradients):
+            raise ValueError(
+                "shard=true goes neither with per_device_train_batch_size=auto nor with bf16_gradients=true"
+            )
         if self.replicas > 1 and not self.shard:
             raise ValueError(f"replicas={self.replicas} is of a sharded run: add --shard true")
 

@@ -50,7 +50,7 @@ class Settings:
 
     @functools.cached_property
     def functions(self) -> dict[str, Any]:
-        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name; looked up once, as those of `DataConfig` are.
+        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name. They are looked up once.
 
         Raises:
             ValueError: One of them names nothing that can be had.
@@ -59,6 +59,7 @@ class Settings:
         from train_loop.optim import SCHEDULES
         from train_loop.optimizers import OPTIMIZERS
 
+        registries: dict[str, Mapping[str, Any]]
         registries = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "lr_scheduler_type": SCHEDULES}
         return {name: find(name, getattr(self.train, name), registry) for name, registry in registries.items()}
 

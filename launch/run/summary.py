@@ -16,7 +16,7 @@ from train_loop.objective import EvalMetrics, Objective
 from train_loop.objectives.masked_lm import MaskedLMMetrics
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
-from train_loop.speed.memory import SHARE_OF_MEMORY, count_memory
+from train_loop.speed.memory import SHARE_OF_MEMORY, memory_needed
 from train_loop.watching.columns import say
 from train_loop.watching.metrics import largest_peak_memory
 from train_loop.watching.run_record import shown_perplexity
@@ -59,18 +59,18 @@ def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, 
     data, number = settings.data, accelerator.num_processes if accelerator.num_processes > 1 else 8
     optimizers = settings.functions["optimizer"](objective, settings.train)
     share = max(data.mlm_probability, data.mlm_probability_end or 0)
-    need = count_memory(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
-    ways = {"DDP": need.over(1)}
+    need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
+    ways = {"DDP": need(1)}
     if number % 2 == 0 and number > 2:
-        ways["--shard true --replicas 2"] = need.over(number // 2)
-    ways["--shard true"] = need.over(number)
+        ways["--shard true --replicas 2"] = need(number // 2)
+    ways["--shard true"] = need(number)
     if accelerator.device.type == "cuda":
         room = torch.cuda.get_device_properties(accelerator.device).total_memory
     else:
         room = psutil.virtual_memory().available // local_processes()
-    taken = next((way for way, need in ways.items() if need < SHARE_OF_MEMORY * room), None)
+    taken = next((way for way, size in ways.items() if size < SHARE_OF_MEMORY * room), None)
     advice = f"take {taken}" if taken else "none fits: use a smaller --per_device_train_batch_size"
-    needs = ", ".join(f"{way} {need / 1e9:.2f} GB" for way, need in ways.items())
+    needs = ", ".join(f"{way} {size / 1e9:.2f} GB" for way, size in ways.items())
     say(f"for each of {number} processes about: {needs}; {room / 1e9:.1f} GB are there: {advice}", "memory   ")
 
 

@@ -16,7 +16,7 @@ from data import MaskedBatch
 from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, train_step
 from train_loop.objective import freeze_unused
 from train_loop.parallel import prepare
-from train_loop.speed.memory import count_memory
+from train_loop.speed.memory import memory_needed
 
 SIZE, LENGTH, NUM_MASKED = 4, 128, 77
 
@@ -47,7 +47,7 @@ def main() -> None:
         bare = MaskedLMObjective(AutoModelForMaskedLM.from_config(config))
         freeze_unused(bare)
         train = TrainConfig(**settings)
-        need = count_memory(accelerator, bare, build_optimizers(bare, train), SIZE, LENGTH, NUM_MASKED / SIZE / LENGTH)
+        need = memory_needed(accelerator, bare, build_optimizers(bare, train), SIZE, LENGTH, NUM_MASKED / SIZE / LENGTH)
         objective, optimizers = prepare(accelerator, bare, build_optimizers, train)
         _forget()
         for step in range(3):
@@ -58,7 +58,7 @@ def main() -> None:
         mine = [t.to_local() if isinstance(t, DTensor) else t for t in (*bare.parameters(), *states)]
         gradients = sum(t.nbytes for t in mine[: len(list(bare.parameters()))])  # they were there, and are None now
         kept[way] = sum(t.nbytes for t in mine) + gradients
-        counted = need.over(number // settings.get("replicas", 1) if settings else 1)
+        counted = need(number // settings.get("replicas", 1) if settings else 1)
         if accelerator.is_main_process:
             size = sum(p.numel() for p in bare.parameters()) / 1e6
             print(f"{way:6} x {number}, {size:.0f} M parameters, a process: kept {kept[way] / 1e9:.3f} GB,", end=" ")

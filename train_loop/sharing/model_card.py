@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from train_loop.sharing.card_names import escaped, is_hub_id, linked, public, sources
+from train_loop.watching.report import templates
 from train_loop.watching.run_record import Row, RunRecord, is_number, read_record, shown, shown_fills
 
 CARD = "README.md"
@@ -48,13 +48,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
     name = (repo_id or record.name).rpartition("/")[2]
     text = next(iter(settings.get("probe") or ["The default <mask> is None."])).replace("<mask>", _mask_token(model))
     probes = [row["probes"] for row in record.rows if "probes" in row and row["step"] == record.step]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates(Path(__file__).parent, keep_trailing_newline=True)
     filters = {"escaped": escaped, "linked": linked, "public": public, "shown": shown, "shown_fills": shown_fills}
     environment.filters |= filters
     card = environment.get_template("model_card.jinja").render(

@@ -4,8 +4,7 @@ import bisect
 import contextlib
 import math
 import resource
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 import torch
@@ -70,35 +69,17 @@ def fewest_micro_batches(
     return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
-@dataclass(frozen=True)
-class MemoryNeed:
-    """Bytes that a process needs for an update.
-
-    Attributes:
-        kept: For weights, gradients and the optimizer's state of the whole model.
-        activations: For what the backward of a micro-batch needs of its forward.
-        gathered: Beside a shard of what is kept, for what is whole for a while: the weights of the root and of two
-            layers, and the gradients of the root and of one layer, twice while they are exchanged.
-    """
-
-    kept: int
-    activations: int
-    gathered: int
-
-    def over(self, num_shards: int) -> float:
-        """With what is kept divided by so many processes; 1 is DDP."""
-        return self.activations + (self.kept if num_shards == 1 else self.kept / num_shards + self.gathered)
-
-
-def count_memory(
+def memory_needed(
     accelerator: Accelerator,
     objective: Objective,
     optimizers: Sequence[Optimizer],
     size: int,
     length: int,
     masked_share: float,
-) -> MemoryNeed:
-    """Count what an update needs, without computing it: tensors without content pass through the model.
+) -> Callable[[int], float]:
+    """Number of shards -> bytes that a process needs for an update; 1 is DDP.
+
+    They are counted without computing the update: tensors without content pass through the model.
 
     Args:
         objective: Whole. The optimizers are its own: Muon has one tensor for each parameter, the others two.
@@ -108,8 +89,8 @@ def count_memory(
     """
     weights = sum(p.nbytes for p in objective.parameters())
     gradients = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
-    of = [(1 if isinstance(one, torch.optim.Muon) else 2, one) for one in optimizers]
-    state = sum(num * p.nbytes for num, one in of for group in one.param_groups for p in group["params"])
+    slots = [(1 if isinstance(one, torch.optim.Muon) else 2, one.param_groups) for one in optimizers]
+    state = sum(number * p.nbytes for number, groups in slots for group in groups for p in group["params"])
     layers = [sum(p.nbytes for p in layer.parameters()) for layer in encoder_layers(objective.model)]
     root, layer = weights - sum(layers), max(layers, default=0)
     fake = FakeTensorMode()
@@ -128,7 +109,11 @@ def count_memory(
         batch = MaskedBatch.of_zeros(size, length, num_masked=num_masked, device=next(objective.parameters()).device)
         functional_call(objective, inputs, (batch,))
     activations = sum(num for storage, num in saved.items() if storage not in own)
-    return MemoryNeed(weights + gradients + state, activations, gathered=3 * root + 4 * layer)
+    # Beside its shard a process has for a while, whole: the weights of the root and of two layers, and the gradients
+    # of the root and of one layer, twice while they are exchanged.
+    gathered = 3 * root + 4 * layer
+    kept = weights + gradients + state
+    return lambda shards: activations + (kept if shards == 1 else kept / shards + gathered)
 
 
 def _forward_and_backward(

@@ -104,18 +104,9 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     Raises:
         ValueError: A folder holds no run.
     """
-    import jinja2
-
     runs = [read_run(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
         runs = [read_run(folder, name=str(folder)) for folder in folders]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     rows = [_with_both_rates(run) for run in runs]
     panels = _panels(rows)
     names = [name for panel in panels for name in panel.names]
@@ -126,28 +117,40 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     styles = [(i % _NUM_COLOURS, _DASHES[i // _NUM_COLOURS % len(_DASHES)]) for i in range(len(runs))]
     settings = _side_by_side([run.settings for run in runs])
     probes = _probes(runs)
-    return environment.get_template("report.html").render(
-        title=", ".join(titles) if len(titles) < 5 else f"{len(titles)} runs",
-        plotly=_packed_plotly(),
-        nonce=secrets.token_urlsafe(),
-        is_watched=is_watched,
-        num_colours=_NUM_COLOURS,
-        names=titles,
-        styles=styles,
-        perplexity=shown(_evaluation(runs[0]), "eval_perplexity"),
-        state=_state(runs[0]),
-        axes=[(axis, _AXES[axis]) for axis in axes],
-        panels=[(panel, _picture(panel, columns)) for panel in panels],
-        data={"panels": [asdict(panel) for panel in panels], "runs": columns, "styles": styles, "names": titles},
-        masking=_masking_notes(runs),
-        figures=_side_by_side([_figures(run) for run in runs]),
-        evaluations=[_evaluations(run) for run in runs],
-        probes=probes,
-        probe_columns=max((len(row) for _, by_run in probes for _, row in by_run), default=1),
-        differing=[(name, values) for name, values in settings if len(set(values)) > 1 and name not in _WHERE],
-        settings=settings,
-        environment=_side_by_side([_environment(run) for run in runs]),
+    return (
+        templates(Path(__file__).parent, autoescape=True)
+        .get_template("report.html")
+        .render(
+            title=", ".join(titles) if len(titles) < 5 else f"{len(titles)} runs",
+            plotly=_packed_plotly(),
+            nonce=secrets.token_urlsafe(),
+            is_watched=is_watched,
+            num_colours=_NUM_COLOURS,
+            names=titles,
+            styles=styles,
+            perplexity=shown(_evaluation(runs[0]), "eval_perplexity"),
+            state=_state(runs[0]),
+            axes=[(axis, _AXES[axis]) for axis in axes],
+            panels=[(panel, _picture(panel, columns)) for panel in panels],
+            data={"panels": [asdict(panel) for panel in panels], "runs": columns, "styles": styles, "names": titles},
+            masking=_masking_notes(runs),
+            figures=_side_by_side([_figures(run) for run in runs]),
+            evaluations=[_evaluations(run) for run in runs],
+            probes=probes,
+            probe_columns=max((len(row) for _, by_run in probes for _, row in by_run), default=1),
+            differing=[(name, values) for name, values in settings if len(set(values)) > 1 and name not in _WHERE],
+            settings=settings,
+            environment=_side_by_side([_environment(run) for run in runs]),
+        )
     )
+
+
+def templates(folder: Path, **options: Any) -> Any:
+    """Jinja's templates in a folder, in which a name that nobody gave is an error."""
+    import jinja2
+
+    options |= {"loader": jinja2.FileSystemLoader(folder), "undefined": jinja2.StrictUndefined}
+    return jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **options)
 
 
 @functools.cache
