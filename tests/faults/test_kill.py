@@ -5,6 +5,7 @@ import random
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,15 +22,23 @@ from train_loop.run_checkpoints import checkpoint_folder, checkpoints, find_chec
 IDENTITY = {"seed": 1}
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kills", "how"),
+    [
+        (2, ()),
+        pytest.param(25, (), marks=pytest.mark.slow),
+        pytest.param(4, ("--shard", "true"), marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_moments_and_resumed_each_time(
-    kills: int, corpus_file: Path, cache_dir: str, tmp_path: Path
+    kills: int, how: tuple[str, ...], corpus_file: Path, cache_dir: str, tmp_path: Path
 ) -> None:
     """Each life begins at the last checkpoint, makes at least one step, and ends within a second of that."""
     rng = random.Random(0)
     steps = str(150 * kills)
     words = tiny_run(corpus_file, cache_dir, max_steps=steps, eval_steps=31, save_steps=7, logging_steps=5)
-    command = [*launcher("python", 1), *words, "--resume_from_checkpoint", "latest"]
+    trainers = launcher("torchrun", 2) if how else launcher("python", 1)
+    command = [*trainers, *words, *how, "--resume_from_checkpoint", "latest"]
     here = (*command, "--output_dir", str(tmp_path / "run"))
     metrics = tmp_path / "run" / "metrics.jsonl"
     killed = 0
@@ -39,7 +48,8 @@ def test_killed_at_random_moments_and_resumed_each_time(
         time.sleep(rng.random())
         if process.poll() is not None:
             break  # it came to its end first
-        process.kill()
+        for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            one.kill()
         process.wait()
         killed += 1
     assert killed == kills, "the run is too short for so many kills"

@@ -89,9 +89,13 @@ def test_it_is_found_when_the_next_row_is_due_and_nothing_is_saved_before(
     assert rows(tmp_path) == []
 
 
-def test_the_update_is_skipped_bit_for_bit_and_counted(poisoned: tuple[Path, list[str], int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_the_update_is_skipped_bit_for_bit_and_counted(
+    shard: str, poisoned: tuple[Path, list[str], int], tmp_path: Path
+) -> None:
     _, words, bad_step = poisoned
-    done = run(launcher("accelerate", 2), *words, "--output_dir", str(tmp_path), "--on_nonfinite", "skip")
+    words = [*words, "--shard", shard, "--on_nonfinite", "skip"]
+    done = run(launcher("accelerate", 2), *words, "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "update skipped, 1 of at most 10" in done.stdout
     assert [row["step"] for row in rows(tmp_path) if "loss" in row] == [s for s in range(1, STEPS + 1) if s != bad_step]
