@@ -69,7 +69,7 @@ def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, 
     else:
         room = psutil.virtual_memory().available // local_processes()
     taken = next((way for way, size in ways.items() if size < SHARE_OF_MEMORY * room), None)
-    advice = f"take {taken}" if taken else "none fits: use a smaller --per_device_train_batch_size"
+    advice = f"take {taken}" if taken else "none fits: --per_device_train_batch_size, --gradient_checkpointing true"
     needs = ", ".join(f"{way} {size / 1e9:.2f} GB" for way, size in ways.items())
     say(f"for each of {number} processes about: {needs}; {room / 1e9:.1f} GB are there: {advice}", "memory   ")
 

@@ -103,6 +103,20 @@ def _stopped_after(step: int, run_folder: Path, folder: Path) -> None:
     shutil.copy(run_folder / "metrics.jsonl", folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [("--torch_compile", "true"), ("--streaming", "true", "--num_streams", "2", "--max_eval_blocks", "8")]
+)
+def test_it_goes_with_compiled_layers_and_with_streams(
+    more: tuple[str, ...], corpus_file: Path, cache_dir: str, tmp_path: Path
+) -> None:
+    words = [*tiny_run(corpus_file, cache_dir, optimizer="muon"), *more]
+    for name, trainers, how in (("one", launcher("python", 1), ()), ("two", launcher("torchrun", 2), SHARD)):
+        done = run(trainers, *words, *how, "--output_dir", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def test_within_an_update() -> None:
     """Collectives, a gradient that is not finite on one process, and memory: see the script."""
     done = run([*launcher("torchrun", 2)[:-1], "tests.distributed.sharded"])
