@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import sentences
 from tests.distributed.namespaces import ADDRESSES, Machine, accelerate, torchrun, two_machines, why_not
 from tests.faults.running import ENDLESS
-from tests.launchers import assert_same_run, launcher, rows, run, tiny_run
+from tests.launchers import ROOT, assert_same_run, launcher, rows, run, tiny_run
 from train_loop.checkpoint import verify
 from train_loop.run_files import checkpoints
 
@@ -42,10 +42,10 @@ def _endless(machine: Machine) -> list[str]:
     return _words(machine, max_steps=ENDLESS, eval_steps=ENDLESS, save_steps=20, lr_scheduler_type="constant")
 
 
-def _start(machine: Machine, words: list[str]) -> Started:
+def _start(machine: Machine, words: list[str], **variables: str) -> Started:
     """Start the trainer without a launcher: half the processes to start."""
     world = {"WORLD_SIZE": "2", "RANK": str(machine.number), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    meet = {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "29500"}
+    meet = {"MASTER_ADDR": ADDRESSES[0], "MASTER_PORT": "29500", **variables}
     return machine.start([sys.executable, "-m", "launch.train", *words], **world, **meet)
 
 
@@ -179,6 +179,48 @@ def test_a_short_cut_is_waited_out(machines: Machines) -> None:
     time.sleep(5)
     machines[1].cable("up")
     _wait_for_rows(machines[0].work / "run", 30, started)
+
+
+@pytest.mark.slow
+def test_one_more_checkpoint_when_the_other_machine_is_lost(machines: Machines) -> None:
+    """It is of the last whole update, and the run that goes on from it, on one process, is the uninterrupted one."""
+    one, other = machines
+    started = [_start(m, [*_endless(m), "--save_when_lost", "true"]) for m in machines]
+    _wait_for_rows(one.work / "run", 30, started)
+    other.kill()
+    assert started[0][0].wait(60) == 1
+    newest = int(checkpoints(one.work / "run")[-1].name[5:])
+    assert newest >= rows(one.work / "run")[-1]["step"]
+    corpus, last = one.work / "corpus.txt", str(newest + 6)
+    words = tiny_run(corpus, str(one.work / "cache"), max_steps=last, eval_steps=ENDLESS, lr_scheduler_type="constant")
+    for folder, more in ((one.work / "run", ("--resume_from_checkpoint", "latest")), (one.work / "whole", ())):
+        done = run(launcher("python", 1), *words, *more, "--output_dir", str(folder))
+        assert done.returncode == 0, done.stderr
+    resumed, whole = ({row["step"]: row for row in rows(one.work / name) if "loss" in row} for name in ("run", "whole"))
+    for step in range(newest + 1, newest + 7):
+        assert resumed[step]["loss"] == pytest.approx(whole[step]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_slow_cable_that_loses_frames_is_only_slow(machines: Machines) -> None:
+    """50 ms each way, and one frame of a hundred lost."""
+    names = [machine.name for machine in machines]
+    relay = subprocess.Popen(
+        [sys.executable, "-m", "tests.distributed.relay", *names, "0.05", "0.01"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert relay.stdout is not None
+        assert relay.stdout.readline() == "ready\n"
+        cable = {"MASTER_ADDR": "10.78.0.1", "GLOO_SOCKET_IFNAME": "eth1"}
+        started = [_start(m, _words(m, process_timeout=60), **cable) for m in machines]
+        for code, output in _ended(started, within=240):
+            assert code == 0, output
+    finally:
+        relay.kill()
+        relay.communicate()
+    seconds = [row["seconds"] for row in rows(machines[0].work / "run") if "loss" in row]
+    print(f"{(len(seconds) - 1) / (seconds[-1] - seconds[0]):.1f} updates a second, evaluation included")
 
 
 @pytest.mark.slow
