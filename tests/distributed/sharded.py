@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data import MaskedBatch
 from tests.models import tiny_model, without_dropout
+from tests.waits import Waits, untied
 from train_loop import MaskedLMObjective, StepMetrics, TrainConfig, build_optimizers, train_step
 from train_loop.objective import freeze_unused
 from train_loop.parallel import full_state, prepare
@@ -42,10 +43,13 @@ def batch(seed: int) -> MaskedBatch:
 class Trained:
     """A tiny model after some updates, and what the last one told."""
 
-    def __init__(self, accelerator: Accelerator, family: str, *, optimizer: str, shard: bool) -> None:
+    def __init__(
+        self, accelerator: Accelerator, family: str, *, optimizer: str, shard: bool, is_tied: bool = True
+    ) -> None:
         config = TrainConfig(optimizer=optimizer, learning_rate=1e-2, shard=shard)
         self.accelerator = accelerator
-        self.bare = MaskedLMObjective(without_dropout(tiny_model(family)))
+        model = without_dropout(tiny_model(family))
+        self.bare = MaskedLMObjective(model if is_tied else untied(model))
         freeze_unused(self.bare)
         self.objective, self.optimizers = prepare(accelerator, self.bare, build_optimizers, config)
 
@@ -98,6 +102,17 @@ def a_gradient_that_is_not_finite_on_one_process_changes_nothing_on_any(accelera
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def nothing_waits_for_the_device(accelerator: Accelerator) -> None:
+    for shard in (False, True):
+        for optimizer in ("adamw", "muon"):
+            trained = Trained(accelerator, "modernbert", optimizer=optimizer, shard=shard, is_tied=False)
+            batches = [batch(10 * accelerator.process_index + i) for i in range(2)]
+            trained.step(0, batches)
+            with Waits(batches) as waits:
+                trained.step(1, batches)
+            assert waits.count == {}, (shard, optimizer, waits.count)
+
+
 def shards_make_the_updates_of_ddp(accelerator: Accelerator) -> None:
     for family in ("roberta", "modernbert"):
         for optimizer in ("adamw", "muon"):
@@ -117,6 +132,7 @@ def main() -> None:
     the_last_micro_batch_alone_scatters_gradients(accelerator)
     tied_weights_stay_tied_and_every_process_has_its_share(accelerator)
     a_gradient_that_is_not_finite_on_one_process_changes_nothing_on_any(accelerator)
+    nothing_waits_for_the_device(accelerator)
     shards_make_the_updates_of_ddp(accelerator)
     accelerator.end_training()
 

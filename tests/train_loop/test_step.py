@@ -1,6 +1,7 @@
 """P1: the update is that of the mean over all masked tokens of the global batch, however it is cut."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data import DataConfig, Documents, MaskedBatch, MicroBatches
 from tests.batches import batch_of, micro_batches_of
 from tests.models import tiny_model, without_dropout
+from tests.waits import Waits, untied
 from train_loop import MaskedLMObjective, StepMetrics, TrainConfig, build_optimizers, train_step
 from train_loop.step import dropout_seed
 from train_loop.watching.metrics import non_finite_error
@@ -63,6 +65,35 @@ def _gradients_after(
         accelerator, objective, optimizers, batches, step=0, lr_factor=1.0, max_grad_norm=0.0, seed=0
     )  # fmt: skip
     return seen, metrics
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert", "electra"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("by_document", [False, True])
+def test_nothing_in_an_update_waits_for_the_device(
+    accelerator: Accelerator,
+    dataset: MicroBatches,
+    family: str,
+    optimizer: Literal["adamw", "muon"],
+    by_document: bool,
+) -> None:
+    """No number is read and no shape follows from values; with dropout, in micro-batches, and with documents."""
+    batches = _cut(dataset, 8, 4)
+    if by_document:
+        positions = torch.arange(batches[0].input_ids.shape[1]) % 5
+        batches = [replace(batch, position_ids=positions.expand_as(batch.input_ids)) for batch in batches]
+    bare = MaskedLMObjective(untied(tiny_model(family)))
+    objective, *optimizers = accelerator.prepare(bare, *build_optimizers(bare, TrainConfig(optimizer=optimizer)))
+    for step in range(2):  # the first one makes the optimizers' state
+        with Waits(batches) as waits:
+            metrics = train_step(
+                accelerator, objective, optimizers, batches, step=step, lr_factor=1.0, max_grad_norm=1.0, seed=0
+            )  # fmt: skip
+    assert waits.count == {}
+    with Waits(batches) as waits:
+        metrics.loss_sums.sum().item()
+        metrics.loss_sums[metrics.loss_sums > 0].sum()
+    assert waits.count == {"_local_scalar_dense": 1, "index": 1}  # so it sees them
 
 
 @pytest.mark.parametrize("size", [8, 4, 3, 1])
