@@ -73,18 +73,30 @@ def _wait_for_rows(folder: Path, more: int, started: list[Started]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("launch", [torchrun, pytest.param(accelerate, marks=pytest.mark.slow)])
-def test_the_launch_lines_of_the_readme_make_the_run_of_one_process(launch: type[torchrun], machines: Machines) -> None:
+@pytest.mark.parametrize(
+    ("launch", "num_processes", "how"),
+    [
+        (torchrun, 1, ()),
+        pytest.param(accelerate, 2, (), marks=pytest.mark.slow),
+        pytest.param(torchrun, 2, ("--shard", "true", "--replicas", "2"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_launch_lines_of_the_readme_make_the_run_of_one_process(
+    launch: type[torchrun], num_processes: int, how: tuple[str, ...], machines: Machines
+) -> None:
     """Each machine has a folder of its own: the first writes all of it, and every line is printed once."""
-    started = [m.start(launch(m.number, "-m", "launch.train", *_words(m))) for m in machines]
+    started = []
+    for machine in machines:
+        words = ("-m", "launch.train", *_words(machine, process_timeout=60), *how)
+        started.append(machine.start(launch(machine.number, *words, num_processes=num_processes)))
     first, second = _ended(started)
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert "perplexity" in first[1]
     assert "perplexity" not in second[1]
     assert not (machines[1].work / "run" / "checkpoints").exists()
     whole = machines[0].folder / "whole"
-    words = tiny_run(machines[0].work / "corpus.txt", str(whole / "cache"), output_dir=str(whole / "run"))
-    done = run(launcher("python", 1), *words)
+    alone = tiny_run(machines[0].work / "corpus.txt", str(whole / "cache"), output_dir=str(whole / "run"))
+    done = run(launcher("python", 1), *alone)
     assert done.returncode == 0, done.stderr
     assert_same_run(whole / "run", machines[0].work / "run")
 
