@@ -59,11 +59,14 @@ def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, 
     data, number = settings.data, accelerator.num_processes if accelerator.num_processes > 1 else 8
     optimizers = settings.functions["optimizer"](objective, settings.train)
     share = max(data.mlm_probability, data.mlm_probability_end or 0)
-    need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
-    ways = {"DDP": need(1)}
+    try:
+        need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
+    except RuntimeError as error:  # an objective of one's own may need values
+        say(f"not counted: {' '.join(str(error).split()):.100}", "memory   ")
+        return
+    ways = {"DDP": need(1), "--shard true": need(number)}
     if number % 2 == 0 and number > 2:
-        ways["--shard true --replicas 2"] = need(number // 2)
-    ways["--shard true"] = need(number)
+        ways = {"DDP": need(1), "--shard true --replicas 2": need(number // 2), "--shard true": need(number)}
     if accelerator.device.type == "cuda":
         room = torch.cuda.get_device_properties(accelerator.device).total_memory
     else:
