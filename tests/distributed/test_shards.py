@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
-from tests.launchers import assert_same_run, launcher, run, tiny_run
+from tests.launchers import assert_same_run, launcher, rows, run, tiny_run
 from tests.models import tiny_model, without_dropout
 
 SHARD = ("--shard", "true")
@@ -101,6 +101,20 @@ def _stopped_after(step: int, run_folder: Path, folder: Path) -> None:
     name = f"step-{step:08d}"
     shutil.copytree(run_folder / "checkpoints" / name, folder / "checkpoints" / name)
     shutil.copy(run_folder / "metrics.jsonl", folder)
+
+
+@pytest.mark.slow
+def test_the_best_model_is_the_final_one(corpus_file: Path, cache_dir: str, tmp_path: Path) -> None:
+    """At this rate it is the untrained one, which is evaluated before the first update."""
+    changes = {"learning_rate": 1, "max_steps": 6, "eval_on_start": "true", "load_best_model_at_end": "true"}
+    words = [*tiny_run(corpus_file, cache_dir, **changes), *SHARD, "--output_dir", str(tmp_path)]
+    done = run(launcher("torchrun", 2), *words)
+    assert done.returncode == 0, done.stderr
+    best = min((row for row in rows(tmp_path) if "eval_loss" in row), key=lambda row: row["eval_loss"])
+    assert best["step"] == 0
+    folders = (tmp_path / "model", tmp_path / "checkpoints" / "step-00000000")
+    final, expected = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all(torch.equal(tensor, final[name]) for name, tensor in expected.items())
 
 
 @pytest.mark.slow
