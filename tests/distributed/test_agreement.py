@@ -88,6 +88,7 @@ def test_machines_that_differ_are_refused_in_one_line_that_names_what_differs(
     assert not (tmp_path / "machine0" / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_second_process_alone_reaches_the_person_with_its_rank(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

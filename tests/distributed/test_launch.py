@@ -144,6 +144,7 @@ def test_a_world_that_is_not_the_one_asked_for_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_input_on_two_processes_ends_both_with_one_line(words: list[str], tmp_path: Path) -> None:
     done = run(TWO, *words, "--dataset", str(tmp_path / "missing.txt"), "--output_dir", str(tmp_path / "run"))
     assert done.returncode != 0

@@ -25,7 +25,7 @@ IDENTITY = {"seed": 1}
 @pytest.mark.parametrize(
     ("kills", "how"),
     [
-        (2, ()),
+        (1, ()),
         pytest.param(25, (), marks=pytest.mark.slow),
         pytest.param(4, ("--shard", "true"), marks=pytest.mark.slow),
     ],

@@ -4,10 +4,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.faults.running import ENDLESS, start
 from tests.launchers import launcher, rows, run, tiny_run
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_folder_of_a_run_is_refused_until_that_one_has_ended(
     corpus_file: Path, cache_dir: str, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_all_stop_at_the_same_step_and_name_the_blocks(
     assert checkpoints == [f"step-{step:08d}" for step in range(1, bad_step)]
 
 
+@pytest.mark.slow
 def test_it_is_found_when_the_next_row_is_due_and_nothing_is_saved_before(
     poisoned: tuple[Path, list[str], int], tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_the_update_is_skipped_bit_for_bit_and_counted(
     assert state["num_skipped_steps"] == 1
 
 
+@pytest.mark.slow
 def test_more_than_the_limit_stops_after_all(poisoned: tuple[Path, list[str], int], tmp_path: Path) -> None:
     _, words, _ = poisoned
     words = [*words, "--on_nonfinite", "skip", "--max_skipped_steps", "1", "--max_steps", "130", "--save_steps", "130"]

@@ -116,8 +116,10 @@ def test_a_run_streams_from_the_hub(eli5_folder: Path, model_folder: Path, tmp_p
             ["--dataset", "nobody/nothing"],
             "dataset='nobody/nothing' is no local file or folder, and the Hub did not give it",
         ),
-        (["--dataset_revision", "missing"], "dataset='dany0407/eli5_category'"),
-        (["--model_name_or_path", "nobody/nothing"], "'nobody/nothing' cannot be loaded"),
+        pytest.param(["--dataset_revision", "missing"], "dataset='dany0407/eli5_category'", marks=pytest.mark.slow),
+        pytest.param(
+            ["--model_name_or_path", "nobody/nothing"], "'nobody/nothing' cannot be loaded", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_the_hub_does_not_have_is_one_clear_line(

@@ -230,7 +230,8 @@ def test_blocks_of_a_changed_grouping_are_made_anew(train: Train, mine: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("setting", "name", "streaming"), [("masking", "choose_words", "false"), ("grouping", "in_pairs", "true")]
+    ("setting", "name", "streaming"),
+    [("masking", "choose_words", "false"), pytest.param("grouping", "in_pairs", "true", marks=pytest.mark.slow)],
 )
 def test_spawned_workers_run_what_the_run_began_with(
     setting: str, name: str, streaming: str, train: Train, mine: Path, tmp_path: Path, request: pytest.FixtureRequest

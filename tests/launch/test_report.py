@@ -147,6 +147,7 @@ def test_a_watched_page_is_sent_again_when_a_row_has_come(tmp_path: Path) -> Non
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_watched_page_follows_the_run_and_keeps_what_was_chosen(tmp_path: Path) -> None:
     """In a browser, from its first row on, and over a row, a panel and a run that come later."""
     folders = [tmp_path / "a", tmp_path / "b"]
@@ -185,6 +186,7 @@ def test_training_without_plotly_says_so_once_and_ends_well(corpus_file: Path, c
     assert not list(tmp_path.glob("report.html*"))
 
 
+@pytest.mark.slow
 def test_plotly_is_not_imported_before_a_report_is_made() -> None:
     code = "import sys, launch.train, launch.run, train_loop.loop; print('plotly' in sys.modules)"
     assert run([sys.executable, "-c", code]).stdout == "False\n"

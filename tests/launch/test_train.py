@@ -458,6 +458,7 @@ def test_mixed_precision_is_accelerates_and_leaves_the_weights_in_fp32(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_precision_is_a_setting_that_counts_more_than_the_launcher_and_makes_the_same_run_again(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,7 @@ def _signalled_while_it_uploads(words: list[str], hub: Hub, tmp_path: Path, numb
     return code, (tmp_path / "stderr").read_text()
 
 
+@pytest.mark.slow
 def test_on_two_processes_one_talks_to_the_hub(hub: Hub, tmp_path: Path, sharing: list[str]) -> None:
     done = _on_two_processes(sharing, hub, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -207,7 +208,7 @@ def test_a_refused_push_loses_nothing_and_says_how_to_push_again(hub: Hub, tmp_p
         ("no token", "there is no token for the Hub: log in by `hf auth login`, or set HF_TOKEN"),
         ("may only read", "the Hub answered 403 Forbidden"),
         ("nobody there", "the Hub could not be reached"),
-        ("no such licence", "the Hub knows no licence 'my-own'"),
+        pytest.param("no such licence", "the Hub knows no licence 'my-own'", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_could_not_push_does_not_begin(

@@ -49,7 +49,7 @@ def test_a_signal_is_passed_on_and_the_command_ends_after_the_checkpoint(
     ("changes", "code", "message"),
     [
         ({"block_size": 100_000}, 2, "error: dataset="),
-        ({"learning_rate": 1e30, "max_grad_norm": 0}, 1, "error: "),
+        pytest.param({"learning_rate": 1e30, "max_grad_norm": 0}, 1, "error: ", marks=pytest.mark.slow),
     ],
 )
 def test_an_error_is_one_line_with_its_own_code(

@@ -32,7 +32,8 @@ def _export(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["roberta", pytest.param("modernbert", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
 def test_logits_and_the_top_five_are_those_of_the_model(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, family: str
 ) -> None:
