@@ -149,10 +149,10 @@ def test_what_a_machine_has_of_checkpoints(machines: Machines) -> None:
 
 
 FAULTS = {
-    "trainers killed": (2, "another process died"),
-    "power lost": (TIMEOUT + 3, "another process died, or did not answer within process_timeout"),
-    "cable out": (TIMEOUT + 3, "another process died, or did not answer within process_timeout"),
-    "machine stopped": (TIMEOUT + 3, "another process died, or did not answer within process_timeout"),
+    "trainers killed": (TIMEOUT, "another process died"),
+    "power lost": (TIMEOUT + 12, "another process died, or did not answer within process_timeout"),
+    "cable out": (TIMEOUT + 12, "another process died, or did not answer within process_timeout"),
+    "machine stopped": (TIMEOUT + 12, "another process died, or did not answer within process_timeout"),
 }
 
 
