@@ -15,8 +15,9 @@ mlm fill --model runs/quickstart/model --top_k 3 \
     "If the file does not exist, an <mask> is raised."
 cat <<'END'
 
-runs/quickstart/model          the model: AutoModelForMaskedLM.from_pretrained("runs/quickstart/model")
+runs/quickstart/model          the model, for AutoModelForMaskedLM.from_pretrained
+runs/quickstart/report.html    curves, settings and probes; open it in a browser
 runs/quickstart/metrics.jsonl  every loss, perplexity and probe
 runs/quickstart/config.yaml    every setting of this run
-launch/recipes/                the other recipes; README.md says how to bring your own text
+launch/recipes/                other recipes; README.md: how to bring your own text
 END
