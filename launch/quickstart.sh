@@ -15,9 +15,9 @@ mlm fill --model runs/quickstart/model --top_k 3 \
     "If the file does not exist, an <mask> is raised."
 cat <<'END'
 
-runs/quickstart/model          the model, for AutoModelForMaskedLM.from_pretrained
+runs/quickstart/model          opened by AutoModelForMaskedLM.from_pretrained
 runs/quickstart/report.html    curves, settings and probes; open it in a browser
 runs/quickstart/metrics.jsonl  every loss, perplexity and probe
 runs/quickstart/config.yaml    every setting of this run
-launch/recipes/                other recipes; README.md: how to bring your own text
+launch/recipes/                other recipes; your own text is in README.md
 END
