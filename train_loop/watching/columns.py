@@ -27,10 +27,11 @@ def wrap(text: str, columns: int | None, label: str = "") -> str:
     """The text behind a label, broken at its spaces; further lines are indented by the label's width."""
     if columns is None:
         return label + text
-    lines = [""]
-    for word in text.split(" "):
-        line = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and width(label) + width(line) > columns:
+    first, *words = text.split(" ")  # its own indentation stays
+    lines = [first]
+    for word in words:
+        line = f"{lines[-1]} {word}" if lines[-1] or len(lines) == 1 else word
+        if lines[-1].strip() and width(label) + width(line) > columns:
             lines.append(word)
         else:
             lines[-1] = line

@@ -12,6 +12,7 @@ def test_lines_are_broken_at_spaces_and_colours_have_no_width() -> None:
     lines = wrap(" ".join(words), 12, "  ").split("\n")
     assert [line.removeprefix("  ").split(" ") for line in lines] == [words[:2], [words[2]], [words[3]]]
     assert wrap("a  b", 12) == "a  b"
+    assert wrap("  a b", 12) == "  a b"
     assert wrap("日本 語 a", 7) == "日本 語\na"
     assert wrap("one two three", 12, "label  ") == "label  one\n       two\n       three"
     assert wrap("one two three", None, "label  ") == "label  one two three"
