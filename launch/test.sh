@@ -8,5 +8,5 @@ export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .
 mypy
-if [ $# -eq 0 ]; then set -- -m "not slow" -n 2; fi  # two at a time: most of it is starting processes
+if [ $# -eq 0 ]; then set -- -m "not slow" -n 3 --dist worksteal; fi  # most of it is starting processes
 pytest "$@"

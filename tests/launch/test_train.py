@@ -71,7 +71,7 @@ def test_what_a_run_leaves(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     pickles = [p for p in (tmp_path / "run").rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"}]
     assert pickles == []
     out = capsys.readouterr().out
-    for expected in ("tokens kept", "unigram", f"{evaluations[-1]['eval_perplexity']:.2f}", "launch.fill_mask --model"):
+    for expected in ("tokens kept", "unigram", f"{evaluations[-1]['eval_perplexity']:.2f}", "mlm fill --model"):
         assert expected in out
 
 

@@ -12,7 +12,7 @@ from train_loop.config import TrainConfig
 def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
     line = idle_gpus(available=8, used=1)
     assert line is not None
-    assert line.startswith("7 of 8 GPUs are idle")
+    assert line.startswith("7 of this machine's 8 GPUs are idle")
     assert "mlm train --num_processes 8" in line
     assert idle_gpus(available=8, used=8) is None
     assert idle_gpus(available=0, used=2) is None
