@@ -38,9 +38,8 @@ def prepare(
         ValueError: The objective, or this number of processes, cannot be sharded as the settings say.
     """
     if config.shard and accelerator.num_processes > 1:
-        warnings.filterwarnings(
-            "ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning
-        )  # not written to
+        # Nobody writes to that tensor.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         _shard(objective, accelerator, config.replicas)
         prepared = accelerator.prepare_model(objective, evaluation_mode=True)  # the precision, and no DDP
     else:
@@ -95,8 +94,10 @@ def is_sharded(objective: Objective) -> bool:
 
 def even_out(batches: list[MaskedBatch], number: int, objective: Objective) -> list[MaskedBatch]:
     """Under shards, the batches and blank ones after them, ``number`` in all; else the batches."""
-    missing = number - len(batches) if is_sharded(objective) else 0
-    return batches + [MaskedBatch.blank(next(objective.parameters()).device)] * missing
+    if not is_sharded(objective):
+        return batches
+    device = next(objective.parameters()).device
+    return batches + [MaskedBatch.blank(device) for _ in range(number - len(batches))]
 
 
 def gradient_sync(accelerator: Accelerator, objective: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:

@@ -130,7 +130,7 @@ def open_objective(
         return built
 
     objective = processes.together(build)
-    if start.folder is not None:
+    if start.folder is not None and processes.number > 1:  # one has just read them
         objective.load_state_dict(processes.tensors_from_main(objective.state_dict))
     return objective
 

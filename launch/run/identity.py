@@ -53,11 +53,11 @@ def require_newest(processes: Processes, output_dir: Path) -> None:
     Raises:
         AgreedError: One has; the error names it.
     """
-    newest = next((folder.name for folder in reversed(checkpoints(output_dir))), "no checkpoint")
-    held = processes.gather((platform.node(), newest))
-    for machine, name in held:
-        if name.startswith("step-") and (held[0][1] == "no checkpoint" or name > held[0][1]):
+    newest = max((folder.name for folder in checkpoints(output_dir)), default="")
+    (main, mains), *others = processes.gather((platform.node(), newest))
+    for machine, name in others:
+        if name > mains:
             raise AgreedError(
-                f"resume_from_checkpoint=latest: {machine} has {name} in {output_dir}, and {held[0][0]}, where process "
-                f"0 reads them, has {held[0][1]}: copy it there, or use a folder that all machines share"
+                f"resume_from_checkpoint=latest: {machine} has {name} in {output_dir}, and {main}, where process 0 "
+                f"reads them, has {mains or 'no checkpoint'}: copy it there, or use a folder that all machines share"
             )

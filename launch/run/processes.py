@@ -184,6 +184,5 @@ def why_not_met(error: Exception) -> str | None:
 
 
 def _is_of_communication(error: Exception) -> bool:
-    return isinstance(error, torch.distributed.DistError) or any(
-        word in str(error) for word in ("gloo", "Gloo", "NCCL")
-    )
+    names = ("gloo", "Gloo", "NCCL")
+    return isinstance(error, torch.distributed.DistError) or any(name in str(error) for name in names)

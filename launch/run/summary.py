@@ -64,9 +64,8 @@ def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, 
     except RuntimeError as error:  # an objective of one's own may need values
         say(f"not counted: {' '.join(str(error).split()):.100}", "memory   ")
         return
-    ways = {"DDP": need(1), "--shard true": need(number)}
-    if number % 2 == 0 and number > 2:
-        ways = {"DDP": need(1), "--shard true --replicas 2": need(number // 2), "--shard true": need(number)}
+    hybrid = {"--shard true --replicas 2": need(number // 2)} if number % 2 == 0 and number > 2 else {}
+    ways = {"DDP": need(1), **hybrid, "--shard true": need(number)}
     if accelerator.device.type == "cuda":
         room = torch.cuda.get_device_properties(accelerator.device).total_memory
     else:

@@ -8,6 +8,7 @@ import torch
 
 from train_loop import run_files
 from train_loop.objective import EvalMetrics
+from train_loop.parallel import is_sharded
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
 from train_loop.speed.profiler import StepProfiler
@@ -37,7 +38,7 @@ class Watch:
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
         terms = run.bare_objective.terms
         self._window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
-        self._fill_probes = fill_probes
+        self._fill_probes = fill_probes if is_main or is_sharded(run.bare_objective) else None
 
     def line(self, text: str) -> None:
         """Print a line, on the main process."""
