@@ -1,7 +1,7 @@
 """Test what will work on this machine, by trying it.
 
 mlm doctor
-mlm doctor --output_dir /data/runs
+mlm doctor --output_dir /data/runs --recipe eli5    # and the memory that this run would need
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from launch.run.errors import OneLineParser, one_line_errors
+from launch.run.settings import Command, Settings, parse_settings
 from train_loop.watching.columns import say
 
 _EXTRAS = {
@@ -40,13 +41,15 @@ def main(arguments: list[str]) -> None:
     """Print a line for each finding; exit 1 if training cannot work."""
     parser = OneLineParser(prog="mlm doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
-    folder = Path(parser.parse_args(arguments).output_dir)
+    options, words = parser.parse_known_args(arguments)
+    folder = Path(options.output_dir)
+    run = parse_settings(words, Command(prog="mlm doctor", description=""))[0] if words else None
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": _versions,
         "devices": _devices,
         "processes": _processes,
         "compiler": _compiler,
-        "memory": _memory,
+        "memory": lambda: _memory(run),
         "disk": lambda: _disk(folder),
         "hub": _hub,
         "extras": _extras,
@@ -146,9 +149,13 @@ def _compiler() -> Iterator[Finding]:
         yield "note", str(error)
 
 
-def _memory() -> Iterator[Finding]:
+def _memory(run: Settings | None) -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    if run is not None:
+        from launch.run.training import planned_memory
+
+        yield "ok", planned_memory(run)
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

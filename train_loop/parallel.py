@@ -137,13 +137,12 @@ def full_state(
         for slot, value in slots.items()
     }
 
+    def copy(tensor: Tensor) -> Tensor | None:
+        whole = _whole(tensor.detach())
+        return whole.to("cpu", copy=True).contiguous() if is_wanted else None
+
     def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        taken = {}
-        for name, tensor in tensors.items():
-            whole = _whole(tensor.detach())
-            if is_wanted:
-                taken[name] = whole.to("cpu", copy=True).contiguous()
-        return taken
+        return {name: taken for name, tensor in tensors.items() if (taken := copy(tensor)) is not None}
 
     weights = objective.model.state_dict()
     return copies(weights) if is_sharded(objective) else weights, copies(others)

@@ -51,19 +51,19 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model:
         say(note, "         ")
 
 
-def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, objective: Objective) -> None:
-    """Print what an update needs on a device by DDP, FSDP2 and HSDP, and the first of these that fits.
+def memory_plan(settings: Settings, plan: BatchPlan, accelerator: Accelerator, objective: Objective) -> str:
+    """What an update needs on a device by DDP, FSDP2 and HSDP, and the first of these that fits.
 
-    One process is asked what eight would need.
+    One process is asked what one on each GPU would need, or what eight would.
     """
-    data, number = settings.data, accelerator.num_processes if accelerator.num_processes > 1 else 8
+    numbers = (accelerator.num_processes, torch.cuda.device_count(), 8)
+    data, number = settings.data, next(n for n in numbers if n > 1)
     optimizers = settings.functions["optimizer"](objective, settings.train)
     share = max(data.mlm_probability, data.mlm_probability_end or 0)
     try:
         need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
     except RuntimeError as error:  # an objective of one's own may need values
-        say(f"not counted: {' '.join(str(error).split()):.100}", "memory   ")
-        return
+        return f"not counted: {' '.join(str(error).split()):.100}"
     hybrid = {"--shard true --replicas 2": need(number // 2)} if number % 2 == 0 and number > 2 else {}
     ways = {"DDP": need(1), **hybrid, "--shard true": need(number)}
     if accelerator.device.type == "cuda":
@@ -73,7 +73,7 @@ def print_memory(settings: Settings, plan: BatchPlan, accelerator: Accelerator, 
     taken = next((way for way, size in ways.items() if size < SHARE_OF_MEMORY * room), None)
     advice = f"take {taken}" if taken else "none fits: --per_device_train_batch_size, --gradient_checkpointing true"
     needs = ", ".join(f"{way} {size / 1e9:.2f} GB" for way, size in ways.items())
-    say(f"for each of {number} processes about: {needs}; {room / 1e9:.1f} GB are there: {advice}", "memory   ")
+    return f"for each of {number} processes about: {needs}; {room / 1e9:.1f} GB are there: {advice}"
 
 
 def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: str) -> None:

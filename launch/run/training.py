@@ -20,7 +20,7 @@ from launch.run.hub import NotPushedError, Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost, why_not_met
 from launch.run.settings import Settings
 from launch.run.signals import StopSignals, stop_with_launcher
-from launch.run.summary import print_end, print_memory, print_plan, show_log
+from launch.run.summary import memory_plan, print_end, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
 from train_loop.inference.probes import fill_probes
@@ -32,6 +32,7 @@ from train_loop.run import Run, Stopped
 from train_loop.run_checkpoints import Start
 from train_loop.speed.flops import measure_arithmetic
 from train_loop.step_metrics import NonFiniteError
+from train_loop.watching.columns import say
 from train_loop.watching.watch import Watch
 
 
@@ -112,10 +113,19 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
         if accelerator.is_main_process:
             print(yaml.safe_dump(settings.as_dict(), sort_keys=False))
             print_plan(corpus, plan, accelerator, objective.model)
-            print_memory(settings, plan, accelerator, objective)
+            say(memory_plan(settings, plan, accelerator, objective), "memory   ")
         return None
     run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
     return ReadyRun(run, corpus, signals, sharing)
+
+
+def planned_memory(settings: Settings) -> str:
+    """`memory_plan` for a run of one process. Its corpus is prepared: the vocabulary may come from there."""
+    accelerator = start_accelerator(settings.train)
+    processes = Processes(accelerator, settings.train.process_timeout, lambda: False)
+    corpus = open_corpus(settings)
+    plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
+    return memory_plan(settings, plan, accelerator, open_objective(settings, corpus.tokenizer, Start(), processes))
 
 
 def train_to_end(ready: ReadyRun) -> None:

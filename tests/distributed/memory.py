@@ -6,17 +6,19 @@ test_shards.py starts it on four processes, with a model of 52 M parameters; wit
 import ctypes
 import gc
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from data import MaskedBatch
-from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, train_step
+from train_loop import MaskedLMObjective, Objective, TrainConfig, build_optimizers, train_step
 from train_loop.objective import freeze_unused
-from train_loop.parallel import prepare
+from train_loop.parallel import full_state, prepare
 from train_loop.speed.memory import memory_needed
 
 SIZE, LENGTH, NUM_MASKED = 4, 128, 77
@@ -32,6 +34,17 @@ def _forget() -> None:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def _at_a_save(accelerator: Accelerator, bare: Objective, optimizers: Sequence[Optimizer], way: str) -> None:
+    """One whole tensor at a time, and gloo's own copy of it; the main process has host copies of all."""
+    _forget()
+    before, largest = _resident("VmRSS"), max(p.nbytes for p in bare.parameters())
+    full_state(bare, optimizers, is_wanted=accelerator.is_main_process)
+    more = (_resident("VmHWM") - before) / largest
+    if accelerator.process_index == 1:
+        print(f"{way:6} x {accelerator.num_processes}, at a save beside the shard: {more:.2f} of the largest tensor")
+    assert more < 2.1 or accelerator.is_main_process, (way, more)
 
 
 def main() -> None:
@@ -66,6 +79,8 @@ def main() -> None:
             share = kept[way] / kept["DDP"]
             print(f"{share:.3f} of DDP's; at the most {peak / 1e9:.3f} GB, {counted / 1e9:.3f} counted")
         assert 0.75 < peak / counted < 1.25, (way, peak, counted)
+        if settings:
+            _at_a_save(accelerator, bare, optimizers, way)
         del bare, objective, optimizers, states, mine
     assert kept["FSDP2"] < (1 / number + 0.02) * kept["DDP"]
     accelerator.end_training()

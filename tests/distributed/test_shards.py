@@ -97,6 +97,21 @@ def test_any_world_makes_the_run_of_one_process_and_goes_on_with_its_checkpoints
     assert_same_run(on_one, onto_one)
 
 
+@pytest.mark.slow
+def test_a_run_goes_from_world_to_world(corpus_file: Path, cache_dir: str, tmp_path: Path) -> None:
+    """Two updates in each, with the checkpoint of the one before."""
+    words = [*tiny_run(corpus_file, cache_dir, max_steps=12, optimizer="muon"), "--save_steps", "2", *SAVES[2:]]
+    worlds = [(1, ()), (2, ()), (3, SHARD), (4, HSDP), (2, SHARD), (3, ())]
+    folders = [tmp_path / str(i) for i in range(len(worlds))]
+    for i, (num_processes, how) in enumerate(worlds):
+        if i:
+            _stopped_after(2 * i, folders[i - 1], folders[i])
+        name = "torchrun" if num_processes > 1 else "python"
+        done = run(launcher(name, num_processes), *words, *how, *RESUME * (i > 0), "--output_dir", str(folders[i]))
+        assert done.returncode == 0, done.stderr
+        assert_same_run(folders[0], folders[i])
+
+
 def _stopped_after(step: int, run_folder: Path, folder: Path) -> None:
     """What a run that was killed after this step would have left."""
     name = f"step-{step:08d}"

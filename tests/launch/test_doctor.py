@@ -32,8 +32,11 @@ def _doctor(*words: str, **environment: str) -> tuple[int, dict[str, list[str]]]
 
 
 def test_a_machine_that_works(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three four five six seven eight nine ten\n" * 40)
+    words = ["--recipe", "quickstart", "--dataset", str(tmp_path / "a.txt"), "--cache_dir", str(tmp_path / "cache")]
     with serve({}) as hub:
-        code, found = _doctor("--output_dir", str(tmp_path / "runs"), HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
+        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
+        code, found = _doctor("--output_dir", str(tmp_path / "runs"), *words, **environment)
     assert code == 0
     assert found["processes"][0] == "ok two processes met over gloo"
     try:
@@ -46,7 +49,17 @@ def test_a_machine_that_works(tmp_path: Path) -> None:
     assert "torch" in found["versions"][0]
     assert any("cores" in line for line in found["devices"])
     assert found["hub"][0] == f"ok {hub.endpoint} answers"
-    assert list(tmp_path.iterdir()) == []
+    assert "for each of 8 processes about: DDP 0.0" in found["memory"][1]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "cache"}
+
+
+def test_a_setting_that_there_is_not_is_told_before_anything_is_tried() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.doctor", "--recipe", "quikstart"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: recipe='quikstart': there is no such recipe or file; did you mean 'quickstart'?\n"
 
 
 @pytest.mark.slow
