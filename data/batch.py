@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ class MaskedBatch:
             block, but mask tokens for a process without a share.
         position_ids: ``[B, L]`` int64, from 0 in each document, where attention
             stays inside documents; else None.
+        document_lengths, document_borders: Where the batch is one row of T tokens,
+            ``[1, T]``, in which documents stand side by side, in order of length:
+            the lengths on the host, and ``[N + 1]`` int32, where each begins and
+            the last one ends. Else None.
     """
 
     input_ids: torch.Tensor
@@ -31,6 +35,8 @@ class MaskedBatch:
     attention_mask: torch.Tensor | None
     block_ids: torch.Tensor
     position_ids: torch.Tensor | None = None
+    document_lengths: tuple[int, ...] | None = None
+    document_borders: torch.Tensor | None = None
 
     @classmethod
     def of_zeros(
@@ -54,8 +60,8 @@ class MaskedBatch:
 
     @property
     def num_tokens(self) -> int:
-        """B * L; 0 where there is no block."""
-        return int((self.block_ids >= 0).sum()) * self.input_ids.shape[1]
+        """B * L, or T; 0 where there is no block."""
+        return self.input_ids.numel() if self.block_ids[0] >= 0 else 0
 
     def pin_memory(self) -> "MaskedBatch":
         """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""
@@ -66,8 +72,9 @@ class MaskedBatch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MaskedBatch":
-        present = {name: tensor for name, tensor in vars(self).items() if tensor is not None and name != "block_ids"}
-        return replace(self, **{name: function(tensor) for name, tensor in present.items()})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        changed: dict[str, Any] = {name: function(value) for name, value in tensors.items() if name != "block_ids"}
+        return replace(self, **changed)
 
 
 class Loader(Protocol):

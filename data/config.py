@@ -97,6 +97,11 @@ class DataConfig:
         """Whether the masking needs to know where words begin."""
         return needs_words(self.choose)
 
+    @property
+    def has_padding(self) -> bool:
+        """Whether blocks may be shorter than ``block_size``."""
+        return self.grouping != "concatenate" or self.last_block == "pad"
+
     # Cached, so that a run uses one content of a user's file throughout.
 
     @cached_property

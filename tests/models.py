@@ -28,10 +28,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny_model(family: str, vocab_size: int = 300, seed: int = 0) -> PreTrainedModel:
+def tiny_model(family: str, vocab_size: int = 300, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A model of a few thousand parameters, with random weights, in training mode, dropout as the family has it."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, vocab_size=vocab_size, **FAMILIES[family])
+    config = AutoConfig.for_model(family, vocab_size=vocab_size, **{**FAMILIES.get(family, _COMMON), **overrides})
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         if getattr(config, name, None) is not None:
             setattr(config, name, 1 if name == "pad_token_id" else 2)

@@ -37,10 +37,12 @@ class Objective(nn.Module, ABC):
         auto_class: The class of transformers that opens the model.
         model: The model that is saved. All other weights of the objective are kept in the checkpoints alone.
         terms: The weight of each of the K terms of the loss, by name.
+        takes_documents: Whether its batches may be one row of documents, see `MaskedBatch.document_lengths`.
     """
 
     auto_class: ClassVar[Any] = AutoModelForMaskedLM
     terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
+    takes_documents = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -62,8 +64,11 @@ class Objective(nn.Module, ABC):
     def eval_metrics(self, sums: Sequence[float]) -> EvalMetrics:
         """What an evaluation says, from the total of `eval_sums`."""
 
-    def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool) -> None:
+    def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
         """Try out what the model allows, once, on the run's device and at its precision.
+
+        Args:
+            has_padding: Whether blocks may be shorter than ``block_size``.
 
         Raises:
             ValueError: A setting asks for something that the model does not allow.

@@ -20,8 +20,9 @@ class Collator:
         pad_token_id: The id at positions where a block has no token.
         choose: The masking, see `data.batches.masking.Choose`.
         mask_replace_prob, random_replace_prob: See `data.batches.masking.replacements`.
-        document_attention: Whether the batch gets ``position_ids``.
+        document_attention: Whether attention stays inside documents; else inside blocks.
         trims: Make a batch as wide as its longest block, rounded up to a multiple of 8, instead of L.
+        is_flat: Make it one row, without padding; see `MaskedBatch.document_lengths`.
     """
 
     vocabulary: Vocabulary
@@ -32,6 +33,7 @@ class Collator:
     random_replace_prob: float = 0.1
     document_attention: bool = False
     trims: bool = False
+    is_flat: bool = False
 
     def __call__(
         self, blocks: np.ndarray, block_ids: np.ndarray, passes: np.ndarray, mlm_probability: float
@@ -69,6 +71,9 @@ class Collator:
             self.mask_replace_prob,
             self.random_replace_prob,
         )
+        if self.is_flat:
+            starts = (blocks & DOCUMENT_START) != 0 if self.document_attention else np.zeros_like(is_padding)
+            return _side_by_side(input_ids, ~is_padding, starts, positions, labels, block_ids)
         width = length
         if self.trims:
             width = min(length, -(-int((~is_padding).sum(axis=1).max()) // 8) * 8)
@@ -86,6 +91,35 @@ class Collator:
             block_ids=torch.from_numpy(block_ids),
             position_ids=trimmed(_document_positions(blocks, is_padding)) if self.document_attention else None,
         )
+
+
+def _side_by_side(
+    input_ids: np.ndarray,
+    is_token: np.ndarray,
+    starts: np.ndarray,
+    positions: np.ndarray,
+    labels: np.ndarray,
+    block_ids: np.ndarray,
+) -> MaskedBatch:
+    """The tokens of ``[B, L]`` blocks in one row, the shortest documents first."""
+    starts[:, 0] = True
+    document = starts[is_token].cumsum() - 1  # of each token
+    lengths = np.bincount(document)
+    order = np.argsort(lengths, kind="stable")
+    tokens = np.argsort(np.argsort(order)[document], kind="stable")
+    place = np.empty(is_token.size, np.int64)  # in the row, by position in the blocks
+    place[np.flatnonzero(is_token)[tokens]] = np.arange(len(tokens))
+    borders = np.concatenate([[0], lengths[order].cumsum()])
+    return MaskedBatch(
+        input_ids=torch.from_numpy(input_ids[is_token][tokens][None]),
+        masked_positions=torch.from_numpy(place[positions]),
+        labels=torch.from_numpy(labels),
+        attention_mask=None,
+        block_ids=torch.from_numpy(block_ids),
+        position_ids=torch.from_numpy((np.arange(len(tokens)) - borders[:-1].repeat(lengths[order]))[None]),
+        document_lengths=tuple(lengths[order].tolist()),
+        document_borders=torch.from_numpy(borders.astype(np.int32)),
+    )
 
 
 def _document_positions(blocks: np.ndarray, is_padding: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ def this_project(setup: Setup) -> dict[str, float]:
     model.to(device)
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, config)]
     objective = MaskedLMObjective(model)
-    objective.adapt(config, corpus.config.block_size, document_attention=False)
+    objective.adapt(config, corpus.config.block_size, document_attention=False, has_padding=False)
     if config.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)

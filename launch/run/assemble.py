@@ -75,6 +75,7 @@ def assemble(
     if accelerator.scaler is not None and start.state.scaler is not None:
         accelerator.scaler.load_state_dict(start.state.scaler)
     world = {"rank": processes.rank, "num_processes": processes.number, "device": accelerator.device}
+    world["is_flat"] = objective.takes_documents
     loader = train_loader(settings, corpus, plan, state=start.data_state, **world)
     processes.from_main(lambda: open_folder(folder, settings, accelerator, checkpoints, start))
     open_trackers(accelerator, config, settings.as_dict(), step=start.state.step)
@@ -147,7 +148,12 @@ def try_out(
     objective.to(accelerator.device)
     with accelerator.autocast():
         freeze_unused(objective)
-        objective.adapt(settings.train, settings.data.block_size, document_attention=settings.data.document_attention)
+        objective.adapt(
+            settings.train,
+            settings.data.block_size,
+            document_attention=settings.data.document_attention,
+            has_padding=settings.data.has_padding,
+        )
 
 
 def open_folder(
@@ -171,5 +177,5 @@ def micro_batches_that_fit(settings: Settings, accelerator: Accelerator, objecti
         plan.micro_batch_size,
         length=data.block_size,
         masked_share=max(data.mlm_probability, data.mlm_probability_end or 0),
-        has_attention_mask=data.document_attention or data.grouping != "concatenate",
+        has_attention_mask=(data.document_attention or data.has_padding) and not objective.takes_documents,
     )

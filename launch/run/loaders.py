@@ -31,8 +31,13 @@ def train_loader(
     num_processes: int,
     device: torch.device,
     state: dict[str, Any],
+    is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
-    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
+    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken.
+
+    Args:
+        is_flat: See `Collator`.
+    """
     seed = settings.train.seed
     shared: dict[str, Any] = {
         "mlm_probability": mask_rate(corpus.config, plan.total_steps),
@@ -41,7 +46,7 @@ def train_loader(
         "num_processes": num_processes,
         "device": device,
     }
-    masks = collator(corpus, corpus.config.choose, seed)
+    masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
         return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state=state, **shared)
@@ -53,14 +58,14 @@ def train_loader(
 
 
 def eval_loader(
-    settings: Settings, corpus: Corpus, *, rank: int, num_processes: int, device: torch.device
+    settings: Settings, corpus: Corpus, *, rank: int, num_processes: int, device: torch.device, is_flat: bool
 ) -> Iterator[MaskedBatch]:
     """Yield a process's evaluation batches.
 
     Tokens are chosen one by one whatever the training does, so that runs compare.
     """
     return eval_batches(
-        MicroBatches(corpus.eval, collator(corpus, choose_token, settings.train.eval_seed)),
+        MicroBatches(corpus.eval, collator(corpus, choose_token, settings.train.eval_seed, is_flat=is_flat)),
         settings.train.per_device_eval_batch_size,
         settings.data.eval_mlm_probability or settings.data.mlm_probability,
         rank,
@@ -70,7 +75,7 @@ def eval_loader(
     )
 
 
-def collator(corpus: Corpus, choose: Choose, seed: int) -> Collator:
+def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False) -> Collator:
     """What masks blocks, by the settings."""
     config = corpus.config
     return Collator(
@@ -82,6 +87,7 @@ def collator(corpus: Corpus, choose: Choose, seed: int) -> Collator:
         random_replace_prob=config.random_replace_prob,
         document_attention=config.document_attention,
         trims=config.grouping == "line_by_line",
+        is_flat=is_flat,
     )
 
 

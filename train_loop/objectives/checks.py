@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from train_loop.objectives.document_attention import NAME, Documents
 from train_loop.objectives.masked_logits import ATTENTION_END, MaskedLogits
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
     blocks and draws no dropout.
     """
     with without_dropout(logits.model):
-        problem = _leak(logits, block_size)
+        problem = _leak(logits, block_size, is_flat=False)
     if problem is not None:
         raise ValueError(
             f"document_attention: model_type {logits.model.config.model_type!r} {problem}: "
@@ -63,8 +64,26 @@ def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
         )
 
 
+def attends_by_document(logits: MaskedLogits, block_size: int) -> bool:
+    """Let a model attend within the documents of a row, see `attend`, if each then gets the logits it gets alone.
+
+    A model with other attention than sdpa does not, and one that hands it over to no function. Call it once, as
+    `check_document_attention`, which tries the same with a mask.
+    """
+    model = logits.model
+    if model.config._attn_implementation not in ("sdpa", NAME):
+        return False
+    model.set_attn_implementation(NAME)
+    with without_dropout(model):
+        problem = _leak(logits, block_size, is_flat=True)
+    if problem is not None:
+        model.set_attn_implementation("sdpa")
+        logger.warning("model_type %r %s side by side: each is padded or masked", model.config.model_type, problem)
+    return problem is None
+
+
 @torch.no_grad()
-def _leak(logits: MaskedLogits, block_size: int) -> str | None:
+def _leak(logits: MaskedLogits, block_size: int, *, is_flat: bool) -> str | None:
     """How the model mixes two documents of one block, at the first and last token of each; None if it does not."""
     device = logits.model.device
     tokens = random_texts(logits.model, [block_size])[0].to(device)
@@ -74,11 +93,13 @@ def _leak(logits: MaskedLogits, block_size: int) -> str | None:
     ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
     apart = [logits(*one) for one in zip(torch.split(tokens, lengths, dim=1), ends, strict=True)]
     position_ids = torch.cat([torch.arange(n, device=device) for n in lengths]).unsqueeze(0)
+    borders = torch.tensor([0, short, block_size], dtype=torch.int32, device=device)
+    documents = Documents(tuple(lengths), borders) if is_flat else None
     is_second = torch.arange(block_size, device=device) >= short
     try:
         # The block, then with another second document, then with another first one.
         packed, first, second = (
-            logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids).float()
+            logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids, documents=documents).float()
             for block in (tokens, *(torch.where(other, tokens.flip(1), tokens) for other in (is_second, ~is_second)))
         )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):

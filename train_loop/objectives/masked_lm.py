@@ -14,7 +14,8 @@ from data.batch import MaskedBatch
 from train_loop.config import TrainConfig
 from train_loop.evaluate import sum_over_processes
 from train_loop.objective import EvalMetrics, Objective
-from train_loop.objectives.checks import check_document_attention, gather_in_last_layer
+from train_loop.objectives.checks import attends_by_document, check_document_attention, gather_in_last_layer
+from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.masked_logits import MaskedLogits
 
 
@@ -56,13 +57,18 @@ class MaskedLMObjective(Objective):
         return MaskedLMMetrics(loss, perplexity(loss), num_correct / max(num_masked, 1), int(num_masked))
 
     def _logits(self, batch: MaskedBatch) -> Tensor:
-        return self.logits(batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids)
+        documents = None
+        if batch.document_lengths is not None and batch.document_borders is not None:
+            documents = Documents(batch.document_lengths, batch.document_borders)
+        return self.logits(batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids, documents)
 
-    def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool) -> None:
-        """Gather in the last layer if that works, and check that documents are kept apart if they are to be."""
+    def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
+        """Gather in the last layer if that works, and attend within documents without padding or a mask likewise."""
         if config.masked_last_layer:
             gather_in_last_layer(self.logits)
-        if document_attention:
+        if document_attention or has_padding:
+            self.takes_documents = attends_by_document(self.logits, block_size)
+        if document_attention and not self.takes_documents:
             check_document_attention(self.logits, block_size)
         if self.model.device.type == "cuda":
             self.logits.pad_vocabulary_to = config.pad_vocabulary_to

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from train_loop.model import first_position
+from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.logits import compute_logits
 
 ATTENTION_END = "attention.output"  # in a layer of BERT's kin
@@ -41,6 +42,7 @@ class MaskedLogits:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.first_position = first_position(model)
+        self.has_windows = "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
         self.last_layer: str | None = None
         self.pad_vocabulary_to = 1
         if _gather_after_encoder not in model.base_model._forward_hooks.values():  # of an earlier one
@@ -60,6 +62,7 @@ class MaskedLogits:
         masked_positions: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """``[M, V]``, in the precision of the forward.
 
@@ -70,11 +73,17 @@ class MaskedLogits:
             position_ids: ``[B, L]``, counted from 0 in each document, and 0 in the
                 padding: each document is computed as if it were alone. Or None:
                 a block is one document.
+            documents: Those of a single row, for a model whose attention is `attend`; instead of a mask.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if position_ids is not None:
-            inputs["attention_mask"] = self._inside_documents(position_ids)
             inputs["position_ids"] = position_ids + self.first_position
+            if documents is None:
+                inputs["attention_mask"] = self._inside_documents(position_ids)
+            else:
+                inputs["documents"] = documents
+                if self.has_windows:  # it would make a mask of them
+                    inputs["attention_mask"] = {"full_attention": None, "sliding_attention": None}
 
         layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
         # With gradient checkpointing the backward computes the layer again, outside of this call: it would not gather.
@@ -98,8 +107,7 @@ class MaskedLogits:
         """`document_mask` in the form for the model. transformers passes a four-dimensional mask through unchanged."""
         config = self.model.config
         masks = {"full_attention": document_mask(position_ids)}
-        has_windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-        if has_windows:  # ModernBERT: one mask for all layers would undo the windows of most of them
+        if self.has_windows:  # ModernBERT: one mask for all layers would undo the windows of most of them
             index = torch.arange(position_ids.shape[1], device=position_ids.device)
             near_LL = (index[:, None] - index).abs() <= config.sliding_window
             masks["sliding_attention"] = masks["full_attention"] & near_LL
@@ -107,7 +115,7 @@ class MaskedLogits:
             dtype = self.model.dtype
             lowest = torch.finfo(dtype).min
             masks = {name: torch.zeros_like(m, dtype=dtype).masked_fill(~m, lowest) for name, m in masks.items()}
-        return masks if has_windows else masks["full_attention"]
+        return masks if self.has_windows else masks["full_attention"]
 
 
 def _gather_after_encoder(encoder: nn.Module, args: Any, output: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from data import Collator, DataConfig, Documents, TokenBlocks, build_blocks, open_documents, vocabulary
+from data import Collator, DataConfig, Documents, MaskedBatch, TokenBlocks, build_blocks, open_documents, vocabulary
 from data.batches.masking import MASKINGS, choose_token
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLogits
@@ -62,6 +62,59 @@ def test_a_block_is_masked_alike_in_any_company(
         assert alone.position_ids is not None
         assert together.position_ids is not None
         assert torch.equal(alone.position_ids[0], together.position_ids[i, :length])
+
+
+@pytest.mark.parametrize("document_attention", [False, True])
+@pytest.mark.parametrize("grouping", ["concatenate", "line_by_line", "pack"])
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_side_by_side_each_document_is_as_it_is_in_its_block(
+    texts: list[Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    grouping: str,
+    masking: str,
+    document_attention: bool,
+) -> None:
+    """The same tokens, masks, labels and positions, in one row; the shortest documents first."""
+    blocks, collator = _blocks(
+        texts, tokenizer, tmp_path,
+        grouping=grouping, masking=masking, document_attention=document_attention, last_block="pad",
+    )  # fmt: skip
+    ids = np.arange(min(12, len(blocks)))[::-1].copy()
+    flat, padded = (
+        dataclasses.replace(collator, is_flat=is_flat)(blocks[ids], ids, np.zeros_like(ids), 0.3)
+        for is_flat in (True, False)
+    )
+    assert flat.position_ids is not None
+    assert flat.document_lengths is not None
+    assert flat.document_borders is not None
+    lengths = list(flat.document_lengths)
+    assert flat.attention_mask is None
+    assert flat.input_ids.shape == flat.position_ids.shape == (1, flat.num_tokens) == (1, sum(lengths))
+    assert lengths == sorted(lengths)
+    assert flat.document_borders.tolist() == [0, *itertools.accumulate(lengths)]
+    assert flat.position_ids[0].tolist() == [i for length in lengths for i in range(length)]
+    assert torch.equal(flat.block_ids, padded.block_ids)
+
+    def described(batch: MaskedBatch, spans: list[tuple[int, int]]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        predictions = list(zip(batch.masked_positions.tolist(), batch.labels.tolist(), strict=True))
+        flat_ids = batch.input_ids.flatten().tolist()
+        return sorted(
+            (flat_ids[a:b], sorted((p - a, label) for p, label in predictions if a <= p < b)) for a, b in spans
+        )
+
+    expected = []
+    width = padded.input_ids.shape[1]
+    present = torch.ones_like(padded.input_ids) if padded.attention_mask is None else padded.attention_mask
+    for row, length in enumerate(present.sum(1).tolist()):
+        starts = [0]
+        if document_attention:
+            assert padded.position_ids is not None
+            starts = torch.nonzero(padded.position_ids[row, :length] == 0).flatten().tolist()
+        expected += [(row * width + a, row * width + b) for a, b in itertools.pairwise([*starts, length])]
+    found = list(itertools.pairwise(flat.document_borders.tolist()))
+    assert described(flat, found) == described(padded, expected)
+    assert flat.num_masked == padded.num_masked > 0
 
 
 def test_line_by_line_is_as_wide_as_its_longest_text_and_masks_its_padding(

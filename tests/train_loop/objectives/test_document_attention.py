@@ -1,5 +1,6 @@
 """Documents packed in one block get the logits and the gradients that each gets alone."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from data import MaskedBatch
 from tests.models import FAMILIES, tiny_model, without_dropout
@@ -21,6 +24,8 @@ from train_loop import (
     train_step,
 )
 from train_loop.evaluate import evaluate
+from train_loop.objectives.checks import attends_by_document
+from train_loop.objectives.document_attention import NAME, Documents, attend
 from train_loop.objectives.masked_logits import document_mask
 
 V, PAD = 300, 1
@@ -116,6 +121,114 @@ def test_logits_and_gradients_are_those_of_each_document_alone(family: str, eage
 
     as_one_document = objective.logits(**{**inputs, "position_ids": None})
     assert (as_one_document - expected).abs().max() > 1e-4  # or the comparison above would show nothing
+
+
+def _side_by_side() -> MaskedBatch:
+    """The documents of `_batch` in one row, in their order: nothing needs them sorted."""
+    documents = [document for of_block in _documents() for document in of_block]
+    tokens, lengths = torch.cat(documents), tuple(map(len, documents))
+    return MaskedBatch(
+        input_ids=tokens[None],
+        masked_positions=torch.arange(len(tokens)),
+        labels=(tokens + 1) % V,
+        attention_mask=None,
+        block_ids=torch.arange(len(LENGTHS)),
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+        document_lengths=lengths,
+        document_borders=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
+    )
+
+
+BY_DOCUMENT = ("albert", "bert", "camembert", "distilbert", "electra", "eurobert", "modernbert", "roberta")
+BY_DOCUMENT += ("xlm-roberta", "data2vec-text", "ernie", "nomic_bert")
+
+
+@pytest.mark.parametrize(
+    ("family", "checkpointing"), [*((f, False) for f in BY_DOCUMENT), ("roberta", True), ("modernbert", True)]
+)
+def test_side_by_side_logits_and_gradients_are_those_of_each_document_alone(family: str, checkpointing: bool) -> None:
+    model = without_dropout(tiny_model(family))
+    batch = _side_by_side()
+    expected = _alone(model)
+    expected_gradients = _gradients(model, F.cross_entropy(expected, batch.labels, reduction="sum"))
+    if checkpointing:
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    objective = MaskedLMObjective(model)
+    gather_in_last_layer(objective.logits)
+    assert attends_by_document(objective.logits, L)
+    gradients = _gradients(model, objective(batch))
+    logits = objective._logits(batch)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=2e-6)
+    _assert_equal(gradients, expected_gradients)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(BY_DOCUMENT)))
+def test_a_family_that_cannot_attend_by_document_is_left_as_it_was(family: str) -> None:
+    model = tiny_model(family)
+    before = model.config._attn_implementation
+    assert not attends_by_document(MaskedLogits(model), L)
+    assert model.config._attn_implementation == before
+
+
+def _leaking(*args: Any, documents: Documents | None = None, **others: Any) -> Any:
+    return attend(*args, **others)  # all of them are one document
+
+
+@pytest.mark.parametrize("family", BY_DOCUMENT)
+def test_the_trial_sees_attention_that_leaks(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = MaskedLogits(tiny_model(family))
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, NAME, _leaking)
+    assert not attends_by_document(logits, L)
+
+
+@pytest.mark.parametrize("reach", [1, 3, 8])
+@pytest.mark.parametrize("length", [4, 9, 16, 17, 40])
+def test_windows_are_those_of_a_mask(reach: int, length: int) -> None:
+    torch.manual_seed(0)
+    number, num_heads, width = 3, 4, 5
+    query = torch.randn(1, num_heads, number * length, width, requires_grad=True)
+    key, value = (torch.randn(1, 2, number * length, width, requires_grad=True) for _ in range(2))  # fewer heads
+    borders = torch.arange(0, number * length + 1, length, dtype=torch.int32)
+    documents = Documents((length,) * number, borders)
+    attended, _ = attend(torch.nn.Identity(), query, key, value, None, sliding_window=reach + 1, documents=documents)
+    index = torch.arange(number * length)
+    mask = ((index[:, None] - index).abs() <= reach) & (index[:, None] // length == index // length)
+    expected = F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True).transpose(1, 2)
+    torch.testing.assert_close(attended, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(expected)
+    inputs = (query, key, value)
+    for one, other in zip(
+        *(torch.autograd.grad((a * weights).sum(), inputs) for a in (attended, expected)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+class _Largest(TorchDispatchMode):
+    """The most elements that a tensor had within it."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in (out if isinstance(out, tuple | list) else [out]) if isinstance(t, torch.Tensor)]
+        self.most = max(self.most, *(t.numel() for t in tensors), 0)
+        return out
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_no_tensor_is_as_large_as_a_row_by_a_row(family: str) -> None:
+    """2,048 tokens in documents of up to 512: everything stays linear but the attention of one document."""
+    overrides = {"roberta": {"max_position_embeddings": 514}, "modernbert": {}}[family]
+    model = without_dropout(tiny_model(family, **overrides))
+    logits = MaskedLogits(model)
+    assert attends_by_document(logits, 64)
+    lengths = (16,) * 64 + (512,) * 2
+    tokens = torch.randint(5, V, (1, sum(lengths)))
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    documents = Documents(lengths, torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32))
+    with _Largest() as largest:
+        logits(tokens, torch.arange(0, 2048, 8), position_ids=positions, documents=documents).sum().backward()
+    assert largest.most < 2048 * 2048 / 4, largest.most
 
 
 def test_padding_is_nothing_to_the_documents() -> None:
