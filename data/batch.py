@@ -61,7 +61,7 @@ class MaskedBatch:
     @property
     def num_tokens(self) -> int:
         """B * L, or T; 0 where there is no block."""
-        return self.input_ids.numel() if self.block_ids[0] >= 0 else 0
+        return self.input_ids.numel() if int(self.block_ids[0]) >= 0 else 0
 
     def pin_memory(self) -> "MaskedBatch":
         """Page-locked, so that `to` can copy without waiting; called by the DataLoader."""

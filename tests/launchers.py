@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,11 @@ OF_THE_MACHINE = {"seconds", "tokens_per_second", "flop_utilization", "peak_memo
 """What differs between two times that the same run is made."""
 
 
-def assert_same_run(one: Path, other: Path) -> None:
+def assert_same_run(one: Path, other: Path, besides: Set[str] = frozenset()) -> None:
     """P1 and P4 across worlds: losses and norms to 1e-5, counts exactly."""
     for a, b in zip(rows(one), rows(other), strict=True):
         assert a.keys() == b.keys()
-        for key in a.keys() - OF_THE_MACHINE - {"probes"}:
+        for key in a.keys() - OF_THE_MACHINE - {"probes"} - besides:
             exact = key in {
                 "step",
                 "epoch",

@@ -4,6 +4,8 @@ The processes are played one after another in this one, with the loaders and the
 test_launch.py starts real ones.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from data import DataConfig, Documents, MicroBatches
 from tests.batches import loader_of, micro_batches_of
 from tests.models import tiny_model
-from train_loop import MaskedLMObjective
+from train_loop import MaskedLMObjective, TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -33,9 +35,13 @@ def _update(
     num_processes: int,
     start: int,
     num_workers: int = 0,
+    is_flat: bool = False,
 ) -> tuple[list[int], float, torch.Tensor]:
     """Block ids, loss and the whole gradient of one update, from loaders that began at ``start``."""
     objective = MaskedLMObjective(tiny_model("modernbert"))
+    if is_flat:
+        objective.adapt(TrainConfig(), 8, document_attention=False, has_padding=True)
+        dataset = replace(dataset, collator=replace(dataset.collator, is_flat=True))
     ids: list[int] = []
     num_masked = 0
     loss_sum = torch.zeros(())
@@ -62,6 +68,7 @@ def _update(
     num_workers=st.sampled_from([0, 0, 0, 2]),
     step=st.integers(0, 40),
     replayed=st.integers(0, 3),
+    is_flat=st.booleans(),
 )
 def test_any_split_makes_the_same_update(
     dataset: MicroBatches,
@@ -71,12 +78,13 @@ def test_any_split_makes_the_same_update(
     num_workers: int,
     step: int,
     replayed: int,
+    is_flat: bool,
 ) -> None:
     expected_ids, expected_loss, expected_gradient = _update(
         dataset, step, global_batch_size, global_batch_size, 1, step
     )
     ids, loss, gradient = _update(
-        dataset, step, global_batch_size, micro_batch_size, num_processes, max(0, step - replayed), num_workers
+        dataset, step, global_batch_size, micro_batch_size, num_processes, max(0, step - replayed), num_workers, is_flat
     )
     assert ids == expected_ids
     assert loss == pytest.approx(expected_loss, rel=1e-5)

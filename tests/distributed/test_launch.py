@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from tests.launch.test_own_objective import TWO_TERMS
-from tests.launchers import ACCELERATE, ROOT, assert_same_run, launcher, run, tiny_run
+from tests.launchers import ACCELERATE, ROOT, assert_same_run, launcher, rows, run, tiny_run
 from tests.models import tiny_model
 
 TWO = launcher("accelerate", 2)
@@ -48,6 +48,28 @@ def test_several_processes_make_the_run_of_one(
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unigram") == 2  # said once, at the start and in the last lines
     assert_same_run(on_one, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("--grouping", "line_by_line"),
+        pytest.param(("--grouping", "pack", "--document_attention", "true"), marks=pytest.mark.slow),
+        pytest.param(("--document_attention", "true", "--torch_compile", "true"), marks=pytest.mark.slow),
+    ],
+)
+def test_texts_side_by_side_make_the_run_of_padded_or_masked_ones(
+    texts: tuple[str, ...], words: list[str], tmp_path: Path
+) -> None:
+    """On one process with padding and masks, as eager attention needs them, then without, on two, and in shards."""
+    worlds = [(1, ("--attn_implementation", "eager")), (1, ()), (2, ()), (2, ("--shard", "true"))]
+    for i, (num_processes, how) in enumerate(worlds):
+        name = "torchrun" if num_processes > 1 else "python"
+        done = run(launcher(name, num_processes), *words, *texts, *how, "--output_dir", str(tmp_path / str(i)))
+        assert done.returncode == 0, done.stderr
+        for row, other in zip(rows(tmp_path / "1"), rows(tmp_path / str(i)), strict=True) if i else ():
+            assert row.get("num_tokens") == other.get("num_tokens")
+        assert_same_run(tmp_path / "0", tmp_path / str(i), besides={"num_tokens"})
 
 
 @pytest.mark.slow

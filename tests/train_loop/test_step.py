@@ -69,20 +69,24 @@ def _gradients_after(
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert", "electra"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("by_document", [False, True])
+@pytest.mark.parametrize("layout", ["blocks", "masked", "side by side"])
 def test_nothing_in_an_update_waits_for_the_device(
     accelerator: Accelerator,
     dataset: MicroBatches,
     family: str,
     optimizer: Literal["adamw", "muon"],
-    by_document: bool,
+    layout: str,
 ) -> None:
     """No number is read and no shape follows from values; with dropout, in micro-batches, and with documents."""
+    bare = MaskedLMObjective(untied(tiny_model(family)))
+    if layout == "side by side":
+        dataset = replace(dataset, collator=replace(dataset.collator, is_flat=True))
+        bare.adapt(TrainConfig(), 8, document_attention=True, has_padding=False)
+        assert bare.takes_documents
     batches = _cut(dataset, 8, 4)
-    if by_document:
+    if layout == "masked":
         positions = torch.arange(batches[0].input_ids.shape[1]) % 5
         batches = [replace(batch, position_ids=positions.expand_as(batch.input_ids)) for batch in batches]
-    bare = MaskedLMObjective(untied(tiny_model(family)))
     objective, *optimizers = accelerator.prepare(bare, *build_optimizers(bare, TrainConfig(optimizer=optimizer)))
     for step in range(2):  # the first one makes the optimizers' state
         with Waits(batches) as waits:
