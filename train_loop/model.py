@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -169,6 +169,12 @@ def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return module
     return None
+
+
+def encoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The layers of the model's encoder: its longest list of modules; empty if there is none."""
+    lists = (module for module in cast(nn.Module, model.base_model).modules() if isinstance(module, nn.ModuleList))
+    return max(lists, key=len, default=nn.ModuleList())
 
 
 def _short(error: Exception) -> str:

@@ -75,8 +75,8 @@ class Objective(nn.Module, ABC):
         """
 
     @property
-    def last_layer(self) -> str | None:
-        """Name of a layer of ``model`` whose shapes differ from batch to batch, so that it is not compiled; or None."""
+    def last_layer(self) -> nn.Module | None:
+        """A layer of ``model`` whose shapes differ from batch to batch, so that it is not compiled; or None."""
         return None
 
 

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from data.batch import MaskedBatch
 from train_loop.config import TrainConfig
+from train_loop.model import encoder_layers
 from train_loop.objective import Objective
 from train_loop.optim import BuildOptimizers
 
@@ -74,12 +75,6 @@ def _shard(objective: Objective, accelerator: Accelerator, replicas: int) -> Non
     for layer in encoder_layers(objective.model):
         fully_shard(layer, mesh=mesh)
     fully_shard(objective.model, mesh=mesh, reshard_after_forward=True)  # else a save right after an evaluation fails
-
-
-def encoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The layers of the model's encoder: its longest list of modules; empty if there is none."""
-    lists = (module for module in cast(nn.Module, model.base_model).modules() if isinstance(module, nn.ModuleList))
-    return max(lists, key=len, default=nn.ModuleList())
 
 
 def unwrapped(objective: nn.Module) -> Objective:

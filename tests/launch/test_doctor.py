@@ -32,7 +32,7 @@ def _doctor(*words: str, **environment: str) -> tuple[int, dict[str, list[str]]]
 
 
 def test_a_machine_that_works(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one two three four five six seven eight nine ten\n" * 40)
+    (tmp_path / "a.txt").write_text("".join(f"{i} two three four five six seven\n" for i in range(900)))
     words = ["--recipe", "quickstart", "--dataset", str(tmp_path / "a.txt"), "--cache_dir", str(tmp_path / "cache")]
     with serve({}) as hub:
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}

@@ -1,17 +1,19 @@
 """Trials of what a model allows, on the device and at the precision of the run, and what such trials need."""
 
+import contextlib
 import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from train_loop.model import encoder_layers
 from train_loop.objectives.document_attention import NAME, Documents
-from train_loop.objectives.masked_logits import ATTENTION_END, MaskedLogits
+from train_loop.objectives.masked_logits import LastLayer, MaskedLogits
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ _num_users: Counter[nn.Module] = Counter()  # threads that use a module which wa
 _mode_lock = threading.Lock()
 
 
-@contextmanager
+@contextlib.contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode; its last user puts it back into training mode if it was in it."""
     with _mode_lock:
@@ -86,6 +88,7 @@ def attends_by_document(logits: MaskedLogits, block_size: int) -> bool:
 def _leak(logits: MaskedLogits, block_size: int, *, is_flat: bool) -> str | None:
     """How the model mixes two documents of one block, at the first and last token of each; None if it does not."""
     device = logits.model.device
+    block_size = min(block_size, 512)  # beyond all windows
     tokens = random_texts(logits.model, [block_size])[0].to(device)
     # The short one feels a leak most; the long one goes past a local window and is not where its positions are.
     short = min(4, block_size // 2)
@@ -126,33 +129,45 @@ def _rounding(device_type: str) -> float:
 
 
 def gather_in_last_layer(logits: MaskedLogits) -> bool:
-    """Gather in the last layer, after its attention, if that changes no logit. Return whether it does.
+    """Gather in the last layer, in its attention, if that changes no logit. Return whether it does.
 
-    In BERT and its relatives the attention of a layer ends in a module of (attended,
-    residual), and from there on no position reads another. A trial finds out
-    whether that holds. Call it once, before the model is prepared. It costs two
-    forwards of two small blocks and draws no dropout.
+    From the end of the attention on no position reads another, in most families. Trials find out which module reads
+    the layer's input, which linear map ends the attention, and whether that holds. Call it once, before the model is
+    prepared. It costs two forwards of two small blocks, and a few of the layer, and draws no dropout.
     """
-    ends = [name for name, _ in logits.model.named_modules() if name.endswith(f".{ATTENTION_END}")]
-    if not ends:
-        return False
-    try:
-        with without_dropout(logits.model):
-            late = _logits_of_two_blocks(logits)
-            logits.gather_in(ends[-1].removesuffix(f".{ATTENTION_END}"))
-            early = _logits_of_two_blocks(logits)
-        # In units of the logits' standard deviation: rounding is below 1e-5, or a few roundings of half precision in
-        # the operations after the gathering. "not <" treats NaN as a difference.
-        bound = max(1e-4, 16 * _rounding(late.device.type))
-        differ = not (early - late).abs().max() < bound * late.std()
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
-        differ = True
-    if differ:
-        logits.gather_in(None)
-        logger.warning(
-            "masked_last_layer: model_type %r needs its last layer at all positions", logits.model.config.model_type
-        )
-    return not differ
+    with without_dropout(logits.model):
+        late = _logits_of_two_blocks(logits)
+        for last_layer in _candidates(logits):
+            logits.gather_in(last_layer)
+            # In units of the logits' standard deviation: rounding is below 1e-5, or a few roundings of half precision
+            # in the operations after the gathering. "not <" treats NaN as a difference.
+            bound = max(1e-4, 16 * _rounding(late.device.type)) * late.std()
+            with contextlib.suppress(AssertionError, IndexError, RuntimeError, TypeError, ValueError):
+                if (_logits_of_two_blocks(logits) - late).abs().max() < bound:
+                    return True
+    logits.gather_in(None)
+    return False
+
+
+def _candidates(logits: MaskedLogits) -> Iterator[LastLayer]:
+    """Where the last layer may be gathered in: its modules by what they read, in the order in which they are called."""
+    if not (layers := encoder_layers(logits.model)):
+        return
+    layer = layers[-1]
+    called: list[tuple[nn.Module, Any]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args: called.append((module, args)))
+        for module in layer.modules()
+    ]
+    _logits_of_two_blocks(logits)
+    for hook in hooks:
+        hook.remove()
+    (_, given), *inner = called
+    first = [module for module, args in inner if args and args[0] is given[0] and not isinstance(module, nn.Linear)]
+    linear = [(module, args[0]) for module, args in inner if isinstance(module, nn.Linear)]
+    num_readers = Counter(id(read) for _, read in linear)  # queries, keys and values are made of one tensor
+    ends = [module for module, read in linear if num_readers[id(read)] == 1]
+    yield from (LastLayer(layer, one, end) for end in ends for one in first)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.batch import MaskedBatch
@@ -74,9 +74,9 @@ class MaskedLMObjective(Objective):
             self.logits.pad_vocabulary_to = config.pad_vocabulary_to
 
     @property
-    def last_layer(self) -> str | None:
+    def last_layer(self) -> nn.Module | None:
         """The layer in which positions are gathered."""
-        return self.logits.last_layer
+        return self.logits.last_layer and self.logits.last_layer.layer
 
 
 def perplexity(loss: float) -> float:

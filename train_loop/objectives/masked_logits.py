@@ -7,23 +7,42 @@ length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
 
 In the last layer only the attention mixes positions, and nothing reads what the
 layer makes of the unmasked ones. So where the model's modules allow it, the gathering
-moves up to the end of that attention: 1.84 times less (`gather_in_last_layer`).
+moves up into that attention, in front of its last product: 1.84 times less
+(`gather_in_last_layer`). Residual connections see the masked positions alone.
 """
 
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from train_loop.model import first_position
 from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.logits import compute_logits
 
-ATTENTION_END = "attention.output"  # in a layer of BERT's kin
-# The module at which a call of `MaskedLogits` gathers, and the positions: one per thread, as threads may share a model.
-_gathering: ContextVar[tuple[nn.Module, Tensor] | None] = ContextVar("gathering", default=None)
+
+class LastLayer(NamedTuple):
+    """A layer, the module in it that first reads its input, and the linear map that ends its attention."""
+
+    layer: nn.Module
+    first: nn.Module
+    end: nn.Module
+
+
+@dataclass
+class _Gathering:
+    """Where a call of `MaskedLogits` gathers which positions; ``whole_BLD`` is what the last layer was given."""
+
+    where: LastLayer | nn.Module
+    positions: Tensor
+    whole_BLD: Tensor | None = None
+
+
+_gathering: ContextVar[_Gathering | None] = ContextVar("gathering", default=None)  # threads may share a model
 
 
 class MaskedLogits:
@@ -33,8 +52,7 @@ class MaskedLogits:
     serves any ``AutoModelForMaskedLM``. Outside of a call it does nothing.
 
     Attributes:
-        last_layer: Name of the last layer, in which the gathering happens where
-            its attention ends; None: at the end of the encoder.
+        last_layer: Where the gathering happens in the last layer; None: at the end of the encoder.
         pad_vocabulary_to: In training the logits are computed as if the vocabulary
             were a multiple of this; it changes no value and no shape.
     """
@@ -43,18 +61,19 @@ class MaskedLogits:
         self.model = model
         self.first_position = first_position(model)
         self.has_windows = "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
-        self.last_layer: str | None = None
+        self.last_layer: LastLayer | None = None
+        self._hooks: list[RemovableHandle] = []
         self.pad_vocabulary_to = 1
         if _gather_after_encoder not in model.base_model._forward_hooks.values():  # of an earlier one
             model.base_model.register_forward_hook(_gather_after_encoder)
 
-    def gather_in(self, last_layer: str | None) -> None:
-        """Gather at the end of the attention of this layer; None: at the end of the encoder."""
+    def gather_in(self, last_layer: LastLayer | None) -> None:
+        """Gather in this layer; None: at the end of the encoder."""
+        for hook in self._hooks:
+            hook.remove()
+        free = (m for m in last_layer or () if _gather_in_layer not in m._forward_pre_hooks.values())
+        self._hooks = [module.register_forward_pre_hook(_gather_in_layer) for module in free]
         self.last_layer = last_layer
-        if last_layer is not None:
-            end = self.model.get_submodule(f"{last_layer}.{ATTENTION_END}")
-            if _gather_after_attention not in end._forward_pre_hooks.values():
-                end.register_forward_pre_hook(_gather_after_attention)
 
     def __call__(
         self,
@@ -85,13 +104,12 @@ class MaskedLogits:
                 if self.has_windows:  # it would make a mask of them
                     inputs["attention_mask"] = {"full_attention": None, "sliding_attention": None}
 
-        layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
         # With gradient checkpointing the backward computes the layer again, outside of this call: it would not gather.
-        if layer is None or (layer.training and getattr(layer, "gradient_checkpointing", False)):
-            where = self.model.base_model
+        last = self.last_layer
+        if last is None or (last.layer.training and getattr(last.layer, "gradient_checkpointing", False)):
+            token = _gathering.set(_Gathering(self.model.base_model, masked_positions))
         else:
-            where = layer.get_submodule(ATTENTION_END)
-        token = _gathering.set((where, masked_positions))
+            token = _gathering.set(_Gathering(last, masked_positions))
         try:
             logits = compute_logits(self.model, inputs, pad_to=self.pad_vocabulary_to)
         finally:
@@ -119,22 +137,23 @@ class MaskedLogits:
 
 
 def _gather_after_encoder(encoder: nn.Module, args: Any, output: Any) -> Any:
-    if (positions := _positions_at(encoder)) is None:
+    gathering = _gathering.get()
+    if gathering is None or gathering.where is not encoder:
         return None
-    output.last_hidden_state = _gather(output[0], positions)
+    output.last_hidden_state = _gather(output[0], gathering.positions)
     return output
 
 
-def _gather_after_attention(end: nn.Module, attended_and_residual: tuple[Tensor, Tensor]) -> Any:
-    if (positions := _positions_at(end)) is None:
-        return None
-    return tuple(_gather(hidden_BLD, positions) for hidden_BLD in attended_and_residual)
-
-
-def _positions_at(module: nn.Module) -> Tensor | None:
-    """The positions to gather at a module in this call. A compiled layer gathers none."""
+def _gather_in_layer(module: nn.Module, args: Any) -> Any:
+    """Give the layer the masked positions of its input, its first module all of them, and the end of attention few."""
     gathering = None if torch.compiler.is_compiling() else _gathering.get()
-    return gathering[1] if gathering is not None and gathering[0] is module else None
+    if gathering is None or not isinstance(gathering.where, LastLayer):
+        return None
+    if module is gathering.where.first:
+        return gathering.whole_BLD, *args[1:]
+    if module is gathering.where.layer:
+        gathering.whole_BLD = args[0]
+    return _gather(args[0], gathering.positions), *args[1:]
 
 
 def _gather(hidden_BLD: Tensor, positions: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from train_loop.model import encoder_layers
 from train_loop.objective import Objective
-from train_loop.parallel import encoder_layers
 
 
 def compile_layers(objective: Objective) -> int:
@@ -22,8 +22,7 @@ def compile_layers(objective: Objective) -> int:
     in training mode, such as that of the micro-batch that fits.
     """
     layers = encoder_layers(objective.model)
-    gathers = objective.model.get_submodule(objective.last_layer) if objective.last_layer else None
-    to_compile = [layer for layer in layers if all(module is not gathers for module in layer.modules())]
+    to_compile = [layer for layer in layers if all(module is not objective.last_layer for module in layer.modules())]
     for layer in to_compile:
         layer.compile()
         layer._compiled_call_impl = partial(_in_training, layer, layer._compiled_call_impl)

@@ -15,8 +15,8 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from data.batch import MaskedBatch
+from train_loop.model import encoder_layers
 from train_loop.objective import Objective
-from train_loop.parallel import encoder_layers
 
 SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
 
