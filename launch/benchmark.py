@@ -1,4 +1,4 @@
-"""Measure this project beside what people use today: ``mlm benchmark data|train|fill_mask``."""
+"""Measure this project beside what people use today: ``mlm benchmark data|train|documents|fill_mask``."""
 
 import argparse
 import importlib
@@ -36,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, which is fp32.")
     _add_counts(train, batch=(16, "Blocks in a batch."), steps=(8, "Updates timed."), warm_up=(2, "Updates before."))
     train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
+    documents = commands.add_parser("documents", help="texts side by side, beside padding and masks")
+    _add_text_options(documents)
+    _add_model_options(documents)
+    documents.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
+    _add_counts(documents, batch=(16, "Blocks."), steps=(3, "Updates timed."), warm_up=(1, "Updates before."))
+    _add_counts(documents, long=(512, "Tokens in a block of documents."))
     fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
     _add_text_options(fill_mask)
     _add_model_options(fill_mask)

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -38,7 +38,7 @@ def prepare(
     Raises:
         ValueError: The objective, or this number of processes, cannot be sharded as the settings say.
     """
-    if config.shard and accelerator.num_processes > 1:
+    if config.shard and distributed.is_initialized():
         # Nobody writes to that tensor.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         _shard(objective, accelerator, config.replicas)

@@ -66,9 +66,12 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         self._num_updates = 0
         self._start = 0.0
         self._seconds = 0.0
+        self._num_tokens = 0
 
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Count an update that has ended."""
+    def on_step_end(self, *args: Any, num_tokens: int | None = None, **kwargs: Any) -> None:
+        """Count an update that has ended, and its tokens; blocks are full where it is not said."""
+        full = self._setup.batch * self._setup.settings.data.block_size
+        self._num_tokens += (full if num_tokens is None else num_tokens) * bool(self._start)
         self._num_updates += 1
         if self._num_updates in (self._setup.total_steps - self._setup.steps, self._setup.total_steps):
             if torch.cuda.is_available():
@@ -77,25 +80,30 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
     def result(self) -> dict[str, float]:
         """Tokens per second, and the peak of the memory in bytes."""
-        num_tokens = self._setup.steps * self._setup.batch * self._setup.settings.data.block_size
-        return {"tokens_per_second": num_tokens / self._seconds, "peak_memory": peak_memory()}
+        return {"tokens_per_second": self._num_tokens / self._seconds, "peak_memory": peak_memory()}
 
 
-def this_project(setup: Setup) -> dict[str, float]:
-    """`train_step` on cached blocks; as in a run, the head and the last feed-forward compute masked positions only."""
+def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]:
+    """`train_step` on cached blocks, as in a run; texts are padded or masked unless they stand side by side.
+
+    Tokens of padding do not count.
+    """
     corpus, model = setup.open()
+    data = corpus.config
     config = setup.settings.train
     accelerator = Accelerator(mixed_precision=setup.precision)
     device = accelerator.device
     model.to(device)
     optimizers = [accelerator.prepare(optimizer) for optimizer in build_optimizers(model, config)]
     objective = MaskedLMObjective(model)
-    objective.adapt(config, corpus.config.block_size, document_attention=False, has_padding=False)
+    objective.adapt(config, data.block_size, document_attention=data.document_attention, has_padding=data.has_padding)
+    is_flat = objective.takes_documents and side_by_side
     if config.torch_compile:
         compile_layers(objective)
     objective = accelerator.prepare(objective)
     plan = plan_batches(config, corpus.blocks_per_epoch, num_processes=1)
-    loader = train_loader(setup.settings, corpus, plan, rank=0, num_processes=1, device=device, state={})
+    world: dict[str, Any] = {"rank": 0, "num_processes": 1, "device": device, "state": {}}
+    loader = train_loader(setup.settings, corpus, plan, **world, is_flat=is_flat)
     clock = _Clock(setup)
     for step, batches in enumerate(loader.steps(0, setup.total_steps)):
         train_step(
@@ -108,7 +116,9 @@ def this_project(setup: Setup) -> dict[str, float]:
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
         )
-        clock.on_step_end()
+        masks = (batch.attention_mask for batch in batches)
+        num_padding = sum(int((mask == 0).sum()) for mask in masks if mask is not None)
+        clock.on_step_end(num_tokens=sum(batch.num_tokens for batch in batches) - num_padding)
     return clock.result()
 
 
@@ -117,6 +127,8 @@ def trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float
     corpus, model = setup.open()
     if not with_mask:
         corpus.tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
+        if hasattr(model, "sparse_prediction"):  # ModernBERT's own head on masked positions
+            model.sparse_prediction = True
     config, clock = setup.settings.train, _Clock(setup)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -130,6 +142,7 @@ def trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float
             fp16=setup.precision == "fp16",
             save_strategy="no",
             report_to="none",
+            use_cpu=not torch.cuda.is_available(),  # or it refuses bf16 there
             disable_tqdm=True,
             seed=config.seed,
             **options,

@@ -13,10 +13,11 @@ from data.documents.documents import Documents, open_documents
 TEXT_COLUMN = "answers.text"  # the column's name in the guide's dataset
 
 
-def write_text(options: argparse.Namespace, folder: Path) -> DataConfig:
+def write_text(options: argparse.Namespace, folder: Path, *, by_sentence: bool = False) -> DataConfig:
     """Write JSON lines with the columns of the guide's dataset, and the tokenizer, into a folder.
 
-    Each copy of the text after the first adds a word to every document, so that no two documents are equal.
+    A row is a document, or a sentence. Each copy of the text after the first adds a word to every row, so that no
+    two are equal.
 
     Returns:
         The settings of a run on this text, with the folder as its cache.
@@ -41,7 +42,8 @@ def write_text(options: argparse.Namespace, folder: Path) -> DataConfig:
             ending = f" copy{copy}" if copy else ""
             for source in (*train, *held_out):
                 for texts in source.texts():
-                    file.writelines(json.dumps({"answers": {"text": [text + ending]}}) + "\n" for text in texts)
+                    parts = (part for text in texts for part in (text.split(". ") if by_sentence else [text]))
+                    file.writelines(json.dumps({"answers": {"text": [part + ending]}}) + "\n" for part in parts)
     return DataConfig(
         dataset=str(rows),
         text_column=TEXT_COLUMN,

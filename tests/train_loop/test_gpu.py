@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,23 +11,58 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
 from data import DataConfig, Documents, Order, TrainLoader
-from tests.batches import micro_batches_of
-from tests.models import tiny_model
-from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, gather_in_last_layer, train_step
+from tests.batches import batch_of, micro_batches_of
+from tests.models import tiny_model, without_dropout
+from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, train_step
 from train_loop.speed.flops import matmul_rate
 from train_loop.speed.memory import fewest_micro_batches
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+@pytest.mark.parametrize("layout", ["blocks", "documents"])
+def test_the_loss_and_gradient_are_those_of_fp32_on_a_processor(
+    family: str,
+    layout: str,
+    precision: str,
+    documents: tuple[Documents, Documents],
+    tokenizer: PreTrainedTokenizerBase,
+    data_config: DataConfig,
+) -> None:
+    """Of whole blocks, and of texts side by side, whose attention on a GPU in half precision is another kernel."""
+    dataset = micro_batches_of(documents[0], tokenizer, data_config, seed=1)
+    if layout == "documents":
+        dataset = replace(dataset, collator=replace(dataset.collator, is_flat=True))
+    batch = batch_of(dataset, np.arange(8))
+    results = []
+    for device, dtype in (("cpu", None), (DEVICE, torch.bfloat16 if precision == "bf16" else None)):
+        objective = MaskedLMObjective(without_dropout(tiny_model(family, vocab_size=len(tokenizer))).to(device))
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            objective.adapt(TrainConfig(), 16, document_attention=False, has_padding=layout == "documents")
+            loss = objective(batch.to(torch.device(device)))[0]
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten().cpu() for p in objective.parameters() if p.grad is not None])
+        results.append((loss.item(), gradient))
+    (expected, expected_gradient), (found, gradient) = results
+    bound = 0.02 if precision == "bf16" else 2e-3 if DEVICE == "cuda" else 1e-5  # TF32 has 10 bits
+    assert found == pytest.approx(expected, rel=bound)
+    assert (gradient - expected_gradient).norm() < 5 * bound * expected_gradient.norm()
+
+
+@on_gpu
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("is_flat", [False, True])
 def test_no_update_waits_for_the_gpu(
     documents: tuple[Documents, Documents],
     tokenizer: PreTrainedTokenizerBase,
     data_config: DataConfig,
     precision: str,
     optimizer: Literal["adamw", "muon"],
+    is_flat: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Batches, loss, clipping, optimizers, loss scaler: all of it only queues work, until somebody reads a value."""
@@ -35,10 +71,11 @@ def test_no_update_waits_for_the_gpu(
     accelerator = Accelerator(mixed_precision=precision)
     model = tiny_model("roberta", vocab_size=len(tokenizer))
     objective = MaskedLMObjective(model.to(accelerator.device))
-    assert gather_in_last_layer(objective.logits)
-    objective.logits.pad_vocabulary_to = 64
+    objective.adapt(TrainConfig(pad_vocabulary_to=64), 8, document_attention=False, has_padding=is_flat)
+    assert objective.last_layer is not None
     objective, *optimizers = accelerator.prepare(objective, *build_optimizers(model, TrainConfig(optimizer=optimizer)))
     dataset = micro_batches_of(documents[0], tokenizer, data_config, seed=1)
+    dataset = replace(dataset, collator=replace(dataset.collator, is_flat=is_flat))
     loader = TrainLoader(
         dataset,
         Order((len(dataset.blocks),), (1.0,), 8, 0),
@@ -64,12 +101,14 @@ def test_no_update_waits_for_the_gpu(
     assert torch.stack(losses).isfinite().all()
 
 
+@on_gpu
 @pytest.mark.parametrize("index", range(torch.cuda.device_count()))
 def test_the_matrix_rate_is_that_of_the_gpu_that_is_asked(index: int) -> None:
     """Also of one that is not the current one: without waiting for it, a rate would be beyond any GPU's."""
     assert 1e12 < matmul_rate(torch.device("cuda", index), "fp16") < 1e16
 
 
+@on_gpu
 def test_a_micro_batch_that_fits_is_found_on_a_device_without_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the device of every run on one GPU is."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
