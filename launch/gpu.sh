@@ -10,7 +10,7 @@ text=(--dataset "${2:-python-docs}")
 [ -x .venv/bin/python ] && export PATH="$PWD/.venv/bin:$PATH"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$folder"
-limit=${GPU_SH_SECONDS:-530}
+limit=530 patience=1
 
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     half=bf16 fp16=fp16
@@ -18,7 +18,7 @@ if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     lengths=(128 1024 8192) updates=(--steps 10 --warm_up 5 --repeats 1)
 else
     export ACCELERATE_USE_CPU=true
-    half=no fp16=no
+    half=no fp16=no limit=3000 patience=4
     tiny=(--shape hidden_size=32 num_hidden_layers=2 num_attention_heads=4 intermediate_size=48 vocab_size=300)
     tiny=(--vocab_size 300 --batch 4 "${tiny[@]}")
     roberta=("${tiny[@]}") modernbert=(--model_type modernbert "${tiny[@]}") long=(64)
@@ -37,7 +37,7 @@ check() {
     local name=$1 seconds=$2 pattern=$3 start=$SECONDS log result figure
     shift 3
     log="$folder/${name//[^a-zA-Z0-9]/_}.log"
-    seconds=$((seconds < limit - SECONDS ? seconds : limit - SECONDS))
+    seconds=$((patience * seconds < limit - SECONDS ? patience * seconds : limit - SECONDS))
     if [ "$seconds" -lt 5 ]; then
         result="no time left" figure=""
     else
@@ -69,10 +69,10 @@ for length in "${long[@]}"; do
 done
 check "compiled layers" 80 'this project' \
     "${benchmark[@]}" train "${text[@]}" --precision "$half" "${updates[@]}" "${roberta[@]}" --torch_compile
-check "auto batch" 40 '^batch' "${train[@]}" --output_dir "$folder/auto" --per_device_train_batch_size auto
+check "auto batch" 60 '^batch' "${train[@]}" --output_dir "$folder/auto" --per_device_train_batch_size auto
 check "DDP on one rank" 40 'perplexity' "${one_process[@]}" -m "${train[@]:2}" --output_dir "$folder/ddp"
 check "FSDP2 on one rank" 40 'perplexity' "${one_process[@]}" -m "${train[@]:2}" --output_dir "$folder/fsdp" --shard true
-check "trace of three updates" 40 'trace' "${train[@]}" --output_dir "$folder/trace" --profile_steps 10:12
+check "trace of three updates" 40 '^profile' "${train[@]}" --output_dir "$folder/trace" --profile_steps 10:12
 check "flash attention" 40 'perplexity' \
     "${train[@]}" --output_dir "$folder/flash" --mixed_precision "$half" --attn_implementation flash_attention_2
 
