@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop.model import load_model, max_positions
-from train_loop.objectives.checks import gather_in_last_layer, without_dropout
+from train_loop.objectives.checks import attends_by_document, gather_in_last_layer, without_dropout
+from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.masked_logits import MaskedLogits
 from train_loop.sharing.locate import model_folder, require_hub
 
@@ -75,6 +76,7 @@ class MaskPredictor:
             model.to(_dtype(dtype))
         self.model, self.tokenizer = model, tokenizer
         self.longest = max_positions(model)
+        self._pads = True
         self.vocab_size = model.get_input_embeddings().num_embeddings
         pads = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)
         self._pad = next(pad for pad in pads if pad is not None)  # the attention mask hides it, so any token will do
@@ -85,7 +87,10 @@ class MaskPredictor:
     ) -> Self:
         """Load model and tokenizer from a folder or the Hub, onto the GPU if there is one."""
         model, tokenizer = load_with_tokenizer(name)
-        return cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        predictor = cls(model, tokenizer, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        if model.dtype == torch.float32:  # as in __init__; but a model of somebody else keeps its attention
+            predictor._pads = not attends_by_document(predictor._masked_logits, min(64, predictor.longest))
+        return predictor
 
     def answer_each(
         self, texts: str | Iterable[str], answer: Callable[[list[str], int | None], list[Any]], texts_at_once: int
@@ -217,14 +222,22 @@ class MaskPredictor:
     def _logits(self, queries: Sequence[Query]) -> Tensor:
         """``[M, V]`` logits in fp32, without dropout, of one batch whose first query is the longest."""
         device = self.model.device
-        length = len(queries[0].input_ids)
-        rows = pad_sequence([torch.tensor(ids) for ids, _ in queries], batch_first=True, padding_value=self._pad)
-        flat = [number * length + position for number, query in enumerate(queries) for position in query.positions]
-        lengths = torch.tensor([len(ids) for ids, _ in queries])
-        is_token = torch.arange(length) < lengths[:, None]
-        attention_mask = None if is_token.all() else is_token.long().to(device)  # not needed without padding
+        rows = [torch.tensor(ids) for ids, _ in queries]
+        lengths = [len(row) for row in rows]
+        inputs: dict[str, Any] = {}
+        if self._pads or len(set(lengths)) == 1:
+            input_ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)
+            starts = [number * lengths[0] for number in range(len(rows))]
+            is_token = torch.arange(lengths[0]) < torch.tensor(lengths)[:, None]
+            if not is_token.all():  # it would cost time for nothing
+                inputs["attention_mask"] = is_token.long().to(device)
+        else:
+            input_ids = torch.cat(rows).unsqueeze(0)
+            *starts, _ = itertools.accumulate(lengths, initial=0)
+            inputs["documents"], inputs["position_ids"] = Documents.of(lengths, device)
+        positions = [start + i for start, query in zip(starts, queries, strict=True) for i in query.positions]
         with without_dropout(self.model):
-            return self._masked_logits(rows.to(device), torch.tensor(flat).to(device), attention_mask).float()
+            return self._masked_logits(input_ids.to(device), torch.tensor(positions).to(device), **inputs).float()
 
 
 def load_with_tokenizer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

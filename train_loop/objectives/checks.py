@@ -95,14 +95,13 @@ def _leak(logits: MaskedLogits, block_size: int, *, is_flat: bool) -> str | None
     lengths = [short, block_size - short]
     ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
     apart = [logits(*one) for one in zip(torch.split(tokens, lengths, dim=1), ends, strict=True)]
-    position_ids = torch.cat([torch.arange(n, device=device) for n in lengths]).unsqueeze(0)
-    borders = torch.tensor([0, short, block_size], dtype=torch.int32, device=device)
-    documents = Documents(tuple(lengths), borders) if is_flat else None
+    documents, position_ids = Documents.of(lengths, device)
+    both_ends = torch.cat([ends[0], ends[1] + short])
     is_second = torch.arange(block_size, device=device) >= short
     try:
         # The block, then with another second document, then with another first one.
         packed, first, second = (
-            logits(block, torch.cat([ends[0], ends[1] + short]), position_ids=position_ids, documents=documents).float()
+            logits(block, both_ends, position_ids=position_ids, documents=documents if is_flat else None).float()
             for block in (tokens, *(torch.where(other, tokens.flip(1), tokens) for other in (is_second, ~is_second)))
         )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):

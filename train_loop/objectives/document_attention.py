@@ -6,6 +6,7 @@ of one length are computed together; on a GPU in half precision and without drop
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,13 @@ class Documents(NamedTuple):
 
     lengths: tuple[int, ...]
     borders: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> tuple["Documents", Tensor]:
+        """Documents of these lengths, and the ``[1, T]`` distance of each token from the start of its document."""
+        borders = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+        positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
+        return cls(tuple(lengths), borders.to(device)), positions.to(device)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # other lengths in each batch would be other graphs
