@@ -132,7 +132,7 @@ def gather_in_last_layer(logits: MaskedLogits) -> bool:
 
     From the end of the attention on no position reads another, in most families. Trials find out which module reads
     the layer's input, which linear map ends the attention, and whether that holds. Call it once, before the model is
-    prepared. It costs two forwards of two small blocks, and a few of the layer, and draws no dropout.
+    prepared. It costs about four forwards of two small blocks and draws no dropout.
     """
     with without_dropout(logits.model):
         late = _logits_of_two_blocks(logits)
