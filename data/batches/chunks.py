@@ -30,21 +30,13 @@ _TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: few, s
 
 @dataclass(frozen=True)
 class Chunk:
-    """64 blocks of a logical stream.
+    """64 blocks of a logical stream."""
 
-    Attributes:
-        stream: The number of the stream.
-        blocks: ``[64, L]`` tokens as they are stored, padded.
-        sources: ``[64]``, the source of each block.
-        state: The position of the stream after the blocks.
-        bad_rows: Rows that were skipped since the last chunk.
-    """
-
-    stream: int
-    blocks: np.ndarray
-    sources: np.ndarray
-    state: Arrays
-    bad_rows: int
+    stream: int  # its number
+    blocks: np.ndarray  # [64, L] tokens as they are stored, padded
+    sources: np.ndarray  # [64], the source of each block
+    state: Arrays  # the position of the stream after the blocks
+    bad_rows: int  # skipped since the last chunk
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,6 @@ def replacements(
         labels: ``[M]``, the original tokens.
         kinds: ``[M]`` float64, uniform in [0, 1): what becomes of each.
         draws: ``[M]`` float64, each position's own draw, so that each token of a word gets its own random token.
-        vocabulary: Of the tokenizer.
         mask_replace_prob: Kinds below this become the mask token.
         random_replace_prob: Kinds from there to the sum of both become a random regular token; others keep the label.
 

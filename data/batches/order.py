@@ -23,19 +23,11 @@ _SMALL = 256  # blocks; below about 64, the network's orders are measurably unev
 
 
 def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
-    """Map positions of ``range(num_blocks)`` through a keyed pseudorandom permutation.
+    """Map ``[N]`` positions of ``range(num_blocks)`` through the pseudorandom permutation of a 64-bit key; int64.
 
     It is a Feistel network over the bits that ``num_blocks`` needs, walked along its cycle until the value is in range
     again (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Up to 256 blocks have too few bits to mix
     well; they are sorted by a hash, which makes all orders equally likely.
-
-    Args:
-        positions: ``[N]`` integers in ``[0, num_blocks)``.
-        num_blocks: Size of the domain.
-        key: 64-bit key of the permutation.
-
-    Returns:
-        ``[N]`` int64, distinct for distinct positions.
     """
     if num_blocks <= _SMALL:
         hashes = hash64(np.arange(num_blocks, dtype=np.uint64) ^ np.uint64(key64(key)))  # of different numbers: no ties
@@ -74,15 +66,10 @@ def _permuted_row(row: int, num_blocks: int, key: int) -> np.ndarray:
 
 
 def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide an endless row of slots among sources, in proportion to their weights.
+    """Divide an endless row of slots, of which ``[N]`` are asked for, among S sources in proportion to their weights.
 
     Each 1,000 slots hold every source the same number of times, in an order of their own. So any slot is found without
     those before it, and the proportions are exact.
-
-    Args:
-        slots: ``[N]`` int64, 0 or more.
-        weights: ``[S]``, relative.
-        seed: Of the order.
 
     Returns:
         The source that fills each slot, ``[N]``, and the number of that draw among the source's draws, ``[N]``. Within

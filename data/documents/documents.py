@@ -37,39 +37,24 @@ START = Cursor()
 
 
 class TextBatch(NamedTuple):
-    """Some texts of a stream.
+    """Some texts of a stream."""
 
-    Attributes:
-        texts: The texts that are not blank; may be empty.
-        cursor: Where the stream continues after them.
-        num_bad: Bad rows that were skipped.
-    """
-
-    texts: list[str]
-    cursor: Cursor
-    num_bad: int
+    texts: list[str]  # that are not blank; may be empty
+    cursor: Cursor  # where the stream continues after them
+    num_bad: int  # bad rows that were skipped
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts that can be read from the start any number of times, whole or in logical streams.
-
-    Attributes:
-        name: The user's name for the source, for messages.
-        text_column: Dotted path of the text in a row.
-        row_slice: Read only these rows, ``[first, end)``, because the split is ``name[first:end]``.
-        held_out: Keep only the documents that the hash holds out (True), only the others (False), or all (None).
-        eval_fraction: The fraction that the hash holds out.
-        skips_bad_rows: Skip a row without readable text instead of raising an error.
-    """
+    """Texts that can be read from the start any number of times, whole or in logical streams."""
 
     rows: Rows
-    name: str
-    text_column: str
-    row_slice: tuple[int, int] | None = None
-    held_out: bool | None = None
-    eval_fraction: float = 0.0
-    skips_bad_rows: bool = False
+    name: str  # the user's, for messages
+    text_column: str  # dotted path of the text in a row
+    row_slice: tuple[int, int] | None = None  # read only these rows, [first, end), as in a split name[first:end]
+    held_out: bool | None = None  # only the documents that the hash holds out (True), only the others, or all (None)
+    eval_fraction: float = 0.0  # that the hash holds out
+    skips_bad_rows: bool = False  # skip a row without readable text instead of raising an error
 
     @property
     def fingerprint(self) -> str:

@@ -32,22 +32,17 @@ _MOST_NAMES = 5  # in one message
 
 @dataclass(frozen=True)
 class Source:
-    """A source of text.
+    """A source of text."""
 
-    Attributes:
-        name: The user's name for it.
-        files: The files of each split; None for a Hub dataset, which `datasets` downloads.
-    """
-
-    name: str
-    files: dict[str, list[str]] | None
+    name: str  # the user's
+    files: dict[str, list[str]] | None  # of each split; None for a Hub dataset, which `datasets` downloads
 
 
 def find_source(name: str, config: DataConfig) -> Source:
     """Look for a source: a file, a folder, a glob, or a dataset of the Hub.
 
     Raises:
-        ValueError: The path does not exist, or holds no file that can be read.
+        ValueError: The path does not exist, holds no file that can be read, or its names leave the splits unclear.
     """
     if name == PYTHON_DOCS:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
@@ -68,7 +63,7 @@ def open_rows(
         is_endless: Whether the rows are streamed again and again, as in training. Such a split has no slice.
 
     Raises:
-        ValueError: There is no such split, or its files cannot be read.
+        ValueError: There is no such split, or its files are not of one known format, or all are empty.
     """
     if source.files is not None:
         rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
@@ -119,11 +114,7 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
 
 
 def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:
-    """The files of a split that are not empty.
-
-    Raises:
-        ValueError: There is no such split, the files are not of one known format, or all are empty.
-    """
+    """The files of a split that are not empty."""
     if split not in files:
         raise ValueError(f"dataset={name!r} has no split {split!r}: it has {', '.join(files)}")
     chosen = files[split]
@@ -167,11 +158,7 @@ def _matches(name: str, path: Path) -> list[str]:
 
 
 def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
-    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train.
-
-    Raises:
-        ValueError: No file can be read; or one name has a split's word, and another of the same format has none.
-    """
+    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train."""
     paths = sorted(_walk(folder))
     taken: dict[str, list[str]] = {}
     for path in paths:
