@@ -41,19 +41,12 @@ class PublishError(Exception):
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub to which a model is pushed.
+    """A repository on the Hub to which a model is pushed."""
 
-    Attributes:
-        repo_id: ``user/name``.
-        private: Whether it must be private. None: a new repository follows the account's default.
-        revision: The branch to commit to, created if it does not exist; None: main.
-        create_pr: Open a pull request instead of committing to the branch.
-    """
-
-    repo_id: str
-    private: bool | None = None
-    revision: str | None = None
-    create_pr: bool = False
+    repo_id: str  # user/name
+    private: bool | None = None  # whether it must be; None: a new repository follows the account's default
+    revision: str | None = None  # the branch to commit to, created if it does not exist; None: main
+    create_pr: bool = False  # open a pull request instead of committing to the branch
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repo_id):
