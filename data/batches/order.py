@@ -107,21 +107,14 @@ def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with
 
 @dataclass(frozen=True)
 class Order:
-    """Which blocks each update sees.
+    """Which blocks each update sees."""
 
-    Attributes:
-        sizes: Blocks of each source; the ids of a source follow those of the one before.
-        weights: Of the sources in a mixture.
-        global_batch_size: G, blocks per update.
-        seed: Of the permutations.
-        lengths: ``[N]``, tokens in each block, to make batches of blocks of similar length, which need less padding:
-            the blocks of 16 updates are sorted together. None: do not sort.
-    """
-
-    sizes: tuple[int, ...]
-    weights: tuple[float, ...]
-    global_batch_size: int
-    seed: int
+    sizes: tuple[int, ...]  # blocks of each source; the ids of a source follow those of the one before
+    weights: tuple[float, ...]  # of the sources in a mixture
+    global_batch_size: int  # G, blocks per update
+    seed: int  # of the permutations
+    # [N], tokens in each block, to make batches of blocks of similar length, which need less padding: the blocks of
+    # 16 updates are sorted together. None: do not sort.
     lengths: np.ndarray | None = None
 
     def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_TEXT_COLUMNS = ("text", "answers.text")
 _DEFAULT_EVAL_FRACTION = 0.05
-_BATCH_OF_ROWS = 1000
-_BATCH_OF_CHARACTERS = 1_000_000
+_AT_ONCE = (1000, 1_000_000)  # a batch ends when it has this many rows or this many characters
 
 
 class Cursor(NamedTuple):
@@ -75,16 +74,9 @@ class Documents:
         return (batch.texts for batch in self.batches())
 
     def batches(
-        self,
-        num_streams: int = 1,
-        stream: int = 0,
-        cursor: Cursor = START,
-        at_once: tuple[int, int] = (_BATCH_OF_ROWS, _BATCH_OF_CHARACTERS),
+        self, num_streams: int = 1, stream: int = 0, cursor: Cursor = START, at_once: tuple[int, int] = _AT_ONCE
     ) -> Iterator[TextBatch]:
         """Yield the texts of a logical stream, from a cursor to the end of the stream.
-
-        Args:
-            at_once: A batch ends when it has this many rows or this many characters.
 
         Raises:
             DataError: A row has no text; the message names file, row and column.

@@ -17,7 +17,7 @@ from typing import Any
 
 from data.config import PYTHON_DOCS, DataConfig
 from data.documents import python_docs
-from data.documents.files import file_format, file_size, known_formats
+from data.documents.files import KNOWN_FORMATS, file_format, file_size
 from data.documents.rows import FileRows, Rows, TableRows
 
 logger = logging.getLogger(__name__)
@@ -120,10 +120,10 @@ def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ..
     chosen = files[split]
     examples = {file_format(path): PurePosixPath(path).name for path in chosen}
     if None in examples:
-        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {known_formats()}")
+        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {KNOWN_FORMATS}")
     if len(examples) > 1:
         kinds = ", ".join(sorted(f"{file} is {kind}" for kind, file in examples.items()))
-        raise ValueError(f"dataset={name!r} must be files of one format ({known_formats()}), but {kinds}")
+        raise ValueError(f"dataset={name!r} must be files of one format ({KNOWN_FORMATS}), but {kinds}")
     filled = tuple(path for path in chosen if file_size(path) > 0)
     if not filled:
         raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
@@ -166,7 +166,7 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
             taken.setdefault(_split_of(name, path), []).append(path)
     if not taken:
         but = f", but {_listed(paths)}" if paths else ""
-        raise ValueError(f"dataset={name!r}: the folder holds no file that can be read ({known_formats()}){but}")
+        raise ValueError(f"dataset={name!r}: the folder holds no file that can be read ({KNOWN_FORMATS}){but}")
     plain = taken.pop("", [])
     if not taken:
         taken, plain = {"train": plain}, []

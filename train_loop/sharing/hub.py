@@ -110,7 +110,7 @@ def check_licence(name: str, waits: Sequence[float] = _WAITS) -> None:
     _persist(check, waits)
 
 
-def push_model(model: Path, repository: Repository, *, message: str, waits: Sequence[float] = _WAITS) -> str:
+def push_model(model: Path, repository: Repository, *, message: str) -> str:
     """Push a model's files and its card as one commit; return the address of the commit or pull request.
 
     A retry does not upload again what is on the Hub already, and finds a commit whose answer was lost.
@@ -125,7 +125,7 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
         found = api.get_repo_discussions(repo_id, discussion_type="pull_request")
         return {request.url for request in found if request.title == message}
 
-    earlier = _persist(pull_requests, waits) if repository.create_pr else set()
+    earlier = _persist(pull_requests) if repository.create_pr else set()
 
     def push() -> str:
         if repository.create_pr and (created := pull_requests() - earlier):
@@ -143,7 +143,7 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
         )
         return commit.pr_url or commit.commit_url
 
-    return _persist(push, waits)
+    return _persist(push)
 
 
 def publish_command(model: Path, repository: Repository) -> str:
@@ -213,7 +213,7 @@ def _link(path: str, target: str) -> None:
         shutil.copy2(path, target)
 
 
-def _persist(action: Callable[[], T], waits: Sequence[float]) -> T:
+def _persist(action: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
     """Call ``action``, and call it again after each wait while it fails for a temporary reason.
 
     Raises:

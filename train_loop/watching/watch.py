@@ -20,24 +20,19 @@ from train_loop.watching.trackers import track
 
 
 class Watch:
-    """Writes and shows the measurements of a run. All processes have one, and call the same methods.
-
-    Attributes:
-        line: Prints a line, on the main process.
-    """
+    """Writes and shows the measurements of a run. All processes have one, and call the same methods."""
 
     def __init__(
         self, run: Run, arithmetic: Arithmetic, fill_probes: Callable[[], list[dict[str, Any]]] | None
     ) -> None:
-        """Open the bar and the rows. Rows that the run will write again are dropped.
+        """Open the bar and the rows, without those that the run will write again.
 
-        Args:
-            fill_probes: Fills the probe sentences, for a row; None where there are none.
+        ``fill_probes`` fills the probe sentences, for a row; None where there are none.
         """
         self._run = run
         is_main = run.accelerator.is_main_process
         self.progress = Progress(first_step=run.state.step, total_steps=run.plan.total_steps, shows=is_main)
-        self.line = self.progress.line
+        self.line = self.progress.line  # prints a line, on the main process
         self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
         self.report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
