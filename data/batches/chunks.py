@@ -1,9 +1,4 @@
-"""Chunks of blocks from logical streams of text: the part of streaming that runs in DataLoader workers.
-
-    logical stream s of S:  documents -> blocks -> chunks of 64 blocks, each with the stream's position after it
-
-`data.batches.streaming` is the other part.
-"""
+"""Chunks of blocks from logical streams of text: the part of `data.batches.streaming` in DataLoader workers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -56,11 +56,9 @@ def find_source(name: str, config: DataConfig) -> Source:
 def open_rows(
     source: Source, split: str, config: DataConfig, *, is_endless: bool
 ) -> tuple[Rows, tuple[int, int] | None]:
-    """The rows of a split of a source, and the slice ``(first, end)`` of them to read if ``split`` names a part.
+    """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
-    Args:
-        split: A split such as ``train``, or a part such as ``train[:5000]``.
-        is_endless: Whether the rows are streamed again and again, as in training. Such a split has no slice.
+    An endless split, whose rows are streamed again and again in training, has no slice.
 
     Raises:
         ValueError: There is no such split, or its files are not of one known format, or all are empty.

@@ -126,10 +126,8 @@ class MetricsFile:
         self._writes = writes
         self._start = time.perf_counter()
         if writes:
-            kept: list[str] = []
-            if path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and keep(json.loads(line))]
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and keep(json.loads(line))]
             if kept:
                 self._start -= json.loads(kept[-1]).get("seconds", 0.0)
             temporary = path.with_suffix(".tmp")

@@ -28,11 +28,7 @@ def check_trackers(config: TrainConfig) -> None:
 
 
 def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[str, Any], *, step: int) -> None:
-    """Open the trackers; a resumed run goes on in its earlier tracker run.
-
-    Args:
-        settings: The run's settings, for the trackers to show.
-        step: Updates made so far. Rows of later steps will be written again.
+    """Open the trackers; a run that resumes after ``step`` updates goes on in its earlier tracker run.
 
     Raises:
         ValueError: A tracker cannot be opened, for example because nobody is logged in.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from train_loop import run_files
+from train_loop.evaluate import sum_over_processes
 from train_loop.objective import EvalMetrics
 from train_loop.parallel import is_sharded
 from train_loop.run import Run
@@ -95,15 +96,13 @@ class Watch:
         loader = self._run.loader
         counts: dict[str, Any] = {}
         if len(names := loader.source_names) > 1:
-            totals = self._total(loader.tokens_by_source(self._run.state.step).tolist())
+            tokens = torch.from_numpy(loader.tokens_by_source(self._run.state.step))
+            totals = map(int, sum_over_processes(self._run.accelerator, [tokens]))
             counts["tokens_by_source"] = dict(zip(names, totals, strict=True))
         if (bad_rows := loader.bad_rows) is not None:
-            (counts["bad_rows"],) = self._total([bad_rows])
+            (total,) = sum_over_processes(self._run.accelerator, [torch.tensor([bad_rows])])
+            counts["bad_rows"] = int(total)
         return counts
-
-    def _total(self, counts: list[int]) -> list[int]:
-        accelerator = self._run.accelerator
-        return accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
 
     def _is_kept(self, row: dict[str, Any]) -> bool:
         """Whether a row of an earlier start belongs to the state that the run resumes from."""
