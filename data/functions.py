@@ -18,15 +18,9 @@ Check = Callable[..., None]
 
 
 def find(setting: str, name: str, registry: Mapping[str, F], check: Check | None = None) -> F:
-    """The function that a setting names.
+    """The function that a setting names: one of the registry, or by ``path/to/file.py:name`` a checked `OwnFunction`.
 
     A path is for the command line and recipes alone: no file is run because a checkpoint or a repository names it.
-
-    Args:
-        setting: For messages.
-        name: A name in ``registry``, or ``path/to/file.py:name``; the function is then an `OwnFunction`.
-        registry: The functions that have names.
-        check: For the results of an `OwnFunction`.
 
     Raises:
         ValueError: There is no such name or file, or the file cannot be run.

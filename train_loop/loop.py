@@ -29,12 +29,12 @@ def train(run: Run, watch: Watch) -> EvalMetrics:
     except Stopped:
         _save_checkpoint(run)
         _wait_for_checkpoints(run)
-        watch.report(is_last=True)
+        watch.report.update(is_last=True)
         raise
     finally:
-        watch.close()
+        watch.progress.close()
     evaluation = _finish(run, watch, evaluation)
-    watch.report(is_last=True)
+    watch.report.update(is_last=True)
     return evaluation
 
 
@@ -48,7 +48,7 @@ def _make_updates(run: Run, watch: Watch) -> EvalMetrics | None:
             _save_checkpoint(run)
     if _is_out_of_patience(run, watch):  # the run had ended, and was resumed
         return evaluation
-    watch.restart_clock()
+    watch.window.reset()
     run.objective.train()
     for batches in run.loader.steps(state.step, end):
         watch.before_update()
@@ -65,11 +65,11 @@ def _make_updates(run: Run, watch: Watch) -> EvalMetrics | None:
             raise Stopped(state.step)
         if evaluates:
             evaluation = _evaluate(run, watch)
-            watch.report()
+            watch.report.update()
         if saves or (evaluates and config.keeps_best and state.best_step == state.step):
             _save_checkpoint(run)
         if evaluates or saves:
-            watch.restart_clock()
+            watch.window.reset()
         if _is_out_of_patience(run, watch):
             break
     return evaluation

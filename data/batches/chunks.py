@@ -1,9 +1,4 @@
-"""Chunks of blocks from logical streams of text: the part of streaming that runs in DataLoader workers.
-
-    logical stream s of S:  documents -> blocks -> chunks of 64 blocks, each with the stream's position after it
-
-`data.batches.streaming` is the other part.
-"""
+"""Chunks of blocks from logical streams of text: the part of `data.batches.streaming` in DataLoader workers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,21 +25,13 @@ _TEXTS = (100, 50_000)  # rows and characters that are tokenized at once: few, s
 
 @dataclass(frozen=True)
 class Chunk:
-    """64 blocks of a logical stream.
+    """64 blocks of a logical stream."""
 
-    Attributes:
-        stream: The number of the stream.
-        blocks: ``[64, L]`` tokens as they are stored, padded.
-        sources: ``[64]``, the source of each block.
-        state: The position of the stream after the blocks.
-        bad_rows: Rows that were skipped since the last chunk.
-    """
-
-    stream: int
-    blocks: np.ndarray
-    sources: np.ndarray
-    state: Arrays
-    bad_rows: int
+    stream: int  # its number
+    blocks: np.ndarray  # [64, L] tokens as they are stored, padded
+    sources: np.ndarray  # [64], the source of each block
+    state: Arrays  # the position of the stream after the blocks
+    bad_rows: int  # skipped since the last chunk
 
 
 @dataclass(frozen=True)

@@ -48,23 +48,16 @@ class MicroBatches(Dataset[MaskedBatch | DataError]):
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """The micro-batches of one process, on its device.
-
-    Attributes:
-        mlm_probability: Step -> the rate at which tokens are chosen.
-        micro_batch_size: The most blocks in one micro-batch.
-        rank, num_processes: They decide this process's contiguous share of each global batch.
-        config: Gives the number of workers.
-    """
+    """The micro-batches of one process, on its device."""
 
     dataset: MicroBatches
     order: Order
-    mlm_probability: Callable[[int], float]
-    micro_batch_size: int
-    rank: int
+    mlm_probability: Callable[[int], float]  # step -> the rate at which tokens are chosen
+    micro_batch_size: int  # the most blocks in one micro-batch
+    rank: int  # of num_processes: they decide this process's contiguous share of each global batch
     num_processes: int
     device: torch.device
-    config: DataConfig
+    config: DataConfig  # gives the number of workers
     source_names: Sequence[str] = ()
     bad_rows: ClassVar[None] = None  # they were counted when the blocks were made
 

@@ -14,6 +14,7 @@ schedule of the masking rate (`MASK_RATES`).
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -166,12 +167,9 @@ def needs_words(choose: Choose) -> bool:
 
 def check_choice(where: str, result: Any, input_ids: np.ndarray, *_: Any) -> None:
     """Raise DataError unless the result of a user's function has the form that `Choose` states."""
-    wanted = "it must return positions, int64[M], and kinds, float64[M]"
-    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(array, np.ndarray) for array in result)):
-        raise DataError(f"{where} returns {described(result)}: {wanted}")
-    positions, kinds = result
-    if (positions.dtype, kinds.dtype, kinds.shape) != (np.int64, np.float64, (positions.size,)) or positions.ndim != 1:
-        raise DataError(f"{where} returns {described(result)}: {wanted}")
+    if not re.fullmatch(r"\(int64\[(\d+)\], float64\[\1\]\)", form := described(result)):
+        raise DataError(f"{where} returns {form}: it must return positions, int64[M], and kinds, float64[M]")
+    positions, _ = result
     if (np.diff(positions, prepend=-1, append=input_ids.size) < 1).any():
         raise DataError(f"{where}: the positions must ascend within 0 to {input_ids.size - 1}, the flattened batch")
 
@@ -221,7 +219,6 @@ def replacements(
         labels: ``[M]``, the original tokens.
         kinds: ``[M]`` float64, uniform in [0, 1): what becomes of each.
         draws: ``[M]`` float64, each position's own draw, so that each token of a word gets its own random token.
-        vocabulary: Of the tokenizer.
         mask_replace_prob: Kinds below this become the mask token.
         random_replace_prob: Kinds from there to the sum of both become a random regular token; others keep the label.
 

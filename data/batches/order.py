@@ -23,19 +23,11 @@ _SMALL = 256  # blocks; below about 64, the network's orders are measurably unev
 
 
 def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
-    """Map positions of ``range(num_blocks)`` through a keyed pseudorandom permutation.
+    """Map ``[N]`` positions of ``range(num_blocks)`` through the pseudorandom permutation of a 64-bit key; int64.
 
     It is a Feistel network over the bits that ``num_blocks`` needs, walked along its cycle until the value is in range
     again (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). Up to 256 blocks have too few bits to mix
     well; they are sorted by a hash, which makes all orders equally likely.
-
-    Args:
-        positions: ``[N]`` integers in ``[0, num_blocks)``.
-        num_blocks: Size of the domain.
-        key: 64-bit key of the permutation.
-
-    Returns:
-        ``[N]`` int64, distinct for distinct positions.
     """
     if num_blocks <= _SMALL:
         hashes = hash64(np.arange(num_blocks, dtype=np.uint64) ^ np.uint64(key64(key)))  # of different numbers: no ties
@@ -74,15 +66,10 @@ def _permuted_row(row: int, num_blocks: int, key: int) -> np.ndarray:
 
 
 def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide an endless row of slots among sources, in proportion to their weights.
+    """Divide an endless row of slots, of which ``[N]`` are asked for, among S sources in proportion to their weights.
 
     Each 1,000 slots hold every source the same number of times, in an order of their own. So any slot is found without
     those before it, and the proportions are exact.
-
-    Args:
-        slots: ``[N]`` int64, 0 or more.
-        weights: ``[S]``, relative.
-        seed: Of the order.
 
     Returns:
         The source that fills each slot, ``[N]``, and the number of that draw among the source's draws, ``[N]``. Within
@@ -120,21 +107,14 @@ def blocks_per_epoch(sizes: tuple[int, ...], weights: Sequence[float], ends_with
 
 @dataclass(frozen=True)
 class Order:
-    """Which blocks each update sees.
+    """Which blocks each update sees."""
 
-    Attributes:
-        sizes: Blocks of each source; the ids of a source follow those of the one before.
-        weights: Of the sources in a mixture.
-        global_batch_size: G, blocks per update.
-        seed: Of the permutations.
-        lengths: ``[N]``, tokens in each block, to make batches of blocks of similar length, which need less padding:
-            the blocks of 16 updates are sorted together. None: do not sort.
-    """
-
-    sizes: tuple[int, ...]
-    weights: tuple[float, ...]
-    global_batch_size: int
-    seed: int
+    sizes: tuple[int, ...]  # blocks of each source; the ids of a source follow those of the one before
+    weights: tuple[float, ...]  # of the sources in a mixture
+    global_batch_size: int  # G, blocks per update
+    seed: int  # of the permutations
+    # [N], tokens in each block, to make batches of blocks of similar length, which need less padding: the blocks of
+    # 16 updates are sorted together. None: do not sort.
     lengths: np.ndarray | None = None
 
     def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:

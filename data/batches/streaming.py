@@ -15,6 +15,7 @@ produced again after a resume.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import partial
 from typing import Any
 
@@ -81,46 +82,41 @@ class _ShuffleBuffer:
         return block, int(block_id)
 
 
+@dataclass
 class StreamLoader:
-    """The micro-batches of one process, made while the text is read."""
+    """The micro-batches of one process, made while the text is read. Else as `data.batches.loader.TrainLoader`.
 
-    def __init__(
-        self,
-        corpus: StreamCorpus,
-        collator: Collator,
-        *,
-        mlm_probability: Callable[[int], float],
-        global_batch_size: int,
-        micro_batch_size: int,
-        rank: int,
-        num_processes: int,
-        device: torch.device,
-        state: Arrays,
-    ) -> None:
-        """Start at the beginning, or at the joined `state` of all processes if there is one.
+    Raises:
+        ValueError: There are fewer logical streams than processes.
+    """
 
-        Raises:
-            ValueError: There are fewer logical streams than processes.
-        """
-        self._config = corpus.config
-        self.source_names = [source.name for source in corpus.documents]
-        if self._config.num_streams < num_processes:
+    corpus: StreamCorpus
+    collator: Collator
+    _: KW_ONLY
+    mlm_probability: Callable[[int], float]
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int
+    num_processes: int
+    device: torch.device
+    state_before: InitVar[Arrays]  # the joined `state` of all processes; empty at the beginning
+
+    def __post_init__(self, state_before: Arrays) -> None:
+        self._config = self.corpus.config
+        self.source_names = [source.name for source in self.corpus.documents]
+        if self._config.num_streams < self.num_processes:
             raise ValueError(
                 f"num_streams={self._config.num_streams} is less than one logical stream for each of "
-                f"{num_processes} processes: use --num_streams {num_processes} or more"
+                f"{self.num_processes} processes: use --num_streams {self.num_processes} or more"
             )
-        self._collator = collator
-        self._mlm_probability = mlm_probability
-        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
-        self._device = device
-        streams = list(range(rank, self._config.num_streams, num_processes))
+        streams = list(range(self.rank, self._config.num_streams, self.num_processes))
         states: dict[int, Arrays] = {stream: {} for stream in streams}
-        for key, array in state.items():
+        for key, array in state_before.items():
             stream, _, name = key.partition("/")
             if int(stream) in states:
                 states[int(stream)][name] = array
-        self._buffers = {stream: _ShuffleBuffer(corpus, stream, states[stream]) for stream in streams}
-        self._dataset = Chunks(corpus, streams, {s: buffer.chunk.state for s, buffer in self._buffers.items()})
+        self._buffers = {stream: _ShuffleBuffer(self.corpus, stream, states[stream]) for stream in streams}
+        self._dataset = Chunks(self.corpus, streams, {s: buffer.chunk.state for s, buffer in self._buffers.items()})
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
@@ -131,11 +127,11 @@ class StreamLoader:
         """
         with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):
-                first = step * self._global_batch_size
-                streams = [slot % self._config.num_streams for slot in range(first, first + self._global_batch_size)]
+                first = step * self.global_batch_size
+                streams = [slot % self._config.num_streams for slot in range(first, first + self.global_batch_size)]
                 drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
-                cuts = range(0, max(len(drawn), 1), self._micro_batch_size)
-                yield [self._collate(drawn[i : i + self._micro_batch_size], step) for i in cuts]
+                cuts = range(0, max(len(drawn), 1), self.micro_batch_size)
+                yield [self._collate(drawn[i : i + self.micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]``: tokens of each source in the blocks that this process has drawn."""
@@ -151,8 +147,8 @@ class StreamLoader:
     def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:
         blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
         ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
-        batch = self._collator(blocks, ids, np.zeros_like(ids), self._mlm_probability(step))
-        return (batch.pin_memory() if self._device.type == "cuda" else batch).to(self._device)
+        batch = self.collator(blocks, ids, np.zeros_like(ids), self.mlm_probability(step))
+        return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
         """The next chunk of a stream. Chunks of other streams that come before it are kept for later."""

@@ -59,6 +59,7 @@ class TokenBlocks:
         lengths: ``[N]`` tokens in each block, or None if all have L.
         counts: See `BlockCounts`.
         sha256: Of all blocks, in order: the same data has the same hash in any folder.
+        token_counts: ``[V]`` int64, how often each token occurs in the documents.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,7 +72,7 @@ class TokenBlocks:
         self._tokens = np.zeros(0, dtype)
         if self.counts.kept:  # an empty file cannot be mapped; a plain array, because indexing a memmap is slower
             self._tokens = np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
-        self._token_counts = np.load(folder / "token_counts.npy", allow_pickle=False)
+        self.token_counts: np.ndarray = np.load(folder / "token_counts.npy", allow_pickle=False)
         self.lengths: np.ndarray | None = None
         if self.counts.padded:
             self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
@@ -91,10 +92,6 @@ class TokenBlocks:
         for row, start, length in zip(out, self._starts[block_ids], self.lengths[block_ids], strict=True):
             row[:length] = self._tokens[start : start + length]
         return out
-
-    def token_counts(self) -> np.ndarray:
-        """``[V]`` int64: how often each token occurs in the documents, counted when the blocks were built."""
-        return self._token_counts
 
 
 class JoinedBlocks:

@@ -146,23 +146,20 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
     """
     if with_words:
         require_words(tokenizer, "whole_word")
-    if not tokenizer.is_fast:
-
-        def encode_slowly(texts: list[str]) -> np.ndarray:
-            ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
-            return flagged(_flat(ids), np.array([len(row) for row in ids], dtype=np.int64), None)
-
-        return encode_slowly
-
-    backend = copy.deepcopy(tokenizer.backend_tokenizer)  # the caller's tokenizer keeps its truncation and padding
-    backend.no_truncation()  # some tokenizer.json files set a truncation and a padding
-    backend.no_padding()
+    backend = None
+    if tokenizer.is_fast:
+        backend = copy.deepcopy(tokenizer.backend_tokenizer)  # the caller's tokenizer keeps its truncation and padding
+        backend.no_truncation()  # some tokenizer.json files set a truncation and a padding
+        backend.no_padding()
 
     def encode(texts: list[str]) -> np.ndarray:
-        # Not through transformers: it also builds masks and offsets, which halves the speed.
-        encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        tokens = _flat(encoding.ids for encoding in encodings)
+        if backend is None:
+            ids = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+        else:  # not through transformers: it also builds masks and offsets, which halves the speed
+            encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
+            ids = [encoding.ids for encoding in encodings]
+        lengths = np.array(list(map(len, ids)), dtype=np.int64)
+        tokens = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
         starts = None
         if with_words:  # encode_batch_fast has no word ids
             word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
@@ -170,10 +167,6 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
         return flagged(tokens, lengths, starts)
 
     return encode
-
-
-def _flat(ids: Iterable[list[int]]) -> np.ndarray:
-    return np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -16,15 +16,10 @@ ID_MASK = np.uint32((1 << 30) - 1)
 
 @dataclass(frozen=True)
 class TokenFormat:
-    """How tokens are stored.
-
-    Attributes:
-        vocab_size: V.
-        keeps_flags: Whether the starts of words and documents are stored.
-    """
+    """How tokens are stored."""
 
     vocab_size: int
-    keeps_flags: bool
+    keeps_flags: bool  # of the starts of words and documents
 
     @property
     def dtype(self) -> np.dtype:
@@ -37,12 +32,9 @@ class TokenFormat:
 
 
 def flagged(ids: np.ndarray, lengths: np.ndarray, word_starts: np.ndarray | None) -> np.ndarray:
-    """Flagged tokens, ``[T]`` uint32.
+    """Flagged tokens, ``[T]`` uint32, from the ``[T]`` ids of some documents end to end and their ``[N]`` lengths.
 
-    Args:
-        ids: ``[T]``, the tokens of some documents end to end.
-        lengths: ``[N]``, tokens of each document; T in all.
-        word_starts: ``[T]`` bool, or None if they are not needed.
+    ``word_starts`` is ``[T]`` bool, or None if they are not needed.
     """
     tokens = ids.astype(np.uint32)
     starts = np.cumsum(lengths) - lengths

@@ -12,15 +12,10 @@ if TYPE_CHECKING:  # settings name maskings, which need this module: transformer
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking needs to know of a tokenizer.
-
-    Attributes:
-        mask_token_id: What a masked token becomes.
-        is_special: ``[V]`` bool; special tokens are never masked and never used as replacements.
-    """
+    """What masking needs to know of a tokenizer."""
 
     mask_token_id: int
-    is_special: np.ndarray
+    is_special: np.ndarray  # [V] bool; special tokens are never masked and never used as replacements
 
     @cached_property
     def regular_ids(self) -> np.ndarray:

@@ -42,7 +42,6 @@ def word_starts(
     or Japanese token.
 
     Args:
-        tokenizer: A fast tokenizer.
         tokens: ``[T]``, the tokens of one or more texts.
         word_ids: T word ids as in `Encoding.word_ids`: None for a special token.
         lengths: The number of tokens of each text.

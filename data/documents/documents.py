@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_TEXT_COLUMNS = ("text", "answers.text")
 _DEFAULT_EVAL_FRACTION = 0.05
-_BATCH_OF_ROWS = 1000
-_BATCH_OF_CHARACTERS = 1_000_000
+_AT_ONCE = (1000, 1_000_000)  # a batch ends when it has this many rows or this many characters
 
 
 class Cursor(NamedTuple):
@@ -37,39 +36,24 @@ START = Cursor()
 
 
 class TextBatch(NamedTuple):
-    """Some texts of a stream.
+    """Some texts of a stream."""
 
-    Attributes:
-        texts: The texts that are not blank; may be empty.
-        cursor: Where the stream continues after them.
-        num_bad: Bad rows that were skipped.
-    """
-
-    texts: list[str]
-    cursor: Cursor
-    num_bad: int
+    texts: list[str]  # that are not blank; may be empty
+    cursor: Cursor  # where the stream continues after them
+    num_bad: int  # bad rows that were skipped
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts that can be read from the start any number of times, whole or in logical streams.
-
-    Attributes:
-        name: The user's name for the source, for messages.
-        text_column: Dotted path of the text in a row.
-        row_slice: Read only these rows, ``[first, end)``, because the split is ``name[first:end]``.
-        held_out: Keep only the documents that the hash holds out (True), only the others (False), or all (None).
-        eval_fraction: The fraction that the hash holds out.
-        skips_bad_rows: Skip a row without readable text instead of raising an error.
-    """
+    """Texts that can be read from the start any number of times, whole or in logical streams."""
 
     rows: Rows
-    name: str
-    text_column: str
-    row_slice: tuple[int, int] | None = None
-    held_out: bool | None = None
-    eval_fraction: float = 0.0
-    skips_bad_rows: bool = False
+    name: str  # the user's, for messages
+    text_column: str  # dotted path of the text in a row
+    row_slice: tuple[int, int] | None = None  # read only these rows, [first, end), as in a split name[first:end]
+    held_out: bool | None = None  # only the documents that the hash holds out (True), only the others, or all (None)
+    eval_fraction: float = 0.0  # that the hash holds out
+    skips_bad_rows: bool = False  # skip a row without readable text instead of raising an error
 
     @property
     def fingerprint(self) -> str:
@@ -90,16 +74,9 @@ class Documents:
         return (batch.texts for batch in self.batches())
 
     def batches(
-        self,
-        num_streams: int = 1,
-        stream: int = 0,
-        cursor: Cursor = START,
-        at_once: tuple[int, int] = (_BATCH_OF_ROWS, _BATCH_OF_CHARACTERS),
+        self, num_streams: int = 1, stream: int = 0, cursor: Cursor = START, at_once: tuple[int, int] = _AT_ONCE
     ) -> Iterator[TextBatch]:
         """Yield the texts of a logical stream, from a cursor to the end of the stream.
-
-        Args:
-            at_once: A batch ends when it has this many rows or this many characters.
 
         Raises:
             DataError: A row has no text; the message names file, row and column.

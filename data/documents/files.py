@@ -23,6 +23,7 @@ _FORMATS = {
     ".ndjson": ".jsonl",
     **{ending: ending for ending in (".json", ".csv", ".tsv", ".arrow", ".parquet")},
 }
+KNOWN_FORMATS = f"{' '.join(e for e in _FORMATS if e != '.parquet')}, also with .gz or .zst, and .parquet only as it is"
 DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a damaged file raises, see `damage`
 _HASHED_WHOLE = 1 << 30  # bytes of a source: half a second to a second
 _PIECE = 1 << 16
@@ -39,11 +40,6 @@ def file_format(path: str) -> str | None:
         return _FORMATS.get(name.suffix)
     inner = _FORMATS.get(PurePosixPath(name.stem).suffix)
     return None if inner == ".parquet" else inner
-
-
-def known_formats() -> str:
-    """The endings of the files that can be read, for messages."""
-    return f"{' '.join(e for e in _FORMATS if e != '.parquet')}, also with .gz or .zst, and .parquet only as it is"
 
 
 def compression(path: str) -> str:

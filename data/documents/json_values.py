@@ -54,11 +54,7 @@ class _Text:
         return is_next
 
     def value(self) -> Any:
-        """Decode the next value.
-
-        Raises:
-            ValueError: There is none.
-        """
+        """Decode the next value. Raises ValueError if there is none."""
         self.peek()
         while True:
             try:

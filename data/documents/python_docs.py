@@ -12,6 +12,7 @@ corpus must not depend on that.
 import ast
 import importlib
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -37,20 +38,15 @@ def rows() -> Iterator[dict[str, Any]]:
     not included.
     """
     seen: set[str] = set()
-    for title, text in _texts():
+    topic_texts = sorted(topics.items())
+    docstrings = _source_docstrings(Path(sysconfig.get_paths()["stdlib"])), _builtin_docstrings()
+    for title, text in itertools.chain(topic_texts, *docstrings):
         paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
         paragraphs = [part for part in paragraphs if re.search(r"[A-Za-z]{2}", part)]
         key = " ".join(paragraphs)
         if len(key) >= _MIN_CHARACTERS and key not in seen:
             seen.add(key)
             yield {"title": title, "answers": {"text": paragraphs}}
-
-
-def _texts() -> Iterator[tuple[str, str]]:
-    for name in sorted(topics):
-        yield name, topics[name]
-    yield from _source_docstrings(Path(sysconfig.get_paths()["stdlib"]))
-    yield from _builtin_docstrings()
 
 
 def _source_docstrings(root: Path) -> Iterator[tuple[str, str]]:

@@ -11,18 +11,11 @@ class DataError(ValueError):
 
 
 class Row(NamedTuple):
-    """One row.
-
-    Attributes:
-        begin: Where it begins: a byte for lines of plain files, else the row's number.
-        position: Where the next row begins.
-        value: The row as a dict, or the part of it that was asked for.
-        problem: Why the row cannot be read, or None.
-    """
+    """One row, or why it cannot be read. A position is a byte for lines of plain files, else the row's number."""
 
     begin: int
-    position: int
-    value: dict[str, Any] | None
+    position: int  # where the next row begins
+    value: dict[str, Any] | None  # the row, or the part of it that was asked for
     problem: str | None = None
 
 

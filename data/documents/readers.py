@@ -21,12 +21,9 @@ _LONGEST_LINE = 1 << 27  # bytes: a whole line is held in memory
 
 
 def read(part: Range, start: int, column: str) -> Iterator[Row]:
-    """Yield the rows of a range from a position on.
+    """Yield the rows of a range of a file of a known format, from ``part.begin`` or the position of a row on.
 
-    Args:
-        part: The range; its file must be of a known format.
-        start: ``part.begin``, or the position of an earlier row.
-        column: Dotted path of the wanted column, for formats that can read one column alone; '' for all.
+    ``column`` is the dotted path of the wanted column, for formats that can read one column alone; '' for all.
     """
     return _READERS[str(file_format(part.path))](part, start, column)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from data.config import PYTHON_DOCS, DataConfig
 from data.documents import python_docs
-from data.documents.files import file_format, file_size, known_formats
+from data.documents.files import KNOWN_FORMATS, file_format, file_size
 from data.documents.rows import FileRows, Rows, TableRows
 
 logger = logging.getLogger(__name__)
@@ -32,22 +32,17 @@ _MOST_NAMES = 5  # in one message
 
 @dataclass(frozen=True)
 class Source:
-    """A source of text.
+    """A source of text."""
 
-    Attributes:
-        name: The user's name for it.
-        files: The files of each split; None for a Hub dataset, which `datasets` downloads.
-    """
-
-    name: str
-    files: dict[str, list[str]] | None
+    name: str  # the user's
+    files: dict[str, list[str]] | None  # of each split; None for a Hub dataset, which `datasets` downloads
 
 
 def find_source(name: str, config: DataConfig) -> Source:
     """Look for a source: a file, a folder, a glob, or a dataset of the Hub.
 
     Raises:
-        ValueError: The path does not exist, or holds no file that can be read.
+        ValueError: The path does not exist, holds no file that can be read, or its names leave the splits unclear.
     """
     if name == PYTHON_DOCS:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
@@ -61,14 +56,12 @@ def find_source(name: str, config: DataConfig) -> Source:
 def open_rows(
     source: Source, split: str, config: DataConfig, *, is_endless: bool
 ) -> tuple[Rows, tuple[int, int] | None]:
-    """The rows of a split of a source, and the slice ``(first, end)`` of them to read if ``split`` names a part.
+    """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
-    Args:
-        split: A split such as ``train``, or a part such as ``train[:5000]``.
-        is_endless: Whether the rows are streamed again and again, as in training. Such a split has no slice.
+    An endless split, whose rows are streamed again and again in training, has no slice.
 
     Raises:
-        ValueError: There is no such split, or its files cannot be read.
+        ValueError: There is no such split, or its files are not of one known format, or all are empty.
     """
     if source.files is not None:
         rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
@@ -119,20 +112,16 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
 
 
 def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:
-    """The files of a split that are not empty.
-
-    Raises:
-        ValueError: There is no such split, the files are not of one known format, or all are empty.
-    """
+    """The files of a split that are not empty."""
     if split not in files:
         raise ValueError(f"dataset={name!r} has no split {split!r}: it has {', '.join(files)}")
     chosen = files[split]
     examples = {file_format(path): PurePosixPath(path).name for path in chosen}
     if None in examples:
-        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {known_formats()}")
+        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {KNOWN_FORMATS}")
     if len(examples) > 1:
         kinds = ", ".join(sorted(f"{file} is {kind}" for kind, file in examples.items()))
-        raise ValueError(f"dataset={name!r} must be files of one format ({known_formats()}), but {kinds}")
+        raise ValueError(f"dataset={name!r} must be files of one format ({KNOWN_FORMATS}), but {kinds}")
     filled = tuple(path for path in chosen if file_size(path) > 0)
     if not filled:
         raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
@@ -167,11 +156,7 @@ def _matches(name: str, path: Path) -> list[str]:
 
 
 def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
-    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train.
-
-    Raises:
-        ValueError: No file can be read; or one name has a split's word, and another of the same format has none.
-    """
+    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train."""
     paths = sorted(_walk(folder))
     taken: dict[str, list[str]] = {}
     for path in paths:
@@ -179,7 +164,7 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
             taken.setdefault(_split_of(name, path), []).append(path)
     if not taken:
         but = f", but {_listed(paths)}" if paths else ""
-        raise ValueError(f"dataset={name!r}: the folder holds no file that can be read ({known_formats()}){but}")
+        raise ValueError(f"dataset={name!r}: the folder holds no file that can be read ({KNOWN_FORMATS}){but}")
     plain = taken.pop("", [])
     if not taken:
         taken, plain = {"train": plain}, []

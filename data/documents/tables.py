@@ -122,14 +122,10 @@ def _damage_of(arrays: Iterable[pa.Array]) -> str | None:
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
     """The type with bytes in place of text: UTF-8 is checked row by row, when a value is decoded."""
-    if pa.types.is_string(kind):
-        return pa.binary()
-    if pa.types.is_large_string(kind):
-        return pa.large_binary()
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)))
     if pa.types.is_large_list(kind):
         return pa.large_list(kind.value_field.with_type(_as_bytes(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind.fields])
-    return kind
+    return {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(kind, kind)

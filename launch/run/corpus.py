@@ -54,7 +54,7 @@ class Corpus:
 
     def token_counts(self) -> np.ndarray:
         """``[V]``: how often each token occurs in the training text; not when streaming."""
-        return np.sum([source.token_counts() for source in self.train], axis=0)
+        return np.sum([source.token_counts for source in self.train], axis=0)
 
 
 def open_corpus(settings: Settings) -> Corpus:

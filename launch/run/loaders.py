@@ -49,7 +49,7 @@ def train_loader(
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
-        return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state=state, **shared)
+        return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state_before=state, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
     order = Order(tuple(map(len, corpus.train)), corpus.weights, plan.global_batch_size, seed, blocks.lengths)
     if corpus.config.grouping != "line_by_line":

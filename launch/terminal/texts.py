@@ -49,7 +49,7 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     from data.documents import files  # imports fsspec
 
     if files.file_format(str(path)) is None:
-        raise ValueError(f"--file {options.file} must be one of {files.known_formats()}")
+        raise ValueError(f"--file {options.file} must be one of {files.KNOWN_FORMATS}")
     shows_bar = sys.stderr.isatty() and not sys.stdout.isatty()
     total = sum(1 for _ in _rows(path, options.text_column)) if shows_bar else None
     return iter(tqdm(_rows(path, options.text_column), total=total, unit=" texts", disable=not shows_bar))

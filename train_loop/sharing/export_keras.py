@@ -20,7 +20,7 @@ _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": T
 
 
 def export_keras(name: str, output: Path) -> Comparison:
-    """Write a folder that KerasHub opens; return how close its logits are to the model's.
+    """Write a folder that KerasHub opens; else as `train_loop.sharing.export_onnx.export_onnx`.
 
     ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the
     preprocessor, on any backend of Keras. KerasHub's tokenizer differs from RoBERTa's in
@@ -28,13 +28,8 @@ def export_keras(name: str, output: Path) -> Comparison:
     ``is a<mask> galaxy``), an empty line before text is one token, and spaces at the end
     of a text get other tokens.
 
-    Args:
-        name: A folder, or an id of the Hub.
-        output: The new folder, written completely or not at all.
-
     Raises:
-        ValueError: KerasHub is missing, there is no such model, or KerasHub cannot hold the model or the tokenizer.
-        OSError: The folder could not be written.
+        ValueError: Also if KerasHub cannot hold the model or the tokenizer.
     """
     check_packages("Keras", "keras_hub")
     model, tokenizer = load_with_tokenizer(name)
@@ -61,11 +56,7 @@ def _check_model(model: PreTrainedModel) -> None:
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The arguments of KerasHub's tokenizer.
-
-    Raises:
-        ValueError: The tokenizer is not of RoBERTa's kind.
-    """
+    """The arguments of KerasHub's tokenizer. Raises ValueError if the tokenizer is not of RoBERTa's kind."""
     backend: Any = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {"type": None}}
     splitting = backend.get("pre_tokenizer") or {"type": None}
     kind = (backend["model"]["type"], splitting["type"], backend.get("normalizer"))

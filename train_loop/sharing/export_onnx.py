@@ -18,17 +18,11 @@ _LONGEST_COMPARED = 2_048  # tokens; with a vocabulary of 50,000, their logits t
 
 
 class Comparison(NamedTuple):
-    """How close an exported model is to its original, over the tokens of some random texts.
+    """How close an exported model is to its original, over the tokens of some random texts."""
 
-    Attributes:
-        difference: The largest difference between two logits.
-        spread: The standard deviation of the logits.
-        lengths: The lengths of the texts, in tokens.
-    """
-
-    difference: float
-    spread: float
-    lengths: tuple[int, ...]
+    difference: float  # the largest between two logits
+    spread: float  # the standard deviation of the logits
+    lengths: tuple[int, ...]  # of the texts, in tokens
 
     def check(self, engine: str, name: str) -> None:
         """Raise ValueError if the difference is more than rounding, which is about 1e-6 of the spread."""

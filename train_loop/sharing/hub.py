@@ -41,19 +41,12 @@ class PublishError(Exception):
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub to which a model is pushed.
+    """A repository on the Hub to which a model is pushed."""
 
-    Attributes:
-        repo_id: ``user/name``.
-        private: Whether it must be private. None: a new repository follows the account's default.
-        revision: The branch to commit to, created if it does not exist; None: main.
-        create_pr: Open a pull request instead of committing to the branch.
-    """
-
-    repo_id: str
-    private: bool | None = None
-    revision: str | None = None
-    create_pr: bool = False
+    repo_id: str  # user/name
+    private: bool | None = None  # whether it must be; None: a new repository follows the account's default
+    revision: str | None = None  # the branch to commit to, created if it does not exist; None: main
+    create_pr: bool = False  # open a pull request instead of committing to the branch
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repo_id):
@@ -117,7 +110,7 @@ def check_licence(name: str, waits: Sequence[float] = _WAITS) -> None:
     _persist(check, waits)
 
 
-def push_model(model: Path, repository: Repository, *, message: str, waits: Sequence[float] = _WAITS) -> str:
+def push_model(model: Path, repository: Repository, *, message: str) -> str:
     """Push a model's files and its card as one commit; return the address of the commit or pull request.
 
     A retry does not upload again what is on the Hub already, and finds a commit whose answer was lost.
@@ -132,7 +125,7 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
         found = api.get_repo_discussions(repo_id, discussion_type="pull_request")
         return {request.url for request in found if request.title == message}
 
-    earlier = _persist(pull_requests, waits) if repository.create_pr else set()
+    earlier = _persist(pull_requests) if repository.create_pr else set()
 
     def push() -> str:
         if repository.create_pr and (created := pull_requests() - earlier):
@@ -150,7 +143,7 @@ def push_model(model: Path, repository: Repository, *, message: str, waits: Sequ
         )
         return commit.pr_url or commit.commit_url
 
-    return _persist(push, waits)
+    return _persist(push)
 
 
 def publish_command(model: Path, repository: Repository) -> str:
@@ -220,7 +213,7 @@ def _link(path: str, target: str) -> None:
         shutil.copy2(path, target)
 
 
-def _persist(action: Callable[[], T], waits: Sequence[float]) -> T:
+def _persist(action: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
     """Call ``action``, and call it again after each wait while it fails for a temporary reason.
 
     Raises:

@@ -17,7 +17,6 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from train_loop.sharing.card_names import escaped, is_hub_id, linked, public, sources
 from train_loop.watching.report import templates
 from train_loop.watching.run_record import Row, RunRecord, is_number, read_record, shown, shown_fills
 
@@ -28,6 +27,7 @@ _NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared; none
     r"output_dir|overwrite_output_dir|resume_from_checkpoint|cache_dir|cpu_threads|process_timeout|dataloader_.*"
     r"|save_total_limit|on_save_error|profile_.*|push_to_hub|hub_.*|report_to|project|.*_(token|key|password)"
 )
+_DATA_SUFFIX = re.compile(r"\.(txt|text|jsonl?|ndjson|csv|tsv|parquet|arrow|gz|zst)$", re.IGNORECASE)
 _OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}
 _MOST_ROWS = 12
 _MAIN_SETTINGS = re.compile(
@@ -49,7 +49,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
     text = next(iter(settings.get("probe") or ["The default <mask> is None."])).replace("<mask>", _mask_token(model))
     probes = [row["probes"] for row in record.rows if "probes" in row and row["step"] == record.step]
     environment = templates(Path(__file__).parent, keep_trailing_newline=True)
-    filters = {"escaped": escaped, "linked": linked, "public": public, "shown": shown, "shown_fills": shown_fills}
+    filters = {"escaped": _escaped, "linked": _linked, "public": _public, "shown": shown, "shown_fills": shown_fills}
     environment.filters |= filters
     card = environment.get_template("model_card.jinja").render(
         metadata=_metadata(name, model, record).to_yaml(),
@@ -57,7 +57,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
         architecture=(config.get("architectures") or ["a masked language model"])[0],
         num_parameters=_num_parameters(model),
         record=record,
-        sources=sources(settings),
+        sources=_sources(settings),
         model_id=json.dumps(repo_id or THIS_MODEL),
         text=json.dumps(text, ensure_ascii=False),
         probes=probes[-1] if probes else None,
@@ -72,13 +72,13 @@ def _metadata(name: str, model: Path, record: RunRecord) -> ModelCardData:
     """The metadata that the Hub reads; it names only models and data sets of the Hub."""
     settings, results = record.settings, _results(record)
     base = settings.get("model_name_or_path")
-    datasets = [source for source in sources(settings) if is_hub_id(source)]
+    datasets = [source for source in _sources(settings) if _is_hub_id(source)]
     return ModelCardData(
         license=settings.get("hub_license"),
         library_name="transformers",
         pipeline_tag="fill-mask",
         tags=["masked-lm", str(_read(model / "config.json").get("model_type", "masked-lm"))],
-        base_model=base if base is not None and is_hub_id(base) else None,
+        base_model=base if base is not None and _is_hub_id(base) else None,
         datasets=datasets or None,
         metrics=["perplexity", "accuracy"] if results else None,
         model_name=name if results else None,
@@ -90,8 +90,8 @@ def _results(record: RunRecord) -> list[EvalResult]:
     """The finite results of the model's evaluation for the Hub to show, if it was on one data set of the Hub."""
     evaluation, settings = record.evaluation, record.settings
     eval_dataset = settings.get("eval_dataset")
-    evaluated = [eval_dataset] if eval_dataset else sources(settings)
-    if evaluation is None or len(evaluated) != 1 or not is_hub_id(evaluated[0]):
+    evaluated = [eval_dataset] if eval_dataset else _sources(settings)
+    if evaluation is None or len(evaluated) != 1 or not _is_hub_id(evaluated[0]):
         return []  # the Hub refuses a result without the id of a data set
     return [
         EvalResult(
@@ -126,7 +126,7 @@ def _curve(record: RunRecord) -> list[Row]:
 def _main_settings(settings: dict[str, Any]) -> dict[str, Any]:
     unused = "" if settings.get("optimizer") == "muon" else "muon_learning_rate"
     return {
-        name: public(value)
+        name: _public(value)
         for name, value in settings.items()
         if _MAIN_SETTINGS.fullmatch(name) and name != unused and value is not None
     }
@@ -135,7 +135,7 @@ def _main_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def _recipe(settings: dict[str, Any]) -> str:
     """The settings that make the same model, as YAML."""
     recipe = {
-        name: public(value)
+        name: _public(value)
         for name, value in settings.items()
         if value not in (None, {}, [])  # the default of such a setting
         and not (name in _OVERRIDDEN_BY and settings.get(_OVERRIDDEN_BY[name]))
@@ -161,3 +161,38 @@ def _num_parameters(model: Path) -> int:
         with safe_open(path, framework="np") as file:
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
     return count
+
+
+def _sources(settings: dict[str, Any]) -> list[str]:
+    """The sources of the training text; empty without settings."""
+    return list(settings.get("mixture") or [settings["dataset"]]) if settings else []
+
+
+def _public(value: Any) -> Any:
+    """A setting as others may see it; only the last part of a path outside the working folder."""
+    if isinstance(value, dict):
+        return {_public(key): _public(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    if isinstance(value, str) and (value.startswith(("/", "~", "..")) or Path(value).is_absolute()):
+        return Path(value).name
+    return value
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can be a repository's, and is not a file or folder here."""
+    is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not _DATA_SUFFIX.search(name)
+    return bool(is_id) and name != "python-docs" and not Path(name).exists()
+
+
+def _linked(name: str, revision: str | None = None, kind: str = "") -> str:
+    """A link to a repository of the Hub, with its revision; the name alone for anything else."""
+    if not _is_hub_id(name):
+        return "the documentation of Python" if name == "python-docs" else f"`{_public(name)}`"
+    at = f" (revision `{revision}`)" if revision else ""
+    return f"[{_escaped(name)}](https://huggingface.co/{kind}{name}){at}"
+
+
+def _escaped(text: str) -> str:
+    """Text on one line, escaped for Markdown, which reads ``<mask>`` as HTML and ``__init__`` as bold."""
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", text).replace("\n", " ")

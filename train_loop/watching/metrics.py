@@ -1,12 +1,13 @@
 """Numbers of a run: summed on the device, read when they are logged, always in ``metrics.jsonl``."""
 
+import itertools
 import json
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,19 @@ from train_loop.speed.flops import Arithmetic, measure_rate
 from train_loop.step_metrics import NonFiniteError, StepMetrics
 
 
+@dataclass
 class TrainWindow:
     """The updates since the last training row.
 
     Adding an update does not wait for the device. Reading does, and adds up the sums of all processes.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, terms: Mapping[str, float], learning_rate: float, arithmetic: Arithmetic
-    ) -> None:
-        """Begin the first window.
+    accelerator: Accelerator
+    terms: Mapping[str, float]  # the weight of each term of the loss, by name
+    learning_rate: float
+    arithmetic: Arithmetic
 
-        Args:
-            terms: The weight of each term of the loss, by name.
-        """
-        self._accelerator = accelerator
-        self._terms = terms
-        self._arithmetic = arithmetic
-        self._learning_rate = learning_rate
+    def __post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
@@ -78,26 +74,26 @@ class TrainWindow:
         local_masked = sum(update.num_masked for update in self._updates)
         local_seconds = time.perf_counter() - self._start  # the losses are here, so the device has finished
         local = torch.cat([local_losses, local_losses.new_tensor([local_tokens, local_masked, local_seconds])])
-        *loss_sums, num_tokens, num_masked, seconds = sum_over_processes(self._accelerator, [local])
-        seconds /= self._accelerator.num_processes
+        *loss_sums, num_tokens, num_masked, seconds = sum_over_processes(self.accelerator, [local])
+        seconds /= self.accelerator.num_processes
         counts = torch.stack([update.counts for update in self._updates]).sum(0).tolist()
-        means = {name: loss / count for name, loss, count in zip(self._terms, loss_sums, counts, strict=True)}
-        flops_per_second = self._arithmetic.flops.of(num_tokens, num_masked) / seconds
-        if flops_per_second > self._arithmetic.rate:
-            rate = max(measure_rate(self._accelerator), flops_per_second)
-            self._arithmetic = replace(self._arithmetic, rate=rate)
-        peak = self._arithmetic.peak
+        means = {name: loss / count for name, loss, count in zip(self.terms, loss_sums, counts, strict=True)}
+        flops_per_second = self.arithmetic.flops.of(num_tokens, num_masked) / seconds
+        if flops_per_second > self.arithmetic.rate:
+            rate = max(measure_rate(self.accelerator), flops_per_second)
+            self.arithmetic = replace(self.arithmetic, rate=rate)
+        peak = self.arithmetic.peak
         row = {
-            "loss": sum(self._terms[name] * mean for name, mean in means.items()),
+            "loss": sum(self.terms[name] * mean for name, mean in means.items()),
             **({f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}),
-            "learning_rate": self._learning_rate * last.lr_factor,
+            "learning_rate": self.learning_rate * last.lr_factor,
             "grad_norm": float(last.grad_norm),
             "num_masked_tokens": int(num_masked),
             "num_tokens": int(num_tokens),
             "tokens_per_second": num_tokens / seconds,
-            "flop_utilization": flops_per_second / self._arithmetic.rate,
+            "flop_utilization": flops_per_second / self.arithmetic.rate,
             **({} if peak is None else {"mfu": flops_per_second / peak}),
-            "peak_memory_bytes": largest_peak_memory(self._accelerator),
+            "peak_memory_bytes": largest_peak_memory(self.accelerator),
         }
         self.reset()
         return row
@@ -130,10 +126,8 @@ class MetricsFile:
         self._writes = writes
         self._start = time.perf_counter()
         if writes:
-            kept: list[str] = []
-            if path.exists():
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and keep(json.loads(line))]
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            kept = [line for line in lines if line.endswith("\n") and keep(json.loads(line))]
             if kept:
                 self._start -= json.loads(kept[-1]).get("seconds", 0.0)
             temporary = path.with_suffix(".tmp")
@@ -155,12 +149,9 @@ class MetricsFile:
 
 def non_finite_error(metrics: StepMetrics) -> NonFiniteError:
     """The error for an update that was skipped. All processes call this."""
-    bad = [
-        ids
-        for ids, is_finite in zip(metrics.block_ids, metrics.loss_sums.isfinite().all(-1).tolist(), strict=True)
-        if not is_finite
-    ]
-    block_ids = sorted(gather_object([i for ids in bad for i in ids.tolist()]))
+    is_finite = metrics.loss_sums.isfinite().all(-1).tolist()
+    bad = [ids.tolist() for ids, finite in zip(metrics.block_ids, is_finite, strict=True) if not finite]
+    block_ids = sorted(gather_object(list(itertools.chain.from_iterable(bad))))
     where = f"the loss of blocks {block_ids}" if block_ids else "the gradient, from finite losses,"
     return NonFiniteError(
         f"step {metrics.step + 1}: {where} is not a finite number; no weight was changed by it: "

@@ -13,9 +13,7 @@ Curve = tuple[str, list[tuple[float, float]]]
 def draw(curves: Sequence[Curve], *, y_axis: str) -> str:
     """An ``<svg>`` element with the least and the greatest number at each axis; nothing where there is no point.
 
-    Args:
-        curves: They overlap in their order.
-        y_axis: linear, log or percent. A logarithmic one leaves out what is not positive.
+    ``y_axis`` is linear, percent, or log, which leaves out what is not positive. Curves overlap in their order.
     """
     if y_axis == "log":
         curves = [(style, [(x, math.log10(y)) for x, y in points if y > 0]) for style, points in curves]

@@ -95,11 +95,9 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
 
 
 def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
-    """The page. All text from data is escaped by the template.
+    """The page of some runs; one that is watched asks its server for a newer one every few seconds.
 
-    Args:
-        folders: Of runs.
-        is_watched: Whether the page is to ask its server for a newer one every few seconds.
+    All text from data is escaped by the template.
 
     Raises:
         ValueError: A folder holds no run.

@@ -29,21 +29,16 @@ _FORMS = {
 class RunRecord:
     """The record of a run, or of one of its models.
 
-    Attributes:
-        rows: The rows of metrics.jsonl. Each also has ``tokens``, the training tokens up to it, and ``minutes``, the
-            run's time up to it; None if not counted.
-        settings: The resolved settings.
-        starts: For each start of the run, its machine, versions and commit.
-        is_finished: Whether the run has written its final model.
-        step: The number of updates that made the model, which is the newest of an unfinished run; None if unknown.
+    Each row of metrics.jsonl also has ``tokens``, the training tokens up to it, and ``minutes``, the run's time up to
+    it; None if not counted.
     """
 
     name: str
     rows: list[Row]
-    settings: dict[str, Any]
-    starts: list[dict[str, Any]]
-    is_finished: bool
-    step: int | None
+    settings: dict[str, Any]  # as resolved
+    starts: list[dict[str, Any]]  # for each start of the run, its machine, versions and commit
+    is_finished: bool  # whether the run has written its final model
+    step: int | None  # updates that made the model, which is the newest of an unfinished run; None if unknown
 
     def having(self, name: str) -> list[Row]:
         """The rows whose value of that name is a finite number or a list."""

@@ -28,11 +28,7 @@ def check_trackers(config: TrainConfig) -> None:
 
 
 def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[str, Any], *, step: int) -> None:
-    """Open the trackers; a resumed run goes on in its earlier tracker run.
-
-    Args:
-        settings: The run's settings, for the trackers to show.
-        step: Updates made so far. Rows of later steps will be written again.
+    """Open the trackers; a run that resumes after ``step`` updates goes on in its earlier tracker run.
 
     Raises:
         ValueError: A tracker cannot be opened, for example because nobody is logged in.
@@ -40,7 +36,10 @@ def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[
     if not config.trackers:
         return
     folder = Path(config.output_dir)
-    run_id = _run_id(folder, is_new=step == 0) if accelerator.is_main_process else ""
+    id_file = folder / run_files.TRACKER_ID
+    if accelerator.is_main_process and (step == 0 or not id_file.exists()):
+        id_file.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+    run_id = id_file.read_text(encoding="utf-8") if accelerator.is_main_process else ""
     plain = {  # every tracker accepts numbers and text, and some nothing else
         name: value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)
         for name, value in settings.items()
@@ -62,14 +61,6 @@ def track(accelerator: Accelerator, row: dict[str, Any]) -> None:
     """Send a row of metrics.jsonl to the trackers, under the same names."""
     if accelerator.trackers:
         accelerator.log(_flat({name: value for name, value in row.items() if name != "step"}), step=row["step"])
-
-
-def _run_id(folder: Path, *, is_new: bool) -> str:
-    """The id that all starts of a run share."""
-    path = folder / run_files.TRACKER_ID
-    if is_new or not path.exists():
-        path.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
-    return path.read_text(encoding="utf-8")
 
 
 def _flat(row: dict[str, Any]) -> dict[str, float | str]:

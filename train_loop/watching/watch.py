@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from train_loop import run_files
+from train_loop.evaluate import sum_over_processes
 from train_loop.objective import EvalMetrics
 from train_loop.parallel import is_sharded
 from train_loop.run import Run
@@ -25,24 +26,20 @@ class Watch:
     def __init__(
         self, run: Run, arithmetic: Arithmetic, fill_probes: Callable[[], list[dict[str, Any]]] | None
     ) -> None:
-        """Open the bar and the rows. Rows that the run will write again are dropped.
+        """Open the bar and the rows, without those that the run will write again.
 
-        Args:
-            fill_probes: Fills the probe sentences, for a row; None where there are none.
+        ``fill_probes`` fills the probe sentences, for a row; None where there are none.
         """
         self._run = run
         is_main = run.accelerator.is_main_process
-        self._progress = Progress(first_step=run.state.step, total_steps=run.plan.total_steps, shows=is_main)
+        self.progress = Progress(first_step=run.state.step, total_steps=run.plan.total_steps, shows=is_main)
+        self.line = self.progress.line  # prints a line, on the main process
         self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
-        self._report = LiveReport(run.output_dir, self.line, writes=is_main)
+        self.report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
         terms = run.bare_objective.terms
-        self._window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
+        self.window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
         self._fill_probes = fill_probes if is_main or is_sharded(run.bare_objective) else None
-
-    def line(self, text: str) -> None:
-        """Print a line, on the main process."""
-        self._progress.line(text)
 
     def row(self, row: dict[str, Any]) -> None:
         """Write a row of ``metrics.jsonl``, give it to the trackers, and show it."""
@@ -51,7 +48,7 @@ class Watch:
         row = {"step": step, "epoch": epoch, "seconds": round(self._rows.seconds, 3), **row}
         self._rows.write(row)
         track(self._run.accelerator, row)
-        self._progress.show(row)
+        self.progress.show(row)
 
     def before_update(self) -> None:
         """Call before each update."""
@@ -60,9 +57,9 @@ class Watch:
     def after_update(self, metrics: StepMetrics) -> None:
         """Add an update to the window, without waiting for the device."""
         step = self._run.state.step
-        self._window.add(metrics)
+        self.window.add(metrics)
         self._profiler.after(step, last=step == self._run.plan.total_steps)
-        self._progress.step()
+        self.progress.step()
 
     def training_row(self) -> None:
         """Write the row of the updates since the last one, if there are any.
@@ -70,10 +67,10 @@ class Watch:
         Raises:
             NonFiniteError: One of them was not finite, and the settings do not allow to skip it.
         """
-        if self._window.num_steps:
-            self._count_skipped(self._window.take_skipped())
-        if self._window.num_steps:
-            self.row(self._window.read())
+        if self.window.num_steps:
+            self._count_skipped(self.window.take_skipped())
+        if self.window.num_steps:
+            self.row(self.window.read())
 
     def probes(self) -> list[dict[str, Any]] | None:
         """The probe sentences, filled by the weights as they are; None where there are none."""
@@ -84,18 +81,6 @@ class Watch:
         self.row(asdict(metrics) | self._loader_counts())
         if probes is not None:
             self.row({"probes": probes})
-
-    def restart_clock(self) -> None:
-        """Exclude the time since the last update, of an evaluation or a save, from the throughput."""
-        self._window.reset()
-
-    def report(self, *, is_last: bool = False) -> None:
-        """Write ``report.html`` again, unless that takes too long."""
-        self._report.update(is_last=is_last)
-
-    def close(self) -> None:
-        """Release the terminal."""
-        self._progress.close()
 
     def _count_skipped(self, updates: list[StepMetrics]) -> None:
         config, state = self._run.config, self._run.state
@@ -111,15 +96,13 @@ class Watch:
         loader = self._run.loader
         counts: dict[str, Any] = {}
         if len(names := loader.source_names) > 1:
-            totals = self._total(loader.tokens_by_source(self._run.state.step).tolist())
+            tokens = torch.from_numpy(loader.tokens_by_source(self._run.state.step))
+            totals = map(int, sum_over_processes(self._run.accelerator, [tokens]))
             counts["tokens_by_source"] = dict(zip(names, totals, strict=True))
         if (bad_rows := loader.bad_rows) is not None:
-            (counts["bad_rows"],) = self._total([bad_rows])
+            (total,) = sum_over_processes(self._run.accelerator, [torch.tensor([bad_rows])])
+            counts["bad_rows"] = int(total)
         return counts
-
-    def _total(self, counts: list[int]) -> list[int]:
-        accelerator = self._run.accelerator
-        return accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
 
     def _is_kept(self, row: dict[str, Any]) -> bool:
         """Whether a row of an earlier start belongs to the state that the run resumes from."""

@@ -101,7 +101,7 @@ def loader_of(corpus: StreamCorpus, rank: int = 0, num_processes: int = 1, state
         rank=rank,
         num_processes=num_processes,
         device=CPU,
-        state=state or {},
+        state_before=state or {},
     )
 
 

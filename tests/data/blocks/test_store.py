@@ -59,7 +59,7 @@ def test_every_token_is_kept_dropped_or_beside_padding(
     assert np.array_equal(flat[: counts.kept], tokens[: counts.kept])
     assert (flat[counts.kept :] == 2**16 - 1).all()  # no token: the collator puts the tokenizer's padding there
     assert (counts.dropped == 0) == (last_block == "pad")
-    assert np.array_equal(blocks.token_counts(), np.bincount(tokens, minlength=vocab_size(tokenizer)))
+    assert np.array_equal(blocks.token_counts, np.bincount(tokens, minlength=vocab_size(tokenizer)))
 
 
 def test_only_a_padded_block_has_an_attention_mask(
@@ -159,12 +159,12 @@ def test_a_damaged_folder_is_named_and_made_again(
     config = dataclasses.replace(data_config, cache_dir=str(tmp_path), grouping="line_by_line")
     whole = build_blocks(documents[:1], tokenizer, config)
     ids = np.arange(len(whole))
-    wanted, counts = whole[ids], whole.token_counts()
+    wanted, counts = whole[ids], whole.token_counts
     DAMAGES[damage](whole.folder)
     for messages in (1, 1):
         blocks = build_blocks(documents[:1], tokenizer, config)
         assert np.array_equal(blocks[ids], wanted)
-        assert np.array_equal(blocks.token_counts(), counts)
+        assert np.array_equal(blocks.token_counts, counts)
         assert len(caplog.messages) == messages
     assert str(whole.folder) in caplog.text
     assert "\n" not in caplog.messages[0]
@@ -334,7 +334,7 @@ def test_between_any_texts_and_their_blocks_no_token_is_lost_and_no_special_one_
             whole = all(len(document) <= block_size for document in wanted)
             if changes["grouping"] == "line_by_line" and whole:
                 assert len(blocks) == len(wanted)
-        assert np.array_equal(blocks.token_counts(), np.bincount(tokens, minlength=vocab_size(tokenizer)))
+        assert np.array_equal(blocks.token_counts, np.bincount(tokens, minlength=vocab_size(tokenizer)))
         known = vocabulary(tokenizer)
         collator = Collator(known, 0, pad_token_id=tokenizer.pad_token_id, choose=config.choose)
         batch = collator(rows, np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), 0.9)
