@@ -8,8 +8,7 @@ into blocks of tokens, and `batches` masks them. A room imports only those befor
 batch, and who hands out batches. Nothing here knows a model or a training loop.
 """
 
-import importlib
-from typing import Any
+from data.functions import imported_on_use
 
 _HOMES = {
     "data.batches.chunks": "StreamCorpus",
@@ -27,12 +26,4 @@ _HOMES = {
     "data.documents.documents": "Documents open_documents",
     "data.documents.ranges": "DataError",
 }
-_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: torch and transformers take seconds."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+__all__, __getattr__ = imported_on_use(__name__, _HOMES)

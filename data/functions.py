@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import importlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -98,6 +99,18 @@ def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
     """The end of an error for a name that is none of ``names``: the likest one, or another hint."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else otherwise and f"; {otherwise}"
+
+
+def imported_on_use(package: str, homes: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any]]:
+    """``__all__`` and ``__getattr__`` of a package; ``homes``: module -> its names. Importing torch takes seconds."""
+    modules = {name: module for module, names in homes.items() for name in names.split()}
+
+    def look_up(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(modules[name]), name)
+
+    return list(modules), look_up
 
 
 @lru_cache

@@ -3,11 +3,11 @@
     masked batches -> updates -> checkpoints -> a model that fills masks
 
 Read `step` first: it is one optimizer update. The core stands at the root; `objectives`, `optimizers`, `speed`,
-`watching`, `inference` and `sharing` are its rooms. Of the data half only `data.batch` is known here.
+`watching`, `inference` and `sharing` are its rooms. Of the data half only `data.batch` is known here, and from
+`data.functions` how a name is found.
 """
 
-import importlib
-from typing import Any
+from data.functions import imported_on_use
 
 _HOMES = {
     "train_loop.checkpoint": "CheckpointError TrainState",
@@ -30,12 +30,4 @@ _HOMES = {
     "train_loop.step_metrics": "NonFiniteError StepMetrics",
     "train_loop.watching.trackers": "open_trackers",
 }
-_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: torch and transformers take seconds."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+__all__, __getattr__ = imported_on_use(__name__, _HOMES)

@@ -132,12 +132,9 @@ def full_state(
         for slot, value in slots.items()
     }
 
-    def copy(tensor: Tensor) -> Tensor | None:
-        whole = _whole(tensor.detach())
-        return whole.to("cpu", copy=True).contiguous() if is_wanted else None
-
     def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: taken for name, tensor in tensors.items() if (taken := copy(tensor)) is not None}
+        wholes = ((name, _whole(tensor.detach())) for name, tensor in tensors.items())  # all processes gather
+        return {name: whole.to("cpu", copy=True).contiguous() for name, whole in wholes if is_wanted}
 
     weights = objective.model.state_dict()
     return copies(weights) if is_sharded(objective) else weights, copies(others)

@@ -59,39 +59,30 @@ class Start:
     changed: list[str] = field(default_factory=list)
 
 
+@dataclass
 class RunCheckpoints:
     """Chooses, writes and rotates a run's checkpoints; used on the main process only.
 
     A thread writes them, one at a time, so training stops only for the copy to
     host memory. An error of the thread is raised by the next `wait`.
+
+    Attributes:
+        tokenizer: Saved with each model.
+        identity, settings: See `save_checkpoint`.
+        on_saved: Called with the folder of each written checkpoint, in the thread that wrote it.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        identity: dict[str, Any],
-        settings: dict[str, Any],
-        on_saved: Callable[[Path], None],
-    ) -> None:
-        """Read and write nothing yet.
+    config: TrainConfig
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, Any]
+    settings: dict[str, Any]
+    on_saved: Callable[[Path], None]
+    _host_model: PreTrainedModel | None = None
+    _pending: tuple[Path, Future[None]] | None = None
 
-        Args:
-            tokenizer: Saved with each model.
-            identity: What a checkpoint and a run that resumes from it must share.
-            settings: All settings of the run, to report which have changed.
-            on_saved: Called with the folder of each written checkpoint, in the thread that wrote it.
-        """
-        self._config = config
-        self._tokenizer = tokenizer
-        self._output_dir = Path(config.output_dir)
-        self._identity = identity
-        self._settings = settings
-        self._on_saved = on_saved
-        self._host_model: PreTrainedModel | None = None
+    def __post_init__(self) -> None:
+        self._output_dir = Path(self.config.output_dir)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: tuple[Path, Future[None]] | None = None
 
     def start(self) -> Start:
         """Find and verify the checkpoint that ``resume_from_checkpoint`` names.
@@ -99,16 +90,16 @@ class RunCheckpoints:
         Raises:
             CheckpointError: No checkpoint is whole, or it belongs to a different run.
         """
-        wanted = self._config.resume_from_checkpoint
+        wanted = self.config.resume_from_checkpoint
         folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
         if folder is None:
             return Start()
         return Start(
             folder=folder,
-            state=load_state(folder, self._identity),
+            state=load_state(folder, self.identity),
             model_config=AutoConfig.from_pretrained(folder).to_dict(),
             data_state=load_data_state(folder),
-            changed=changed_settings(folder, self._settings),
+            changed=changed_settings(folder, self.settings),
         )
 
     def begin(self, start: Start) -> list[str]:
@@ -124,7 +115,7 @@ class RunCheckpoints:
         if others:
             names = ", ".join(_set_aside(folder).name for folder in others)
             lines.append(f"aside    not of this run's history, kept in {others[0].parent}: {names}")
-        if start.folder is not None and self._config.keeps_best and state.best_step is not None:
+        if start.folder is not None and self.config.keeps_best and state.best_step is not None:
             best = checkpoint_folder(self._output_dir, state.best_step)
             beside = start.folder.parent / best.name
             try:
@@ -149,36 +140,34 @@ class RunCheckpoints:
         state: TrainState,
         data_state: dict[str, np.ndarray],
     ) -> None:
-        """Copy the weights now; write the checkpoint and delete old ones in the background. Call `wait` before.
+        """Copy the model's weights now; write the checkpoint and delete old ones in the background. Call `wait` before.
 
-        Args:
-            weights: Of the model.
-            tensors: All other tensors of the objective and its optimizers. They are not copied.
+        All other ``tensors``, of the objective and its optimizers, are not copied.
         """
         host_model = self._on_host(objective, weights)
         state = replace(state)
         folder = checkpoint_folder(self._output_dir, state.step)
-        best_step = state.best_step if self._config.keeps_best else None
+        best_step = state.best_step if self.config.keeps_best else None
 
         def write() -> None:
             save_checkpoint(
                 folder,
                 host_model,
-                self._tokenizer,
+                self.tokenizer,
                 tensors,
                 state=state,
-                identity=self._identity,
-                settings=self._settings,
+                identity=self.identity,
+                settings=self.settings,
                 data_state=data_state,
             )
-            self._on_saved(folder)
-            remove_old(folder, self._config.save_total_limit, best_step)
+            self.on_saved(folder)
+            remove_old(folder, self.config.save_total_limit, best_step)
 
         self._pending = folder, self._thread.submit(write)
 
     def save_final(self, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Write the run's final model. Call `wait` before."""
-        save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self._tokenizer)
+        save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self.tokenizer)
 
     def _on_host(self, objective: Objective, weights: Mapping[str, Tensor]) -> PreTrainedModel:
         """A model in host memory with these weights, the same one at each call."""
@@ -201,7 +190,7 @@ class RunCheckpoints:
             written.result()
         except OSError as error:
             text = f"{folder} could not be written ({error}); earlier checkpoints are as they were"
-            if self._config.on_save_error == "stop":
+            if self.config.on_save_error == "stop":
                 raise CheckpointError(text) from error
             logger.warning("%s; training goes on", text)
 
