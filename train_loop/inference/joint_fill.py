@@ -68,11 +68,7 @@ def fill_jointly(
 
 
 def _fill_surest(filling: Filling, choices: list[list[Choice]]) -> list[Filling]:
-    """Fill the mask that has the most probable choice, once with each of its choices.
-
-    Args:
-        choices: For each of the filling's masks, or for the first of them, the best first.
-    """
+    """Fill the mask with the most probable choice, once with each; ``choices``: of all masks or of the first one."""
     which = max(range(len(choices)), key=lambda i: choices[i][0][0])
     position = filling.masks[which]
     masks = filling.masks[:which] + filling.masks[which + 1 :]

@@ -14,8 +14,9 @@ from typing import Any
 
 from transformers import BatchEncoding
 
-from train_loop.inference.predictor import Ask, MaskPredictor, excerpt, tokenize
+from train_loop.inference.predictor import Ask, MaskPredictor, tokenize
 from train_loop.objectives.masked_lm import perplexity
+from train_loop.watching.columns import excerpt
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,13 @@ class TextScorer(MaskPredictor):
         if not scored:
             raise ValueError(f"an empty text{where}: there is nothing to score")
         if self.tokenizer.mask_token_id in row:
-            raise ValueError(f"a mask in {excerpt(text)}{where}: only a text without masks has a score; write the word")
+            raise ValueError(
+                f"a mask in {excerpt(text, 60)!r}{where}: only a text without masks has a score; write the word"
+            )
         if len(row) > self.longest:
             raise ValueError(
                 f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions"
-                f"{where}: {excerpt(text)}; score its parts"
+                f"{where}: {excerpt(text, 60)!r}; score its parts"
             )
 
 

@@ -83,9 +83,7 @@ def memory_needed(
 
     Args:
         objective: Whole. The optimizers are its own: Muon has one tensor for each parameter, the others two.
-        size: Blocks of a micro-batch.
-        length: Tokens in a block.
-        masked_share: The largest masking rate.
+        size: Blocks of a micro-batch; ``length`` and ``masked_share`` as in `fewest_micro_batches`.
     """
     weights = sum(p.nbytes for p in objective.parameters())
     gradients = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
