@@ -170,23 +170,18 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        _publish(temporary, folder)
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        replaced = mark_for_deletion(folder) if folder.exists() else None
+        temporary.rename(folder)
+        _fsync(folder.parent)  # after this it survives a power cut
+        if replaced is not None:
+            shutil.rmtree(replaced)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, SafetensorError):
             raise OSError(str(error)) from error
         raise
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """Sync every file and rename the folder into place: after this it survives a power cut."""
-    for path in [*temporary.rglob("*"), temporary]:
-        _fsync(path)
-    replaced = mark_for_deletion(folder) if folder.exists() else None
-    temporary.rename(folder)
-    _fsync(folder.parent)
-    if replaced is not None:
-        shutil.rmtree(replaced)
 
 
 def mark_for_deletion(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 AUTO_PROBES = ("auto",)
+OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}  # where both are set, the second counts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,10 +131,7 @@ class Processes:
         return tensors
 
     def require_same(self, facts: Mapping[str, object]) -> None:
-        """Check that all processes hold the same values.
-
-        Args:
-            facts: The values to compare, by the names for an error.
+        """Check that all processes hold the same values, given by their names for an error.
 
         Raises:
             AgreedError: A value differs. The error names the process, its machine, and both values.

@@ -143,7 +143,9 @@ def train_to_end(ready: ReadyRun) -> None:
         print_plan(corpus, run.plan, accelerator, run.bare_objective.model)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
-        unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
+        weights_V = torch.from_numpy(corpus.token_counts() + 1)
+        weights_V[torch.from_numpy(corpus.vocabulary.is_special)] = 0
+        unigram = unigram_perplexity(accelerator, weights_V, run.eval_batches())
         if accelerator.is_main_process:
             print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, corpus.config.block_size)
@@ -174,10 +176,3 @@ def _filled(run: Run, corpus: Corpus) -> list[dict[str, Any]]:
     """The probe sentences, filled by the weights as they are."""
     with run.accelerator.autocast():
         return fill_probes(run.bare_objective.model, corpus.tokenizer, run.config.probe)
-
-
-def unigram_weights(corpus: Corpus) -> torch.Tensor:
-    """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
-    weights = torch.from_numpy(corpus.token_counts() + 1)
-    weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
-    return weights

@@ -17,6 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from train_loop.config import OVERRIDDEN_BY
 from train_loop.sharing.card_names import escaped, is_hub_id, linked, public, sources
 from train_loop.watching.report import templates
 from train_loop.watching.run_record import Row, RunRecord, is_number, read_record, shown, shown_fills
@@ -28,7 +29,6 @@ _NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared; none
     r"output_dir|overwrite_output_dir|resume_from_checkpoint|cache_dir|cpu_threads|process_timeout|dataloader_.*"
     r"|save_total_limit|on_save_error|profile_.*|push_to_hub|hub_.*|report_to|project|.*_(token|key|password)"
 )
-_OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}
 _MOST_ROWS = 12
 _MAIN_SETTINGS = re.compile(
     r"dataset_revision|text_column|block_size|mlm_probability|masking|global_batch_size|gradient_accumulation_steps"
@@ -138,7 +138,7 @@ def _recipe(settings: dict[str, Any]) -> str:
         name: public(value)
         for name, value in settings.items()
         if value not in (None, {}, [])  # the default of such a setting
-        and not (name in _OVERRIDDEN_BY and settings.get(_OVERRIDDEN_BY[name]))
+        and not (name in OVERRIDDEN_BY and settings.get(OVERRIDDEN_BY[name]))
         and not _NOT_SHOWN.fullmatch(name)
     }
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip()
