@@ -18,20 +18,8 @@ import numpy as np
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from train_loop import run_files
-from train_loop.checkpoint import (
-    CheckpointError,
-    TrainState,
-    changed_settings,
-    load_data_state,
-    load_state,
-    load_tensors,
-    mark_for_deletion,
-    save_checkpoint,
-    save_model,
-    verify,
-    whole_or_nothing,
-)
+from train_loop import checkpoint, run_files
+from train_loop.checkpoint import CheckpointError, TrainState, verify
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
 from train_loop.objective import Objective
@@ -96,10 +84,10 @@ class RunCheckpoints:
             return Start()
         return Start(
             folder=folder,
-            state=load_state(folder, self.identity),
+            state=checkpoint.load_state(folder, self.identity),
             model_config=AutoConfig.from_pretrained(folder).to_dict(),
-            data_state=load_data_state(folder),
-            changed=changed_settings(folder, self.settings),
+            data_state=checkpoint.load_data_state(folder),
+            changed=checkpoint.changed_settings(folder, self.settings),
         )
 
     def begin(self, start: Start) -> list[str]:
@@ -121,7 +109,7 @@ class RunCheckpoints:
             try:
                 if not best.exists() and beside.exists():
                     verify(beside)
-                    with whole_or_nothing(best) as copy:
+                    with checkpoint.whole_or_nothing(best) as copy:
                         shutil.copytree(beside, copy, dirs_exist_ok=True)
                 verify(best)
             except CheckpointError as error:
@@ -150,7 +138,7 @@ class RunCheckpoints:
         best_step = state.best_step if self.config.keeps_best else None
 
         def write() -> None:
-            save_checkpoint(
+            checkpoint.save_checkpoint(
                 folder,
                 host_model,
                 self.tokenizer,
@@ -167,7 +155,7 @@ class RunCheckpoints:
 
     def save_final(self, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Write the run's final model. Call `wait` before."""
-        save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self.tokenizer)
+        checkpoint.save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self.tokenizer)
 
     def _on_host(self, objective: Objective, weights: Mapping[str, Tensor]) -> PreTrainedModel:
         """A model in host memory with these weights, the same one at each call."""
@@ -202,7 +190,7 @@ class RunCheckpoints:
         """
         folder = checkpoint_folder(self._output_dir, step)
         verify(folder)
-        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | load_tensors(folder)
+        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | checkpoint.load_tensors(folder)
 
 
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
@@ -239,7 +227,7 @@ def remove_old(written: Path, keep: int | None, best_step: int | None) -> None:
     others = [folder for folder in checkpoints(output_dir) if folder not in (written, best)]
     num_kept = len(others) if keep is None else keep - (written != best)
     for folder in others[: max(0, len(others) - num_kept)]:
-        mark_for_deletion(folder)
+        checkpoint.mark_for_deletion(folder)
     for leftover in written.parent.glob("*.old"):
         shutil.rmtree(leftover)
 
