@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+_TRACKERS = ("tensorboard", "wandb", "trackio")
 AUTO_PROBES = ("auto",)
 OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}  # where both are set, the second counts
 
@@ -237,6 +238,3 @@ class TrainConfig:
     def keeps_best(self) -> bool:
         """Whether the final model is the best one rather than the last one."""
         return self.load_best_model_at_end or self.early_stopping_patience is not None
-
-
-_TRACKERS = ("tensorboard", "wandb", "trackio")

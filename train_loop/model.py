@@ -153,10 +153,8 @@ def first_position(model: PreTrainedModel) -> int:
 
 
 def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module
-    return None
+    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    return next((module for module in named if isinstance(module, nn.Embedding)), None)
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:

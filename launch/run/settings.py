@@ -128,12 +128,11 @@ def _in_one_spelling(arguments: Sequence[str]) -> list[str]:
     rest = iter(arguments)
     for word in rest:
         option, equals, value = word.partition("=")
-        name, dot, key = option.partition(".")
+        name, dot, key = option.removeprefix("--").partition(".")
+        name = name.replace("-", "_")
         if not word.startswith("--"):
             words.append(word)
-            continue
-        name = name.removeprefix("--").replace("-", "_")
-        if dot and name in HINTS:
+        elif dot and name in HINTS:
             words += [f"--{name}", f"{key}={value if equals else next(rest, '')}"]
         else:
             words.append(f"--{name}{dot}{key}{equals}{value}")

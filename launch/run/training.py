@@ -1,11 +1,10 @@
 """A training run from its settings to its end, and what is said of it."""
 
-import os
 import signal
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -52,7 +51,7 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
     except AgreedError as error:
         fail(error)
     except (ValueError, OSError) as error:
-        _fail_alone(error, code=2)
+        fail(error, is_alone=True)
     if ready is None:
         return
     try:
@@ -60,19 +59,12 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
     except (NonFiniteError, CheckpointError) as error:
         fail(error, code=1)
     except (DataError, OSError) as error:
-        _fail_alone(error, code=1)
+        fail(error, code=1, is_alone=True)
     except NotPushedError as error:
         print(f"error: {error}", file=sys.stderr)
         ready.sharing.leave(error.code)
     except Stopped:
         ready.sharing.leave(128 + (ready.signals.number or signal.SIGTERM))
-
-
-def _fail_alone(error: Exception, *, code: int) -> NoReturn:
-    """Print an error that perhaps only this process has, and exit. The launcher ends the other processes."""
-    who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
 
 
 def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> ReadyRun | None:

@@ -210,12 +210,8 @@ class MaskPredictor:
         """
         order = sorted(range(len(queries)), key=lambda i: -len(queries[i].input_ids))
         while order:
-            count, num_positions = 0, 0
-            while count < min(batch_size, len(order)):
-                num_positions += len(queries[order[count]].positions)
-                if count and num_positions > _MOST_POSITIONS:
-                    break
-                count += 1
+            totals = itertools.accumulate(len(queries[i].positions) for i in order[:batch_size])
+            count = max(1, sum(total <= _MOST_POSITIONS for total in totals))
             indices, order = order[:count], order[count:]
             yield indices, self._logits([queries[i] for i in indices])
 
