@@ -34,7 +34,6 @@ class Start:
 
     Attributes:
         folder: The checkpoint to resume from; None: the run starts anew.
-        state: The state to go on from.
         model_config: The model's configuration, as ``config.json`` has it.
         data_state: The positions of the streams of text; empty where the step determines them.
         changed: A line for each setting that differs from those of the checkpoint.

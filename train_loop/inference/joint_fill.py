@@ -47,11 +47,8 @@ def fill_jointly(
             (the decoding of Ghazvininejad et al. 2019, Mask-Predict, one token at a time).
             ``beam``: from left to right, and the ``num_beams`` best fillings are kept. With as many beams as
             there are fillings, it finds the most probable one.
-        top_k: K fillings for each row.
+        top_k: K fillings for each row, or all of them where there are fewer.
         num_beams: The width of the beam; at least K fillings are kept.
-
-    Returns:
-        For each row K fillings, or all of them where there are fewer.
     """
     beams = [[Filling(tuple(row), tuple(predictor.masks(row)), 0.0)] for row in rows]
     is_first = True
