@@ -225,9 +225,8 @@ class TrainConfig:
     def profiled(self) -> tuple[int, int] | None:
         """``profile_steps`` as two numbers; None where there is none, or it is not right."""
         first, _, last = (self.profile_steps or "").partition(":")
-        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-            return None
-        return int(first), int(last)
+        is_right = first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)
+        return (int(first), int(last)) if is_right else None
 
     @property
     def trackers(self) -> tuple[str, ...]:

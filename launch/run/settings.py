@@ -16,7 +16,6 @@ import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Every setting of a run."""
 
@@ -58,8 +57,7 @@ class Settings:
         from train_loop.optim import SCHEDULES
         from train_loop.optimizers import OPTIMIZERS
 
-        registries: dict[str, Mapping[str, Any]]
-        registries = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "lr_scheduler_type": SCHEDULES}
+        registries: dict[str, Any] = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "lr_scheduler_type": SCHEDULES}
         return {name: find(name, getattr(self.train, name), registry) for name, registry in registries.items()}
 
     def marked(self, mark: str) -> dict[str, Any]:
@@ -72,7 +70,7 @@ class Settings:
         }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Command:
     """A command that takes settings.
 
