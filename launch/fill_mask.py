@@ -11,7 +11,7 @@ import sys
 
 from launch.run.errors import OneLineParser, one_line_errors
 from launch.terminal.tables import print_fills
-from launch.terminal.texts import add_text_options, as_json, open_texts, own_mask, target_words
+from launch.terminal.texts import add_text_options, as_json, open_texts, target_words
 
 
 @one_line_errors
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     from transformers.utils import logging
 
     from train_loop.inference.fill_mask import FillMask
+    from train_loop.inference.probes import own_mask
 
     logging.disable_progress_bar()
     fill_mask = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
@@ -47,8 +48,7 @@ def main(arguments: list[str]) -> None:
 
         prompt(fill_mask, settings)
         return
-    mask_token = str(fill_mask.tokenizer.mask_token)
-    asked, shown = itertools.tee(own_mask(text, mask_token) for text in texts)
+    asked, shown = itertools.tee(own_mask(text, fill_mask.tokenizer) for text in texts)
     for fills, text in zip(fill_mask(asked, **settings), shown, strict=True):
         if as_json(options):
             print(json.dumps(fills, ensure_ascii=False))

@@ -2,16 +2,10 @@
 
 import io
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from launch.run.errors import one_line_errors
-from launch.run.settings import Command, Settings, parse_settings
-from train_loop.plan import BatchPlan, plan_batches
-
-if TYPE_CHECKING:  # importing torch takes seconds
-    from data.batch import MaskedBatch
-    from launch.run.corpus import Corpus
+from launch.run.settings import Command, parse_settings
+from train_loop.plan import plan_batches
 
 _COUNT = {"type": int, "metavar": "N"}
 COMMAND = Command(
@@ -38,7 +32,7 @@ def main(arguments: list[str]) -> None:
         if (value := getattr(options, name)) < smallest:
             raise ValueError(f"{name}={value} must be {smallest} or more")
     from launch.run.corpus import open_corpus, print_corpus
-    from launch.terminal.batch import print_counts, print_rows, print_tokens
+    from launch.terminal.batch import batches_of_step, print_counts, print_rows, print_tokens
 
     corpus = open_corpus(settings)
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, options.num_processes)
@@ -55,23 +49,6 @@ def main(arguments: list[str]) -> None:
     print_corpus(corpus)
     if corpus.train:
         print_tokens(corpus)
-
-
-def batches_of_step(settings: Settings, corpus: "Corpus", plan: BatchPlan, step: int) -> list["MaskedBatch"]:
-    """The global batch of an update as training makes it, in micro-batches; the first update is 1.
-
-    Raises:
-        ValueError: When streaming, some text cannot be read.
-    """
-    import torch
-
-    from launch.run.loaders import train_loader
-
-    alone = replace(corpus, config=replace(corpus.config, dataloader_num_workers=0))
-    loader = train_loader(settings, alone, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
-    first = step - 1 if corpus.train else 0  # a stream must be read from its beginning
-    *_, batches = loader.steps(first, step)
-    return batches
 
 
 if __name__ == "__main__":

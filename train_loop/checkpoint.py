@@ -110,10 +110,6 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 is not the one in {_MANIFEST})")
 
 
-# Settings of the identity that older checkpoints do not name, with the value that they had.
-_BEFORE = {"objective": "masked_lm", "objective_kwargs": {}}
-
-
 def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     """The state of a verified checkpoint.
 
@@ -121,7 +117,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
         CheckpointError: The checkpoint belongs to a different run; the message names the field.
     """
     facts = json.loads((folder / "state.json").read_text())
-    saved = _BEFORE | facts.pop("identity")
+    saved = {"objective": "masked_lm", "objective_kwargs": {}} | facts.pop("identity")  # older ones name no objective
     facts.pop("settings", None)
     for name, value in identity.items():
         if saved.get(name) != value:
@@ -132,18 +128,15 @@ def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
     return TrainState(**facts)
 
 
-# Folders and files, which change no result.
-_PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")
-
-
 def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
     """A line for each setting that differs from the checkpoint's."""
     saved = json.loads((folder / "state.json").read_text()).get("settings", {})
     ours = json.loads(json.dumps(settings))
+    places = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")  # they change no result
     return [
         f"changed  {name}: {value!r}, was {saved[name]!r}"
         for name, value in ours.items()
-        if name in saved and name not in _PLACES and saved[name] != value
+        if name in saved and name not in places and saved[name] != value
     ]
 
 
@@ -170,23 +163,18 @@ def whole_or_nothing(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        _publish(temporary, folder)
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        replaced = mark_for_deletion(folder) if folder.exists() else None
+        temporary.rename(folder)
+        _fsync(folder.parent)  # after this it survives a power cut
+        if replaced is not None:
+            shutil.rmtree(replaced)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, SafetensorError):
             raise OSError(str(error)) from error
         raise
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """Sync every file and rename the folder into place: after this it survives a power cut."""
-    for path in [*temporary.rglob("*"), temporary]:
-        _fsync(path)
-    replaced = mark_for_deletion(folder) if folder.exists() else None
-    temporary.rename(folder)
-    _fsync(folder.parent)
-    if replaced is not None:
-        shutil.rmtree(replaced)
 
 
 def mark_for_deletion(folder: Path) -> Path:

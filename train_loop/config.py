@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+_TRACKERS = ("tensorboard", "wandb", "trackio")
 AUTO_PROBES = ("auto",)
+OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}  # where both are set, the second counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +225,8 @@ class TrainConfig:
     def profiled(self) -> tuple[int, int] | None:
         """``profile_steps`` as two numbers; None where there is none, or it is not right."""
         first, _, last = (self.profile_steps or "").partition(":")
-        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-            return None
-        return int(first), int(last)
+        is_right = first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)
+        return (int(first), int(last)) if is_right else None
 
     @property
     def trackers(self) -> tuple[str, ...]:
@@ -236,6 +237,3 @@ class TrainConfig:
     def keeps_best(self) -> bool:
         """Whether the final model is the best one rather than the last one."""
         return self.load_best_model_at_end or self.early_stopping_patience is not None
-
-
-_TRACKERS = ("tensorboard", "wandb", "trackio")

@@ -19,9 +19,7 @@ from train_loop.objective import EvalMetrics, Objective
 def evaluate(accelerator: Accelerator, objective: Objective, batches: Iterable[MaskedBatch]) -> EvalMetrics:
     """Evaluate on the batches of all processes.
 
-    Args:
-        objective: Not wrapped in DDP: there are no gradients to synchronise.
-        batches: This process's batches.
+    The objective is not wrapped in DDP: there are no gradients to synchronise.
     """
     was_training = objective.training
     objective.eval()

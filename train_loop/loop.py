@@ -138,11 +138,7 @@ def _evaluation_weights(run: Run) -> Iterator[None]:
 
 
 def _eval_batches(run: Run) -> Iterator[MaskedBatch]:
-    """Yield this process's evaluation batches; before each of them all processes vote on stopping.
-
-    Raises:
-        Stopped: A process was told to stop.
-    """
+    """Yield this process's evaluation batches; before each of them all processes vote on stopping. Raises Stopped."""
     batches = iter(run.eval_batches())
     batch = next(batches, None)
     while run.processes.any(batch is not None):

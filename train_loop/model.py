@@ -2,11 +2,12 @@
 
 import difflib
 import logging
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from train_loop.config import ModelConfig
@@ -31,7 +32,7 @@ def open_model(
     Args:
         vocab_size: One more than the tokenizer's largest id.
         seed: Seed of the initialisation.
-        auto_class: The transformers class that opens the model.
+        auto_class: See `Objective`; as for `load_model`.
 
     Raises:
         ValueError: The model cannot be loaded or built, or does not fit.
@@ -64,7 +65,6 @@ def load_model(
     """Load a model from safetensors, in fp32.
 
     Args:
-        auto_class: The transformers class that opens the model.
         needs_all_weights: Refuse a model that was saved without some of its weights, such as the head. In training
             they start at random.
 
@@ -101,16 +101,16 @@ def _from_scratch(
 ) -> PreTrainedModel:
     name = str(config.model_type)
     if name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        near = difflib.get_close_matches(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "for example: bert, roberta, modernbert"
-        raise ValueError(f"model_type={name!r} is no masked language model of transformers; {hint}")
+        hint = _nearest(name, MODEL_FOR_MASKED_LM_MAPPING_NAMES) or "; for example: bert, roberta, modernbert"
+        raise ValueError(f"model_type={name!r} is no masked language model of transformers{hint}")
     try:
         known = AutoConfig.for_model(name)
-        _check_names(config.model_config, known)
-        ids = {
-            f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos", "cls", "sep")
-        }
-        ids = {key: value for key, value in ids.items() if hasattr(known, key)}
+        names = {*known.to_dict(), *known.attribute_map}  # transformers accepts any
+        for key in config.model_config:
+            if key not in names:
+                raise ValueError(f"there is no {key!r} in its configuration{_nearest(key, names)}")
+        keys = [f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep")]
+        ids = {key: getattr(tokenizer, key) for key in keys if hasattr(known, key)}
         values = {"vocab_size": vocab_size, **ids, **_PUBLISHED.get(name, {}), **config.model_config}
         model_config = AutoConfig.for_model(name, **values)
         return auto_class.from_config(model_config, attn_implementation=config.attn_implementation)
@@ -118,15 +118,8 @@ def _from_scratch(
         raise ValueError(f"model_type={name!r} with model_config={config.model_config}: {_short(error)}") from error
 
 
-def _check_names(overrides: dict[str, object], known: PreTrainedConfig) -> None:
-    """Check names of the model's configuration: transformers accepts any."""
-    names = {*known.to_dict(), *known.attribute_map}
-    for name in overrides:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise ValueError(
-                f"there is no {name!r} in its configuration" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+def _nearest(name: str, names: Iterable[str]) -> str:
+    return "".join(f"; did you mean {near!r}?" for near in difflib.get_close_matches(name, list(names), n=1))
 
 
 def check_fit(model: PreTrainedModel, config: ModelConfig, *, vocab_size: int, block_size: int) -> None:
@@ -165,10 +158,8 @@ def first_position(model: PreTrainedModel) -> int:
 
 
 def _position_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module
-    return None
+    named = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    return next((module for module in named if isinstance(module, nn.Embedding)), None)
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -14,10 +14,9 @@ from train_loop.config import TrainConfig
 
 @dataclass(frozen=True)
 class EvalMetrics:
-    """Of one evaluation, over all processes. An objective adds fields of its own, which are logged by their names.
+    """Of one evaluation, over all processes; the lowest loss is the best.
 
-    Attributes:
-        eval_loss: The lowest one is the best.
+    An objective adds fields of its own, which are logged by their names.
     """
 
     eval_loss: float
@@ -67,8 +66,7 @@ class Objective(nn.Module, ABC):
     def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
         """Try out what the model allows, once, on the run's device and at its precision.
 
-        Args:
-            has_padding: Whether blocks may be shorter than ``block_size``.
+        With ``has_padding`` blocks may be shorter than ``block_size``.
 
         Raises:
             ValueError: A setting asks for something that the model does not allow.

@@ -133,7 +133,7 @@ def full_state(
     }
 
     def copy(tensor: Tensor) -> Tensor | None:
-        whole = _whole(tensor.detach())
+        whole = _whole(tensor.detach())  # given up at the return: one at a time is held
         return whole.to("cpu", copy=True).contiguous() if is_wanted else None
 
     def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

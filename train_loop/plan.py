@@ -36,10 +36,7 @@ class BatchPlan:
 
 
 def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processes: int) -> BatchPlan:
-    """Work out the batch arithmetic.
-
-    Args:
-        blocks_per_epoch: None when streaming.
+    """Work out the batch arithmetic; ``blocks_per_epoch`` is None when streaming.
 
     Raises:
         ValueError: The global batch cannot be divided as the settings say.

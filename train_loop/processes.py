@@ -30,12 +30,7 @@ class Processes:
     """
 
     def __init__(self, accelerator: Accelerator, timeout: float, stop_requested: Callable[[], bool]) -> None:
-        """Make the groups.
-
-        Args:
-            timeout: Time limit of `any`, in seconds.
-            stop_requested: Returns whether this process was told to stop.
-        """
+        """Make the groups; ``timeout`` is the time limit of `any`, in seconds."""
         self._stop_requested = stop_requested
         self.rank, self.number = accelerator.process_index, accelerator.num_processes
         self.is_main = accelerator.is_main_process
@@ -131,10 +126,7 @@ class Processes:
         return tensors
 
     def require_same(self, facts: Mapping[str, object]) -> None:
-        """Check that all processes hold the same values.
-
-        Args:
-            facts: The values to compare, by the names for an error.
+        """Check that all processes hold the same values, given by their names for an error.
 
         Raises:
             AgreedError: A value differs. The error names the process, its machine, and both values.

@@ -31,12 +31,10 @@ class Run:
     """The parts of a run.
 
     Attributes:
-        objective: Prepared by Accelerate, so perhaps wrapped in DDP.
-        optimizers: Prepared too.
+        objective, optimizers: Prepared by Accelerate; the objective is perhaps wrapped in DDP.
         lr_factor: Step -> factor on the peak learning rates.
         loader: Of this process's micro-batches.
         eval_batches: This process's evaluation batches, from the start at each call.
-        state: Where the run is.
         checkpoints: Used on the main process only.
     """
 

@@ -18,20 +18,8 @@ import numpy as np
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from train_loop import run_files
-from train_loop.checkpoint import (
-    CheckpointError,
-    TrainState,
-    changed_settings,
-    load_data_state,
-    load_state,
-    load_tensors,
-    mark_for_deletion,
-    save_checkpoint,
-    save_model,
-    verify,
-    whole_or_nothing,
-)
+from train_loop import checkpoint, run_files
+from train_loop.checkpoint import CheckpointError, TrainState, verify
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
 from train_loop.objective import Objective
@@ -46,7 +34,6 @@ class Start:
 
     Attributes:
         folder: The checkpoint to resume from; None: the run starts anew.
-        state: The state to go on from.
         model_config: The model's configuration, as ``config.json`` has it.
         data_state: The positions of the streams of text; empty where the step determines them.
         changed: A line for each setting that differs from those of the checkpoint.
@@ -59,39 +46,30 @@ class Start:
     changed: list[str] = field(default_factory=list)
 
 
+@dataclass
 class RunCheckpoints:
     """Chooses, writes and rotates a run's checkpoints; used on the main process only.
 
     A thread writes them, one at a time, so training stops only for the copy to
     host memory. An error of the thread is raised by the next `wait`.
+
+    Attributes:
+        tokenizer: Saved with each model.
+        identity, settings: See `save_checkpoint`.
+        on_saved: Called with the folder of each written checkpoint, in the thread that wrote it.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        identity: dict[str, Any],
-        settings: dict[str, Any],
-        on_saved: Callable[[Path], None],
-    ) -> None:
-        """Read and write nothing yet.
+    config: TrainConfig
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, Any]
+    settings: dict[str, Any]
+    on_saved: Callable[[Path], None]
+    _host_model: PreTrainedModel | None = None
+    _pending: tuple[Path, Future[None]] | None = None
 
-        Args:
-            tokenizer: Saved with each model.
-            identity: What a checkpoint and a run that resumes from it must share.
-            settings: All settings of the run, to report which have changed.
-            on_saved: Called with the folder of each written checkpoint, in the thread that wrote it.
-        """
-        self._config = config
-        self._tokenizer = tokenizer
-        self._output_dir = Path(config.output_dir)
-        self._identity = identity
-        self._settings = settings
-        self._on_saved = on_saved
-        self._host_model: PreTrainedModel | None = None
+    def __post_init__(self) -> None:
+        self._output_dir = Path(self.config.output_dir)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: tuple[Path, Future[None]] | None = None
 
     def start(self) -> Start:
         """Find and verify the checkpoint that ``resume_from_checkpoint`` names.
@@ -99,16 +77,16 @@ class RunCheckpoints:
         Raises:
             CheckpointError: No checkpoint is whole, or it belongs to a different run.
         """
-        wanted = self._config.resume_from_checkpoint
+        wanted = self.config.resume_from_checkpoint
         folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
         if folder is None:
             return Start()
         return Start(
             folder=folder,
-            state=load_state(folder, self._identity),
+            state=checkpoint.load_state(folder, self.identity),
             model_config=AutoConfig.from_pretrained(folder).to_dict(),
-            data_state=load_data_state(folder),
-            changed=changed_settings(folder, self._settings),
+            data_state=checkpoint.load_data_state(folder),
+            changed=checkpoint.changed_settings(folder, self.settings),
         )
 
     def begin(self, start: Start) -> list[str]:
@@ -124,13 +102,13 @@ class RunCheckpoints:
         if others:
             names = ", ".join(_set_aside(folder).name for folder in others)
             lines.append(f"aside    not of this run's history, kept in {others[0].parent}: {names}")
-        if start.folder is not None and self._config.keeps_best and state.best_step is not None:
+        if start.folder is not None and self.config.keeps_best and state.best_step is not None:
             best = checkpoint_folder(self._output_dir, state.best_step)
             beside = start.folder.parent / best.name
             try:
                 if not best.exists() and beside.exists():
                     verify(beside)
-                    with whole_or_nothing(best) as copy:
+                    with checkpoint.whole_or_nothing(best) as copy:
                         shutil.copytree(beside, copy, dirs_exist_ok=True)
                 verify(best)
             except CheckpointError as error:
@@ -149,36 +127,34 @@ class RunCheckpoints:
         state: TrainState,
         data_state: dict[str, np.ndarray],
     ) -> None:
-        """Copy the weights now; write the checkpoint and delete old ones in the background. Call `wait` before.
+        """Copy the model's weights now; write the checkpoint and delete old ones in the background. Call `wait` before.
 
-        Args:
-            weights: Of the model.
-            tensors: All other tensors of the objective and its optimizers. They are not copied.
+        All other ``tensors``, of the objective and its optimizers, are not copied.
         """
         host_model = self._on_host(objective, weights)
         state = replace(state)
         folder = checkpoint_folder(self._output_dir, state.step)
-        best_step = state.best_step if self._config.keeps_best else None
+        best_step = state.best_step if self.config.keeps_best else None
 
         def write() -> None:
-            save_checkpoint(
+            checkpoint.save_checkpoint(
                 folder,
                 host_model,
-                self._tokenizer,
+                self.tokenizer,
                 tensors,
                 state=state,
-                identity=self._identity,
-                settings=self._settings,
+                identity=self.identity,
+                settings=self.settings,
                 data_state=data_state,
             )
-            self._on_saved(folder)
-            remove_old(folder, self._config.save_total_limit, best_step)
+            self.on_saved(folder)
+            remove_old(folder, self.config.save_total_limit, best_step)
 
         self._pending = folder, self._thread.submit(write)
 
     def save_final(self, objective: Objective, weights: Mapping[str, Tensor]) -> None:
         """Write the run's final model. Call `wait` before."""
-        save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self._tokenizer)
+        checkpoint.save_model(self._output_dir / run_files.MODEL, self._on_host(objective, weights), self.tokenizer)
 
     def _on_host(self, objective: Objective, weights: Mapping[str, Tensor]) -> PreTrainedModel:
         """A model in host memory with these weights, the same one at each call."""
@@ -201,7 +177,7 @@ class RunCheckpoints:
             written.result()
         except OSError as error:
             text = f"{folder} could not be written ({error}); earlier checkpoints are as they were"
-            if self._config.on_save_error == "stop":
+            if self.config.on_save_error == "stop":
                 raise CheckpointError(text) from error
             logger.warning("%s; training goes on", text)
 
@@ -213,7 +189,7 @@ class RunCheckpoints:
         """
         folder = checkpoint_folder(self._output_dir, step)
         verify(folder)
-        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | load_tensors(folder)
+        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | checkpoint.load_tensors(folder)
 
 
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
@@ -250,7 +226,7 @@ def remove_old(written: Path, keep: int | None, best_step: int | None) -> None:
     others = [folder for folder in checkpoints(output_dir) if folder not in (written, best)]
     num_kept = len(others) if keep is None else keep - (written != best)
     for folder in others[: max(0, len(others) - num_kept)]:
-        mark_for_deletion(folder)
+        checkpoint.mark_for_deletion(folder)
     for leftover in written.parent.glob("*.old"):
         shutil.rmtree(leftover)
 

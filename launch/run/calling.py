@@ -47,11 +47,7 @@ def finished(run: Run) -> FinishedRun:
 
 
 def settings_of_call(values: Mapping[str, Any]) -> Settings:
-    """The settings that the command reads from the same names and values, and ``recipe``.
-
-    Raises:
-        ValueError: A name or a value is wrong. The message is the command's line.
-    """
+    """The settings that the command reads from the same names and values, and ``recipe``. Raises its ValueError."""
     words: list[str] = []
     for name, value in values.items():
         if name in ("dataset", "eval_dataset") and not isinstance(value, str | Path | None):

@@ -21,11 +21,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "s
 
 
 def record_start(folder: Path, accelerator: Accelerator, *, step: int) -> None:
-    """Add this start to ``environment.json``, after the earlier starts whose updates still count.
-
-    Args:
-        step: Updates made before this start.
-    """
+    """Add this start, after ``step`` updates, to ``environment.json``, behind the earlier ones whose updates count."""
     path = folder / run_files.ENVIRONMENT
     earlier = json.loads(path.read_text(encoding="utf-8")) if step and path.exists() else []
     starts = [start for start in earlier if start["step"] < step]

@@ -27,10 +27,16 @@ def is_local_main() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def fail(message: object, code: int = 2) -> NoReturn:
-    """Print one line, once on each machine, and exit; code 2 is for user errors."""
-    if is_local_main():
-        print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+def fail(message: object, code: int = 2, *, is_alone: bool = False) -> NoReturn:
+    """Print one line and exit; code 2 is for user errors.
+
+    Args:
+        is_alone: Perhaps only this process has the error: it prints the line with its number. Otherwise it is printed
+            once on each machine.
+    """
+    who = f"process {os.environ['RANK']}: " if is_alone and int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    if is_alone or is_local_main():
+        print(f"error: {who}{' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(code)
 
 

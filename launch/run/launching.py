@@ -37,10 +37,8 @@ def processes_to_start(asked: int | None) -> int:
 def start_processes(number: int, timeout: float) -> NoReturn:
     """Run the command line of this process in ``number`` processes, and exit with the code of the first that failed.
 
-    Ctrl-C reaches this process alone, which passes it on, as it does SIGTERM, and waits for their checkpoint.
-
-    Args:
-        timeout: Seconds to wait for the processes after a signal, before they are killed.
+    Ctrl-C reaches this process alone, which passes it on, as it does SIGTERM, and waits for their checkpoint for
+    ``timeout`` seconds, before they are killed.
     """
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(int(timeout)))  # the default is 30
     if not torch.cuda.is_available():

@@ -16,7 +16,6 @@ import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,17 +24,16 @@ import yaml
 from data.config import DataConfig
 from data.functions import did_you_mean, find
 from launch.run.errors import OneLineParser
-from train_loop.config import ModelConfig, TrainConfig
+from train_loop.config import OVERRIDDEN_BY, ModelConfig, TrainConfig
 
 _LIST_OF_SETTINGS = "mlm train --help lists them"
 _HUGGING_FACE_NAMES = Path(__file__).with_name("hugging_face_names.yaml")
 RECIPES = Path(__file__).parents[1] / "recipes"
-_INSTEAD_OF = {"num_train_epochs": "max_steps", "dataset": "mixture"}  # given by itself, it counts for a recipe's other
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """Every setting of a run."""
 
@@ -59,8 +57,7 @@ class Settings:
         from train_loop.optim import SCHEDULES
         from train_loop.optimizers import OPTIMIZERS
 
-        registries: dict[str, Mapping[str, Any]]
-        registries = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "lr_scheduler_type": SCHEDULES}
+        registries: dict[str, Any] = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS, "lr_scheduler_type": SCHEDULES}
         return {name: find(name, getattr(self.train, name), registry) for name, registry in registries.items()}
 
     def marked(self, mark: str) -> dict[str, Any]:
@@ -73,7 +70,7 @@ class Settings:
         }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Command:
     """A command that takes settings.
 
@@ -107,13 +104,15 @@ def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings
     has_model = given.get("model_name_or_path", "none") != "none"
     values = _read_recipe(options.recipe, has_model=has_model) if options.recipe else {}
     for name in HINTS.keys() & given.keys():
-        if _kind(HINTS[name])[0] is dict:
-            values[name] = _merge(name, values.get(name, {}), given[name])
+        words = given[name]
+        if _kind(HINTS[name])[0] is dict:  # a recipe's keys stay, unless the word ``none`` empties the map
+            recipes = {} if "none" in words else values.get(name, {})
+            values[name] = recipes | _convert(name, [word for word in words if word != "none"])
         else:
-            values[name] = _convert(name, given[name])
-    for name, recipes in _INSTEAD_OF.items():
-        if name in given and recipes not in given:
-            values.pop(recipes, None)
+            values[name] = _convert(name, words)
+    for name, stronger in OVERRIDDEN_BY.items():
+        if name in given and stronger not in given:  # given by itself, it counts for a recipe's other
+            values.pop(stronger, None)
 
     def part(config: Any) -> Any:
         return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
@@ -127,23 +126,15 @@ def _in_one_spelling(arguments: Sequence[str]) -> list[str]:
     rest = iter(arguments)
     for word in rest:
         option, equals, value = word.partition("=")
-        name, dot, key = option.partition(".")
+        name, dot, key = option.removeprefix("--").partition(".")
+        name = name.replace("-", "_")
         if not word.startswith("--"):
             words.append(word)
-            continue
-        name = name.removeprefix("--").replace("-", "_")
-        if dot and name in HINTS:
+        elif dot and name in HINTS:
             words += [f"--{name}", f"{key}={value if equals else next(rest, '')}"]
         else:
             words.append(f"--{name}{dot}{key}{equals}{value}")
     return words
-
-
-def _merge(name: str, recipes: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """A recipe's map with the keys of the command line; its word ``none`` empties the map."""
-    if "none" in words:
-        recipes = {}
-    return recipes | _convert(name, [word for word in words if word != "none"])
 
 
 def _settings_parser(command: Command) -> argparse.ArgumentParser:

@@ -15,10 +15,9 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class StopSignals:
-    """The first SIGTERM or SIGINT that this process received while they are `remembered`.
+    """The first SIGTERM or SIGINT that this process received while they are `remembered`: its number, or None.
 
-    Attributes:
-        number: The signal's number, or None. A second Ctrl-C ends the process at once.
+    A second Ctrl-C ends the process at once.
     """
 
     number: int | None = None

@@ -1,11 +1,10 @@
 """A training run from its settings to its end, and what is said of it."""
 
-import os
 import signal
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -52,7 +51,7 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
     except AgreedError as error:
         fail(error)
     except (ValueError, OSError) as error:
-        _fail_alone(error, code=2)
+        fail(error, is_alone=True)
     if ready is None:
         return
     try:
@@ -60,19 +59,12 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
     except (NonFiniteError, CheckpointError) as error:
         fail(error, code=1)
     except (DataError, OSError) as error:
-        _fail_alone(error, code=1)
+        fail(error, code=1, is_alone=True)
     except NotPushedError as error:
         print(f"error: {error}", file=sys.stderr)
         ready.sharing.leave(error.code)
     except Stopped:
         ready.sharing.leave(128 + (ready.signals.number or signal.SIGTERM))
-
-
-def _fail_alone(error: Exception, *, code: int) -> NoReturn:
-    """Print an error that perhaps only this process has, and exit. The launcher ends the other processes."""
-    who = f"process {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
 
 
 def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> ReadyRun | None:
@@ -143,7 +135,9 @@ def train_to_end(ready: ReadyRun) -> None:
         print_plan(corpus, run.plan, accelerator, run.bare_objective.model)
     unigram = None  # when streaming: nobody has counted the tokens
     if corpus.train:
-        unigram = unigram_perplexity(accelerator, unigram_weights(corpus), run.eval_batches())
+        weights_V = torch.from_numpy(corpus.token_counts() + 1)
+        weights_V[torch.from_numpy(corpus.vocabulary.is_special)] = 0
+        unigram = unigram_perplexity(accelerator, weights_V, run.eval_batches())
         if accelerator.is_main_process:
             print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, corpus.config.block_size)
@@ -174,10 +168,3 @@ def _filled(run: Run, corpus: Corpus) -> list[dict[str, Any]]:
     """The probe sentences, filled by the weights as they are."""
     with run.accelerator.autocast():
         return fill_probes(run.bare_objective.model, corpus.tokenizer, run.config.probe)
-
-
-def unigram_weights(corpus: Corpus) -> torch.Tensor:
-    """``[V]``: how often each token occurs in the training text, plus one; 0 for special tokens."""
-    weights = torch.from_numpy(corpus.token_counts() + 1)
-    weights[torch.from_numpy(corpus.vocabulary.is_special)] = 0
-    return weights

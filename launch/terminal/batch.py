@@ -1,21 +1,38 @@
-"""Prints a masked batch: its rows with their marks, its counts, and the tokens of the corpus."""
+"""Makes the batch of an update and prints it: its rows with their marks, its counts, and the tokens of the corpus."""
 
 import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from data.batch import MaskedBatch
 from launch.run.corpus import Corpus
+from launch.run.loaders import train_loader
+from launch.run.settings import Settings
 from launch.terminal.marks import Kind, RowWriter, kind_of, mark
 from launch.terminal.token_text import shown_token
+from train_loop.plan import BatchPlan
 from train_loop.watching.columns import say, terminal_columns
 
 _EXAMPLES = {Kind.MASKED: ("the", ""), Kind.REPLACED: ("cat", "blue"), Kind.KEPT: ("sat", "")}
 _TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 4
+
+
+def batches_of_step(settings: Settings, corpus: Corpus, plan: BatchPlan, step: int) -> list[MaskedBatch]:
+    """The global batch of an update as training makes it, in micro-batches; the first update is 1.
+
+    Raises:
+        ValueError: When streaming, some text cannot be read.
+    """
+    alone = replace(corpus, config=replace(corpus.config, dataloader_num_workers=0))
+    loader = train_loader(settings, alone, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
+    first = step - 1 if corpus.train else 0  # a stream must be read from its beginning
+    *_, batches = loader.steps(first, step)
+    return batches
 
 
 def print_rows(batches: list[MaskedBatch], corpus: Corpus, num_rows: int) -> None:

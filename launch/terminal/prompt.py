@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.terminal.tables import print_fills
-from launch.terminal.texts import own_mask, target_words
+from launch.terminal.texts import target_words
 from train_loop.inference.fill_mask import FillMask
+from train_loop.inference.probes import own_mask
 
 _HISTORY = Path("~/.cache/mlm-train-loop/fill_mask_history")
 _ENDS = (":quit", "quit", "exit")
@@ -22,8 +23,7 @@ a text with {mask} (or <mask>, [MASK])   its fills
 def prompt(fill_mask: FillMask, settings: dict[str, Any]) -> None:
     """Answer texts and commands until ``exit`` or the end of the input; an error is printed, and the prompt returns.
 
-    Args:
-        settings: Keyword arguments of `FillMask.__call__` to begin with; commands change them for the prompt.
+    The settings are keyword arguments of `FillMask.__call__`; commands change them for the prompt.
     """
     mask_token = str(fill_mask.tokenizer.mask_token)
     print(f"Write a text with {mask_token}; :help lists the commands, exit ends.")
@@ -35,7 +35,7 @@ def prompt(fill_mask: FillMask, settings: dict[str, Any]) -> None:
                 elif line.startswith(":"):
                     settings = settings | _changed(line, fill_mask)
                 elif line:
-                    text = own_mask(line, mask_token)
+                    text = own_mask(line, fill_mask.tokenizer)
                     print_fills(text, fill_mask(text, **settings))
             except ValueError as error:
                 print(f"error: {error}")

@@ -70,11 +70,6 @@ def _rows(path: Path, text_column: str) -> Iterator[str]:
         yield text
 
 
-def own_mask(text: str, mask_token: str) -> str:
-    """The text with ``<mask>`` and ``[MASK]`` replaced by the tokenizer's own mask token."""
-    return text.replace("<mask>", mask_token).replace("[MASK]", mask_token)
-
-
 def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """``a,b`` as targets, each a word of its own.
 

@@ -12,7 +12,8 @@ from launch.run.corpus import Corpus, open_corpus
 from launch.run.folder import RunFolder
 from launch.run.processes import start_accelerator
 from launch.run.settings import Settings, parse_settings
-from launch.show_batch import COMMAND, batches_of_step, main
+from launch.show_batch import COMMAND, main
+from launch.terminal.batch import batches_of_step
 from train_loop import plan_batches
 from train_loop.processes import Processes
 

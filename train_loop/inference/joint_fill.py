@@ -47,11 +47,8 @@ def fill_jointly(
             (the decoding of Ghazvininejad et al. 2019, Mask-Predict, one token at a time).
             ``beam``: from left to right, and the ``num_beams`` best fillings are kept. With as many beams as
             there are fillings, it finds the most probable one.
-        top_k: K fillings for each row.
+        top_k: K fillings for each row, or all of them where there are fewer.
         num_beams: The width of the beam; at least K fillings are kept.
-
-    Returns:
-        For each row K fillings, or all of them where there are fewer.
     """
     beams = [[Filling(tuple(row), tuple(predictor.masks(row)), 0.0)] for row in rows]
     is_first = True
@@ -68,11 +65,7 @@ def fill_jointly(
 
 
 def _fill_surest(filling: Filling, choices: list[list[Choice]]) -> list[Filling]:
-    """Fill the mask that has the most probable choice, once with each of its choices.
-
-    Args:
-        choices: For each of the filling's masks, or for the first of them, the best first.
-    """
+    """Fill the mask with the most probable choice, once with each; ``choices``: of all masks or of the first one."""
     which = max(range(len(choices)), key=lambda i: choices[i][0][0])
     position = filling.masks[which]
     masks = filling.masks[:which] + filling.masks[which + 1 :]

@@ -19,6 +19,7 @@ from train_loop.objectives.checks import attends_by_document, gather_in_last_lay
 from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.masked_logits import MaskedLogits
 from train_loop.sharing.locate import model_folder, require_hub
+from train_loop.watching.columns import excerpt
 
 _MOST_POSITIONS = 512  # in one batch: with a vocabulary of 50,000, their logits take 100 MB
 
@@ -73,7 +74,12 @@ class MaskPredictor:
         if model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type):
             gather_in_last_layer(self._masked_logits)
         if dtype is not None:
-            model.to(_dtype(dtype))
+            found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+            if not isinstance(found, torch.dtype) or not found.is_floating_point:
+                raise ValueError(
+                    f"dtype={dtype!r} is no floating-point type of torch: use float32, bfloat16 or float16"
+                )
+            model.to(found)
         self.model, self.tokenizer = model, tokenizer
         self.longest = max_positions(model)
         self._pads = True
@@ -147,15 +153,15 @@ class MaskPredictor:
         if not text.strip():
             return f"an empty text{where}: write one with {mask} where a word is to be filled in"
         if mask in text:
-            return f"tokenizer_kwargs cut off the mask of {excerpt(text)}{where}: truncation=True keeps it"
-        return f"no mask token in {excerpt(text)}{where}: write {mask} where a word is to be filled in"
+            return f"tokenizer_kwargs cut off the mask of {excerpt(text, 60)!r}{where}: truncation=True keeps it"
+        return f"no mask token in {excerpt(text, 60)!r}{where}: write {mask} where a word is to be filled in"
 
     def _cut(self, row: list[int], text: str, where: str, *, truncation: bool) -> list[int]:
         """The part of a row around its masks that fits the model, between the row's special tokens."""
         if not truncation:
             raise ValueError(
                 f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions{where}: "
-                f"{excerpt(text)}; shorten it, or set truncation to cut it around its masks"
+                f"{excerpt(text, 60)!r}; shorten it, or set truncation to cut it around its masks"
             )
         around = tokenize(self.tokenizer, "")["input_ids"]
         lead = next((i for i, (a, b) in enumerate(zip(row, around, strict=False)) if a != b), len(around))
@@ -164,7 +170,7 @@ class MaskPredictor:
         masks = self.masks(body)
         if masks[-1] - masks[0] >= room:
             raise ValueError(
-                f"the masks of {excerpt(text)}{where} lie {masks[-1] - masks[0] + 1:,} tokens apart, "
+                f"the masks of {excerpt(text, 60)!r}{where} lie {masks[-1] - masks[0] + 1:,} tokens apart, "
                 f"more than the model's {self.longest:,} positions hold: fill them one by one"
             )
         start = min(max((masks[0] + masks[-1] + 1 - room) // 2, 0), len(body) - room)
@@ -209,12 +215,8 @@ class MaskPredictor:
         """
         order = sorted(range(len(queries)), key=lambda i: -len(queries[i].input_ids))
         while order:
-            count, num_positions = 0, 0
-            while count < min(batch_size, len(order)):
-                num_positions += len(queries[order[count]].positions)
-                if count and num_positions > _MOST_POSITIONS:
-                    break
-                count += 1
+            totals = itertools.accumulate(len(queries[i].positions) for i in order[:batch_size])
+            count = max(1, sum(total <= _MOST_POSITIONS for total in totals))
             indices, order = order[:count], order[count:]
             yield indices, self._logits([queries[i] for i in indices])
 
@@ -259,15 +261,3 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **setti
     """Call the tokenizer from one thread at a time, because a call changes the tokenizer's truncation state."""
     with _tokenizer_lock:
         return tokenizer(texts, **settings)
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r} is no floating-point type of torch: use float32, bfloat16 or float16")
-    return found
-
-
-def excerpt(text: str) -> str:
-    """The beginning of a text, quoted."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -36,7 +36,7 @@ def _with_gap(sentence: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
     num_tokens = len(tokenizer(" ".join(words), verbose=False)["input_ids"])
     for i in sorted(range(len(words)), key=lambda i: -len(words[i])):
         probe = " ".join([*words[:i], "<mask>", *words[i + 1 :]])
-        row = tokenizer(_with_own_mask(probe, tokenizer), verbose=False)["input_ids"]
+        row = tokenizer(own_mask(probe, tokenizer), verbose=False)["input_ids"]
         if words[i].isalpha() and len(row) == num_tokens and row.count(tokenizer.mask_token_id) == 1:
             return probe
     return None
@@ -45,7 +45,7 @@ def _with_gap(sentence: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
 def check_probes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]) -> None:
     """Raise ValueError for a probe that the model could not fill at the first evaluation."""
     for probe in probes:
-        row = tokenizer(_with_own_mask(probe, tokenizer), verbose=False)["input_ids"]
+        row = tokenizer(own_mask(probe, tokenizer), verbose=False)["input_ids"]
         if (num_masks := row.count(tokenizer.mask_token_id)) != 1:
             raise ValueError(
                 f"probe {probe!r} has {num_masks} masks for this tokenizer, whose mask token is "
@@ -61,13 +61,13 @@ def fill_probes(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The 3 most probable fills of each probe, in the form of ``metrics.jsonl``."""
-    answers = FillMask(model, tokenizer)([_with_own_mask(probe, tokenizer) for probe in probes], top_k=3)
+    answers = FillMask(model, tokenizer)([own_mask(probe, tokenizer) for probe in probes], top_k=3)
     return [
         {"text": probe, "fills": [{"token_str": fill["token_str"], "score": fill["score"]} for fill in fills]}
         for probe, fills in zip(probes, answers, strict=True)
     ]
 
 
-def _with_own_mask(probe: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The probe with ``<mask>`` replaced by the tokenizer's mask token."""
-    return probe.replace("<mask>", str(tokenizer.mask_token))
+def own_mask(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text with ``<mask>`` and ``[MASK]`` replaced by the tokenizer's own mask token."""
+    return text.replace("<mask>", str(tokenizer.mask_token)).replace("[MASK]", str(tokenizer.mask_token))

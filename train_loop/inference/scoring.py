@@ -14,8 +14,9 @@ from typing import Any
 
 from transformers import BatchEncoding
 
-from train_loop.inference.predictor import Ask, MaskPredictor, excerpt, tokenize
+from train_loop.inference.predictor import Ask, MaskPredictor, tokenize
 from train_loop.objectives.masked_lm import perplexity
+from train_loop.watching.columns import excerpt
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,6 @@ class TextScore:
     """The score of one text.
 
     Attributes:
-        text: The scored text.
         tokens: Its tokens as the vocabulary spells them, without special tokens, which are not scored.
         log_probs: The natural logarithm of each token's probability.
     """
@@ -63,7 +63,7 @@ class TextScorer(MaskPredictor):
     """
 
     def __call__(self, texts: str | Iterable[str], *, within_word: bool = False, batch_size: int = 32) -> Any:
-        """Score one text, a list, or an iterator of texts.
+        """Score one text, a list, or an iterator of texts: with a `TextScore`, a list or an iterator of them.
 
         A text of L tokens takes the time of L rows of L tokens.
 
@@ -71,9 +71,6 @@ class TextScorer(MaskPredictor):
             texts: An iterator is read no further ahead than ``batch_size`` texts.
             within_word: Mask the later tokens of a token's word together with it.
             batch_size: Number of rows in one forward.
-
-        Returns:
-            A `TextScore`, or a list or an iterator of them.
 
         Raises:
             ValueError: A text is empty, has a mask or is longer than the model; or the tokenizer cannot tell words.
@@ -99,21 +96,21 @@ class TextScorer(MaskPredictor):
             ends = _word_ends(encodings, i, text) if within_word else range(1, len(row) + 1)
             asks.append([self.ask(row, position, ends[position]) for position in scored])
         log_probs = iter(self.log_probs(list(itertools.chain.from_iterable(asks)), batch_size))
-        scores = []
-        for text, of_text in zip(texts, asks, strict=True):
-            tokens = self.tokenizer.convert_ids_to_tokens([ask.token for ask in of_text])
-            scores.append(TextScore(text, tokens, list(itertools.islice(log_probs, len(of_text)))))
-        return scores
+        tokens = [self.tokenizer.convert_ids_to_tokens([ask.token for ask in of_text]) for of_text in asks]
+        rows = zip(texts, tokens, strict=True)
+        return [TextScore(text, of_text, list(itertools.islice(log_probs, len(of_text)))) for text, of_text in rows]
 
     def _check(self, text: str, row: tuple[int, ...], scored: list[int], where: str) -> None:
         if not scored:
             raise ValueError(f"an empty text{where}: there is nothing to score")
         if self.tokenizer.mask_token_id in row:
-            raise ValueError(f"a mask in {excerpt(text)}{where}: only a text without masks has a score; write the word")
+            raise ValueError(
+                f"a mask in {excerpt(text, 60)!r}{where}: only a text without masks has a score; write the word"
+            )
         if len(row) > self.longest:
             raise ValueError(
                 f"a text of {len(row):,} tokens is longer than the model's {self.longest:,} positions"
-                f"{where}: {excerpt(text)}; score its parts"
+                f"{where}: {excerpt(text, 60)!r}; score its parts"
             )
 
 

@@ -17,6 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from train_loop.config import OVERRIDDEN_BY
 from train_loop.watching.report import templates
 from train_loop.watching.run_record import Row, RunRecord, is_number, read_record, shown, shown_fills
 
@@ -28,7 +29,6 @@ _NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared; none
     r"|save_total_limit|on_save_error|profile_.*|push_to_hub|hub_.*|report_to|project|.*_(token|key|password)"
 )
 _DATA_SUFFIX = re.compile(r"\.(txt|text|jsonl?|ndjson|csv|tsv|parquet|arrow|gz|zst)$", re.IGNORECASE)
-_OVERRIDDEN_BY = {"num_train_epochs": "max_steps", "dataset": "mixture"}
 _MOST_ROWS = 12
 _MAIN_SETTINGS = re.compile(
     r"dataset_revision|text_column|block_size|mlm_probability|masking|global_batch_size|gradient_accumulation_steps"
@@ -138,7 +138,7 @@ def _recipe(settings: dict[str, Any]) -> str:
         name: _public(value)
         for name, value in settings.items()
         if value not in (None, {}, [])  # the default of such a setting
-        and not (name in _OVERRIDDEN_BY and settings.get(_OVERRIDDEN_BY[name]))
+        and not (name in OVERRIDDEN_BY and settings.get(OVERRIDDEN_BY[name]))
         and not _NOT_SHOWN.fullmatch(name)
     }
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip()

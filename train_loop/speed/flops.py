@@ -4,34 +4,22 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from data.batch import MaskedBatch
+from train_loop.evaluate import sum_over_processes
 from train_loop.objective import Objective
 from train_loop.objectives.checks import without_dropout
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# TFLOP/s of dense matrix products in bf16 or fp16, in TF32, in fp32, by words that CUDA's name for the GPU contains;
-# the first match counts. From NVIDIA's datasheets, where a rate with sparsity is twice the dense one, and for GeForce
-# from the whitepaper on Ada, with fp32 accumulation. None: no tensor cores for TF32 or bf16.
-_PEAKS: dict[tuple[str, ...], tuple[float, float | None, float]] = {
-    ("NVL",): (835, 417, 60),  # H100 and H200
-    ("H200",): (989, 494, 67),
-    ("H100", "PCIe"): (756, 378, 51),
-    ("H100", "HBM3"): (989, 494, 67),
-    ("A100",): (312, 156, 19.5),
-    ("A10",): (125, 62.5, 31.2),
-    ("L40S",): (362, 183, 91.6),
-    ("L4",): (121, 60, 30.3),
-    ("RTX", "4090"): (165, 82.6, 82.6),
-    ("T4",): (65, None, 8.1),
-    ("V100", "SXM2"): (125, None, 15.7),
-}
+_PEAKS: dict[str, list[Any]] = yaml.safe_load(Path(__file__).with_name("gpu_peaks.yaml").read_text(encoding="utf-8"))
 _OTHER_CHIPS = {"MIG", "Laptop", "D", "Ti"}  # words of slower or faster namesakes
 
 
@@ -69,7 +57,8 @@ class Arithmetic:
 def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
     """Count and measure. All processes call this."""
     name = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else "CPU"
-    peak = _sum(accelerator, published_peak(name, accelerator.mixed_precision) or math.nan)
+    ours = published_peak(name, accelerator.mixed_precision) or math.nan
+    (peak,) = sum_over_processes(accelerator, [torch.tensor([ours])])
     rate = measure_rate(accelerator)
     return Arithmetic(count_flops(objective, length), rate, None if math.isnan(peak) else peak)
 
@@ -81,11 +70,7 @@ def measure_rate(accelerator: Accelerator) -> float:
         rate = matmul_rate(accelerator.device, accelerator.mixed_precision)
     except torch.OutOfMemoryError:  # in the middle of a run, which must not end for a measurement
         rate = 0.0
-    return _sum(accelerator, rate)
-
-
-def _sum(accelerator: Accelerator, value: float) -> float:
-    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "sum"))
+    return sum_over_processes(accelerator, [torch.tensor([rate])])[0]
 
 
 def published_peak(device_name: str, precision: str) -> float | None:
@@ -96,7 +81,7 @@ def published_peak(device_name: str, precision: str) -> float | None:
         precision: Accelerate's ``mixed_precision``. In full precision, TF32 counts if PyTorch may use it.
     """
     words = set(re.split(r"[ -]", device_name))
-    found = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name)), None)
+    found = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name.split())), None)
     if found is None or words & _OTHER_CHIPS or (precision == "bf16" and found[1] is None):
         return None
     half, tf32, full = found

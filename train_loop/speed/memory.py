@@ -5,6 +5,7 @@ import contextlib
 import math
 import resource
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import psutil
 import torch
@@ -83,9 +84,7 @@ def memory_needed(
 
     Args:
         objective: Whole. The optimizers are its own: Muon has one tensor for each parameter, the others two.
-        size: Blocks of a micro-batch.
-        length: Tokens in a block.
-        masked_share: The largest masking rate.
+        size: Blocks of a micro-batch; ``length`` and ``masked_share`` as in `fewest_micro_batches`.
     """
     weights = sum(p.nbytes for p in objective.parameters())
     gradients = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
@@ -136,16 +135,14 @@ def _bounded_memory(accelerator: Accelerator) -> Iterator[None]:
     if accelerator.device.type == "cuda":
         # This sets it for the current GPU, which is the accelerator's. With one process its device has no index.
         torch.cuda.set_per_process_memory_fraction(SHARE_OF_MEMORY)
-        try:
-            yield
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0)
-        return
-    free = psutil.virtual_memory().available * SHARE_OF_MEMORY / accelerator.num_processes
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [psutil.Process().memory_info().vms + int(free), *(x for x in (soft, hard) if x != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+        undo = partial(torch.cuda.set_per_process_memory_fraction, 1.0)
+    else:
+        free = psutil.virtual_memory().available * SHARE_OF_MEMORY / accelerator.num_processes
+        old = resource.getrlimit(resource.RLIMIT_AS)
+        limits = [psutil.Process().memory_info().vms + int(free), *(x for x in old if x != resource.RLIM_INFINITY)]
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), old[1]))
+        undo = partial(resource.setrlimit, resource.RLIMIT_AS, old)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        undo()
