@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_text_options(documents)
     _add_model_options(documents)
     documents.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
-    _add_counts(documents, batch=(16, "Blocks."), steps=(3, "Updates timed."), warm_up=(1, "Updates before."))
+    _add_counts(documents, batch=(32, "Blocks."), steps=(2, "Updates timed."), warm_up=(1, "Updates before."))
     _add_counts(documents, long=(512, "Tokens in a block of documents."))
     fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
     _add_text_options(fill_mask)

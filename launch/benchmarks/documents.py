@@ -19,7 +19,7 @@ from launch.benchmarks.text import write_text
 from launch.run.settings import Settings
 from train_loop.config import TrainConfig
 
-_MICRO_BATCHES = 4  # in an update: sorted by length, so that padding is what it is in a run
+_MICRO_BATCHES = 4  # of sentences in an update, sorted by length, so that padding is what it is in a run
 
 
 def run(options: argparse.Namespace) -> None:
@@ -33,14 +33,15 @@ def run(options: argparse.Namespace) -> None:
         sentences = write_text(options, Path(folder), by_sentence=True)
         long = write_text(options, Path(folder) / "long")
         cases = {
-            "sentences": (replace(sentences, grouping="line_by_line"), options.batch),
+            "sentences": (replace(sentences, grouping="line_by_line"), options.batch, _MICRO_BATCHES),
             f"documents in blocks of {options.long}": (
                 replace(long, grouping="pack", document_attention=True, block_size=options.long),
                 max(1, options.batch * options.length // options.long),
+                1,
             ),
         }
-        for name, (data, size) in cases.items():
-            train = TrainConfig(global_batch_size=_MICRO_BATCHES * size, per_device_train_batch_size=size)
+        for name, (data, size, number) in cases.items():
+            train = TrainConfig(global_batch_size=number * size, per_device_train_batch_size=size)
             settings = Settings(data, options.model, train)
             setup = Setup(settings, size, options.steps, options.warm_up + options.steps, options.precision)
             for side_by_side in (True, False):
