@@ -1,7 +1,6 @@
 """Trials of what a model allows, on the device and at the precision of the run, and what such trials need."""
 
 import contextlib
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,6 @@ from transformers import PreTrainedModel
 from train_loop.model import encoder_layers
 from train_loop.objectives.document_attention import NAME, Documents
 from train_loop.objectives.masked_logits import LastLayer, MaskedLogits
-
-logger = logging.getLogger(__name__)
 
 _num_users: Counter[nn.Module] = Counter()  # threads that use a module which was in training mode
 _mode_lock = threading.Lock()
@@ -80,7 +77,6 @@ def attends_by_document(logits: MaskedLogits, block_size: int) -> bool:
         problem = _leak(logits, block_size, is_flat=True)
     if problem is not None:
         model.set_attn_implementation("sdpa")
-        logger.warning("model_type %r %s side by side: each is padded or masked", model.config.model_type, problem)
     return problem is None
 
 

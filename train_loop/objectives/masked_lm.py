@@ -1,5 +1,6 @@
 """Masked language modelling (Devlin et al. 2019): the cross-entropy of the masked tokens."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from train_loop.objective import EvalMetrics, Objective
 from train_loop.objectives.checks import attends_by_document, check_document_attention, gather_in_last_layer
 from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.masked_logits import MaskedLogits
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class MaskedLMObjective(Objective):
             gather_in_last_layer(self.logits)
         if document_attention or has_padding:
             self.takes_documents = attends_by_document(self.logits, block_size)
+            if not self.takes_documents:
+                kind, attention = self.model.config.model_type, self.model.config._attn_implementation
+                logger.warning("texts are padded or masked: %r by %s does not take them side by side", kind, attention)
         if document_attention and not self.takes_documents:
             check_document_attention(self.logits, block_size)
         if self.model.device.type == "cuda":

@@ -163,11 +163,17 @@ def test_side_by_side_logits_and_gradients_are_those_of_each_document_alone(fami
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(BY_DOCUMENT)))
-def test_a_family_that_cannot_attend_by_document_is_left_as_it_was(family: str) -> None:
+def test_a_family_that_cannot_attend_by_document_is_left_as_it_was_and_named(
+    family: str, caplog: pytest.LogCaptureFixture
+) -> None:
     model = tiny_model(family)
     before = model.config._attn_implementation
-    assert not attends_by_document(MaskedLogits(model), L)
+    objective = MaskedLMObjective(model)
+    objective.adapt(TrainConfig(), L, document_attention=False, has_padding=True)
+    assert not objective.takes_documents
     assert model.config._attn_implementation == before
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("train_loop")]
+    assert line == f"texts are padded or masked: '{family}' by {before} does not take them side by side"
 
 
 def _leaking(*args: Any, documents: Documents | None = None, **others: Any) -> Any:
