@@ -63,3 +63,17 @@ def test_one_graph_and_a_resumed_run_is_the_uninterrupted_one(train: Train, tmp_
     assert [{k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in resumed] == [
         {k: v for k, v in row.items() if k not in OF_THE_MACHINE} for row in rows
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("texts", [("--document_attention", "true"), ("--grouping", "line_by_line")])
+def test_with_texts_side_by_side_no_later_update_compiles(texts: tuple[str, ...], train: Train, tmp_path: Path) -> None:
+    """Rows of one width but for an epoch's last, or of another in each: one more graph of each part serves all."""
+    graphs = []
+    for num_steps in (12, 30):  # beyond the first short batch, at the end of an epoch
+        torch.compiler.reset()
+        counters.clear()
+        size = ("--max_steps", str(num_steps), "--block_size", "32", "--eval_steps", "100")
+        train(tmp_path / str(num_steps), "--torch_compile", "true", *texts, *size)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] > 0

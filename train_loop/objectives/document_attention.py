@@ -7,7 +7,8 @@ of one length are computed together; on a GPU in half precision and without drop
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 NAME = "documents"
 
 
-class Documents(NamedTuple):
+@dataclass(eq=False)  # no tuple, and not frozen: the compiler would look into it, and make a graph for each number
+class Documents:
     """Where the documents of a row are: their lengths on the host, and ``[N + 1]`` int32 borders on the device."""
 
     lengths: tuple[int, ...]
