@@ -16,7 +16,7 @@ _DISTILROBERTA = {"vocab_size": 50265, "num_hidden_layers": 6, "max_position_emb
 def main(arguments: list[str]) -> None:
     """Run a benchmark and print its report."""
     options = _parser().parse_args(arguments)
-    for name in ("repeats", "copies", "length", "batch", "steps", "warm_up", "texts"):
+    for name in ("repeats", "copies", "length", "long", "batch", "steps", "warm_up", "texts"):
         if getattr(options, name, 1) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be 1 or more")
     if hasattr(options, "model_type"):
@@ -40,12 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_text_options(documents)
     _add_model_options(documents)
     documents.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
-    _add_counts(documents, batch=(32, "Blocks."), steps=(2, "Updates timed."), warm_up=(1, "Updates before."))
-    _add_counts(documents, long=(512, "Tokens in a block of documents."))
+    long = (512, "Tokens in a block of documents.")
+    _add_counts(documents, batch=(64, "Sentences at once."), warm_up=(1, "Updates before."), long=long)
     fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
     _add_text_options(fill_mask)
     _add_model_options(fill_mask)
     _add_counts(fill_mask, texts=(1000, "Sentences."))
+    documents.set_defaults(copies=1)
     fill_mask.set_defaults(copies=1, repeats=3)
     return parser
 

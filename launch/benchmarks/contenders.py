@@ -83,10 +83,10 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         return {"tokens_per_second": self._num_tokens / self._seconds, "peak_memory": peak_memory()}
 
 
-def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]:
-    """`train_step` on cached blocks, as in a run; texts are padded or masked unless they stand side by side.
+def updates(setup: Setup, *, side_by_side: bool = True) -> Iterator[int]:
+    """Make an update of this project's loop, as in a run, and yield its tokens of text; and so on.
 
-    Tokens of padding do not count.
+    Texts are padded or masked unless they stand side by side.
     """
     corpus, model = setup.open()
     data = corpus.config
@@ -104,7 +104,6 @@ def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]
     plan = plan_batches(config, corpus.blocks_per_epoch, num_processes=1)
     world: dict[str, Any] = {"rank": 0, "num_processes": 1, "device": device, "state": {}}
     loader = train_loader(setup.settings, corpus, plan, **world, is_flat=is_flat)
-    clock = _Clock(setup)
     for step, batches in enumerate(loader.steps(0, setup.total_steps)):
         train_step(
             accelerator,
@@ -118,7 +117,14 @@ def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]
         )
         masks = (batch.attention_mask for batch in batches)
         num_padding = sum(int((mask == 0).sum()) for mask in masks if mask is not None)
-        clock.on_step_end(num_tokens=sum(batch.num_tokens for batch in batches) - num_padding)
+        yield sum(batch.num_tokens for batch in batches) - num_padding
+
+
+def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]:
+    """`train_step` on cached blocks: see `updates`."""
+    clock = _Clock(setup)
+    for num_tokens in updates(setup, side_by_side=side_by_side):
+        clock.on_step_end(num_tokens=num_tokens)
     return clock.result()
 
 

@@ -3,18 +3,19 @@
 - ``sentences``: one a block, beside batches of similar lengths that are padded to their longest.
 - ``documents``: packed whole into blocks of ``--long``, beside the same blocks with a mask.
 
-Both sides are this project's own loop on the same blocks, masks and weights. Tokens of padding do not count.
+Both sides are this project's own loop on the same blocks, masks and weights, in one process, an update of each in turn.
+Tokens of padding do not count. The rounds are updates. Peak memory is that of a process of its own.
 """
 
 import argparse
 import tempfile
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from launch.benchmarks.contenders import Setup, this_project
-from launch.benchmarks.measuring import in_child, interleave, print_report, rate, ratio, spread, times
+from launch.benchmarks.contenders import Setup, this_project, updates
+from launch.benchmarks.measuring import in_child, print_report, rate, ratio, spread, times
 from launch.benchmarks.text import write_text
 from launch.run.settings import Settings
 from train_loop.config import TrainConfig
@@ -28,33 +29,35 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: The text, the tokenizer or the model cannot be opened.
     """
-    ways: dict[str, Any] = {}
+    rows, cases = [["tokens of text/s", "side by side", "padded or masked", "ratio", "peak memory"]], []
     with tempfile.TemporaryDirectory() as folder:
-        sentences = write_text(options, Path(folder), by_sentence=True)
-        long = write_text(options, Path(folder) / "long")
-        cases = {
-            "sentences": (replace(sentences, grouping="line_by_line"), options.batch, _MICRO_BATCHES),
-            f"documents in blocks of {options.long}": (
-                replace(long, grouping="pack", document_attention=True, block_size=options.long),
-                max(1, options.batch * options.length // options.long),
-                1,
-            ),
-        }
-        for name, (data, size, number) in cases.items():
+        sentences = replace(write_text(options, Path(folder), by_sentence=True), grouping="line_by_line")
+        long = replace(write_text(options, Path(folder) / "long"), grouping="pack", document_attention=True)
+        num_long = max(1, options.batch * options.length // (2 * options.long))  # sentences are short
+        for name, data, size, number in (
+            ("sentences", sentences, options.batch, _MICRO_BATCHES),
+            (f"documents in blocks of {options.long}", replace(long, block_size=options.long), num_long, 1),
+        ):
             train = TrainConfig(global_batch_size=number * size, per_device_train_batch_size=size)
-            settings = Settings(data, options.model, train)
-            setup = Setup(settings, size, options.steps, options.warm_up + options.steps, options.precision)
-            for side_by_side in (True, False):
-                way = partial(this_project, setup, side_by_side=side_by_side)
-                ways[f"{name}, {side_by_side}"] = partial(in_child, way)
-        results = interleave(ways, options.repeats)
-    rows = [["tokens of text/s", "side by side", "padded or masked", "ratio", "peak memory"]]
-    reported = []
-    for name in cases:
-        ours, theirs = ([one["tokens_per_second"] for one in results[f"{name}, {way}"]] for way in (True, False))
-        memory = [spread([one["peak_memory"] for one in results[f"{name}, {way}"]]) for way in (True, False)]
-        speeds = {"ours": spread(ours), "padded or masked": spread(theirs), "ratio": ratio(ours, theirs)}
-        reported.append({"name": name, **speeds, "required_ratio": 1.15, "peak_memory_bytes": memory})
-        against = " against ".join(f"{one['median'] / 1e9:.2f} GB" for one in memory)
-        rows.append([name, rate(speeds["ours"]), rate(speeds["padded or masked"]), times(speeds["ratio"]), against])
-    print_report(options, rows, reported)
+            settings, total = Settings(data, options.model, train), options.warm_up + options.repeats
+            setup = Setup(settings, size, options.repeats, total, options.precision)
+            ours, theirs = in_child(partial(in_turn, setup))
+            once = replace(setup, steps=1, total_steps=2)
+            memory = [in_child(partial(this_project, once, side_by_side=way))["peak_memory"] for way in (True, False)]
+            speeds = {"ours": spread(ours), "padded or masked": spread(theirs), "ratio": ratio(ours, theirs)}
+            cases.append({"name": name, **speeds, "required_ratio": 1.15, "peak_memory_bytes": memory})
+            shown = [rate(speeds["ours"]), rate(speeds["padded or masked"]), times(speeds["ratio"])]
+            rows.append([name, *shown, f"{memory[0] / 1e9:.2f} GB against {memory[1] / 1e9:.2f}"])
+    print_report(options, rows, cases)
+
+
+def in_turn(setup: Setup) -> tuple[list[float], list[float]]:
+    """Tokens of text per second in each update that is timed, side by side and not; one of each in turn."""
+    ways = [(updates(setup, side_by_side=is_flat), list[float]()) for is_flat in (True, False)]
+    for _ in range(setup.total_steps):
+        for made, rates in ways:
+            start = time.perf_counter()
+            num_tokens = next(made)
+            rates.append(num_tokens / (time.perf_counter() - start))
+    ours, theirs = (rates[-setup.steps :] for _, rates in ways)
+    return ours, theirs
