@@ -70,10 +70,14 @@ def attend(
     parts = []
     for (number, length), *parts_THD in zip(runs, *splits, strict=True):
         heads = [part.view(number, length, *part.shape[1:]).transpose(1, 2) for part in parts_THD]
-        if sliding_window is None or length <= sliding_window:
-            attended = F.scaled_dot_product_attention(*heads, **options)
-        else:
+        if sliding_window is not None and length > 3 * sliding_window:  # where a mask of [L, L] costs more
             attended = _in_windows(heads, sliding_window - 1, options)
+        else:
+            near_LL = None
+            if sliding_window is not None and length > sliding_window:
+                at = torch.arange(length, device=query.device)
+                near_LL = (at[:, None] - at).abs() < sliding_window
+            attended = F.scaled_dot_product_attention(*heads, **options | {"attn_mask": near_LL})
         parts.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).unsqueeze(0), None
 
