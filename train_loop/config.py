@@ -146,7 +146,7 @@ class TrainConfig:
     tf32: bool = True
     """Let fp32 matrix products use TF32 on GPUs that have it: several times faster, 10 bits of mantissa."""
     torch_compile: bool = False
-    """Compile the encoder's layers, which takes up to a minute at the start; evaluation stays uncompiled."""
+    """Compile the encoder's layers in training, in a minute. On two cores, 1.12x for ModernBERT, 0.98x for RoBERTa."""
     shard: bool = False
     """Keep a share of the weights, gradients and optimizer's state on each process (FSDP2), not a copy on each."""
     replicas: int = 1
