@@ -16,7 +16,9 @@ def test_every_check_gives_a_row(corpus_file: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "launch/gpu.sh", str(tmp_path), str(corpus_file)],
         cwd=ROOT,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=os.environ
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")},  # another test may write the same file
         capture_output=True,
         text=True,
         timeout=3200,
