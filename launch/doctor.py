@@ -42,7 +42,6 @@ def main(arguments: list[str]) -> None:
     parser = OneLineParser(prog="mlm doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
     options, words = parser.parse_known_args(arguments)
-    folder = Path(options.output_dir)
     run = parse_settings(words, Command(prog="mlm doctor", description=""))[0] if words else None
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": _versions,
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> None:
         "processes": _processes,
         "compiler": _compiler,
         "memory": lambda: _memory(run),
-        "disk": lambda: _disk(folder),
+        "disk": lambda: _disk(Path(options.output_dir)),
         "hub": _hub,
         "extras": _extras,
     }

@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from launch.benchmarks.contenders import Setup, this_project, updates
 from launch.benchmarks.measuring import in_child, print_report, rate, ratio, spread, times
 from launch.benchmarks.text import write_text
@@ -58,6 +60,8 @@ def in_turn(setup: Setup) -> tuple[list[float], list[float]]:
         for made, rates in ways:
             start = time.perf_counter()
             num_tokens = next(made)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # else the GPU is still at it
             rates.append(num_tokens / (time.perf_counter() - start))
     ours, theirs = (rates[-setup.steps :] for _, rates in ways)
     return ours, theirs

@@ -128,11 +128,11 @@ def gather_in_last_layer(logits: MaskedLogits) -> bool:
 
     From the end of the attention on no position reads another, in most families. Trials find out which module reads
     the layer's input, which linear map ends the attention, and whether that holds. Call it once, before the model is
-    prepared. It costs about four forwards of two small blocks and draws no dropout.
+    prepared. It costs about three forwards of two small blocks and draws no dropout.
     """
     with without_dropout(logits.model):
-        late = _logits_of_two_blocks(logits)
-        for last_layer in _candidates(logits):
+        late, candidates = _candidates(logits)
+        for last_layer in candidates:
             logits.gather_in(last_layer)
             # In units of the logits' standard deviation: rounding is below 1e-5, or a few roundings of half precision
             # in the operations after the gathering. "not <" treats NaN as a difference.
@@ -144,25 +144,22 @@ def gather_in_last_layer(logits: MaskedLogits) -> bool:
     return False
 
 
-def _candidates(logits: MaskedLogits) -> Iterator[LastLayer]:
-    """Where the last layer may be gathered in: its modules by what they read, in the order in which they are called."""
-    if not (layers := encoder_layers(logits.model)):
-        return
-    layer = layers[-1]
+def _candidates(logits: MaskedLogits) -> tuple[Tensor, list[LastLayer]]:
+    """The logits, and where the last layer may be gathered in: its modules by what they read, as they are called."""
     called: list[tuple[nn.Module, Any]] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda module, args: called.append((module, args)))
-        for module in layer.modules()
-    ]
-    _logits_of_two_blocks(logits)
+    modules = [module for layer in encoder_layers(logits.model)[-1:] for module in layer.modules()]
+    hooks = [module.register_forward_pre_hook(lambda *call: called.append(call)) for module in modules]
+    late = _logits_of_two_blocks(logits)
     for hook in hooks:
         hook.remove()
-    (_, given), *inner = called
+    if not called:
+        return late, []
+    (layer, given), *inner = called
     first = [module for module, args in inner if args and args[0] is given[0] and not isinstance(module, nn.Linear)]
     linear = [(module, args[0]) for module, args in inner if isinstance(module, nn.Linear)]
     num_readers = Counter(id(read) for _, read in linear)  # queries, keys and values are made of one tensor
     ends = [module for module, read in linear if num_readers[id(read)] == 1]
-    yield from (LastLayer(layer, one, end) for end in ends for one in first)
+    return late, [LastLayer(layer, one, end) for end in ends for one in first]
 
 
 @torch.no_grad()
