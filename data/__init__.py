@@ -2,10 +2,9 @@
 
     documents -> blocks -> batches
 
-Text passes through three rooms. `documents` is where it comes from, `blocks` cuts it
-into blocks of tokens, and `batches` masks them. A room imports only those before it.
-`config` has the settings of all three. `batch` is what training knows of them: the
-batch, and who hands out batches. Nothing here knows a model or a training loop.
+Text passes through three rooms. `documents` is where it comes from, `blocks` cuts it into blocks of tokens, and
+`batches` masks them. A room imports only those before it. `config` has the settings of all three. `batch` is what
+training knows of them: the batch, and who hands out batches. Nothing here knows a model or a training loop.
 """
 
 import importlib
@@ -13,7 +12,7 @@ from typing import Any
 
 _HOMES = {
     "data.batches.chunks": "StreamCorpus",
-    "data.batch": "Loader MaskedBatch",
+    "data.batch": "DocumentBorders Loader MaskedBatch",
     "data.batches.collator": "Collator",
     "data.batches.hf_collator": "MaskedLMCollator",
     "data.batches.loader": "MicroBatches TrainLoader eval_batches",

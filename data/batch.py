@@ -1,11 +1,27 @@
 """What the training half knows of the data half: a batch, and who hands out batches."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+
+@dataclass(eq=False)  # no tuple, and not frozen: the compiler would look into it, and make a graph for each number
+class DocumentBorders:
+    """Where the documents of one row are: their lengths on the host, and ``[N + 1]`` int32 borders on the device."""
+
+    lengths: tuple[int, ...]
+    borders: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | None = None) -> tuple["DocumentBorders", torch.Tensor]:
+        """The borders, and the ``[1, T]`` int64 distance of each token from the start of its document."""
+        borders = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+        positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
+        return cls(tuple(lengths), borders.to(device)), positions.to(device)
 
 
 @dataclass(frozen=True)
@@ -21,12 +37,9 @@ class MaskedBatch:
             of ones costs a wait for the GPU and the fast attention path.
         block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout. -1: no
             block, but mask tokens for a process without a share.
-        position_ids: ``[B, L]`` int64, from 0 in each document, where attention
-            stays inside documents; else None.
-        document_lengths, document_borders: Where the batch is one row of T tokens,
-            ``[1, T]``, in which documents stand side by side, in order of length:
-            the lengths on the host, and ``[N + 1]`` int32, where each begins and
-            the last one ends. Else None.
+        position_ids: ``[B, L]`` int64, from 0 in each document, where attention stays inside documents; else None.
+        documents: Of a batch that is one row of T tokens, ``[1, T]``, in which documents stand side by side, in order
+            of length; else None.
     """
 
     input_ids: torch.Tensor
@@ -35,8 +48,7 @@ class MaskedBatch:
     attention_mask: torch.Tensor | None
     block_ids: torch.Tensor
     position_ids: torch.Tensor | None = None
-    document_lengths: tuple[int, ...] | None = None
-    document_borders: torch.Tensor | None = None
+    documents: DocumentBorders | None = None
 
     @classmethod
     def of_zeros(
@@ -74,6 +86,8 @@ class MaskedBatch:
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "MaskedBatch":
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         changed: dict[str, Any] = {name: function(value) for name, value in tensors.items() if name != "block_ids"}
+        if self.documents is not None:
+            changed["documents"] = DocumentBorders(self.documents.lengths, function(self.documents.borders))
         return replace(self, **changed)
 
 

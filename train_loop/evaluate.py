@@ -1,8 +1,7 @@
 """Evaluation on held-out text, with fixed masks.
 
-Sums first, one division at the end: a mean of batch means would depend on the
-batch size. The masks come with the batches and are the same at every
-evaluation, so two evaluations differ by the model alone.
+Sums first, one division at the end: a mean of batch means would depend on the batch size. The masks come with the
+batches and are the same at every evaluation, so two evaluations differ by the model alone.
 """
 
 from collections.abc import Iterable

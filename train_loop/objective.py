@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
         auto_class: The class of transformers that opens the model.
         model: The model that is saved. All other weights of the objective are kept in the checkpoints alone.
         terms: The weight of each of the K terms of the loss, by name.
-        takes_documents: Whether its batches may be one row of documents, see `MaskedBatch.document_lengths`.
+        takes_documents: Whether its batches may be one row of documents, see `MaskedBatch.documents`.
     """
 
     auto_class: ClassVar[Any] = AutoModelForMaskedLM

@@ -1,8 +1,7 @@
 """The checkpoints of one run: this module chooses, writes, sets aside and deletes them.
 
-The newest checkpoint of the run's own history counts. When a run resumes from an
-older step, the newer checkpoints are renamed to ``step-00000012.aside``, and only
-the user deletes those.
+The newest checkpoint of the run's own history counts. When a run resumes from an older step, the newer checkpoints are
+renamed to ``step-00000012.aside``, and only the user deletes those.
 """
 
 import itertools

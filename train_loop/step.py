@@ -5,10 +5,9 @@ masked tokens), however that batch is spread over processes and micro-batches:
 
     loss = sum over all masked tokens of -log p(token) / number of masked tokens
 
-So the predictions are counted first, over all processes. Then each micro-batch
-contributes its *sum*, scaled by one over that *global* count. Means of
-micro-batches are never averaged: their counts differ. An objective may have
-several such terms, each with its own count and weight.
+So the predictions are counted first, over all processes. Then each micro-batch contributes its *sum*, scaled by one
+over that *global* count. Means of micro-batches are never averaged: their counts differ. An objective may have several
+such terms, each with its own count and weight.
 
 Nothing here waits for the GPU: whether an update is finite is known there, our
 optimizers look there, and the loop asks when it logs.

@@ -20,9 +20,8 @@ class StepMetrics:
         loss_sums: ``[micro-batches, K]``, of the K terms of the loss, summed over this process's predictions.
         counts: ``[K]``, predictions in the global batch, 1 where there are none.
         grad_norm: Norm of the whole gradient, before clipping.
-        is_skipped: Whether the loss or the gradient was not finite on any process.
-            Parameters and optimizers are then unchanged, bit for bit. An overflow
-            by which fp16's loss scaler finds the scale changes nothing either, but
+        is_skipped: Whether the loss or the gradient was not finite on any process. Parameters and optimizers are then
+            unchanged, bit for bit. An overflow by which fp16's loss scaler finds the scale changes nothing either, but
             does not count as skipped.
         num_tokens, num_masked: Tokens, and masked tokens, in this process's micro-batches.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from data.batch import MaskedBatch
+from data.batch import DocumentBorders, MaskedBatch
 from data.batches.masking import Choose, choose_token, needs_words, replacements, uniform
 from data.blocks.tokens import DOCUMENT_START, ID_MASK, WORD_START
 from data.blocks.vocabulary import Vocabulary
@@ -22,7 +22,7 @@ class Collator:
         mask_replace_prob, random_replace_prob: See `data.batches.masking.replacements`.
         document_attention: Whether attention stays inside documents; else inside blocks.
         trims: Make a batch as wide as its longest block, rounded up to a multiple of 8, instead of L.
-        is_flat: Make it one row, without padding; see `MaskedBatch.document_lengths`.
+        is_flat: Make it one row, without padding; see `MaskedBatch.documents`.
     """
 
     vocabulary: Vocabulary
@@ -109,16 +109,15 @@ def _side_by_side(
     tokens = np.argsort(np.argsort(order)[document], kind="stable")
     place = np.empty(is_token.size, np.int64)  # in the row, by position in the blocks
     place[np.flatnonzero(is_token)[tokens]] = np.arange(len(tokens))
-    borders = np.concatenate([[0], lengths[order].cumsum()])
+    documents, position_ids = DocumentBorders.of(lengths[order].tolist())
     return MaskedBatch(
         input_ids=torch.from_numpy(input_ids[is_token][tokens][None]),
         masked_positions=torch.from_numpy(place[positions]),
         labels=torch.from_numpy(labels),
         attention_mask=None,
         block_ids=torch.from_numpy(block_ids),
-        position_ids=torch.from_numpy((np.arange(len(tokens)) - borders[:-1].repeat(lengths[order]))[None]),
-        document_lengths=tuple(lengths[order].tolist()),
-        document_borders=torch.from_numpy(borders.astype(np.int32)),
+        position_ids=position_ids,
+        documents=documents,
     )
 
 

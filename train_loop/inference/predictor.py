@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from data.batch import DocumentBorders
 from train_loop.model import load_model, max_positions
 from train_loop.objectives.checks import attends_by_document, gather_in_last_layer, without_dropout
-from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.masked_logits import MaskedLogits
 from train_loop.sharing.locate import model_folder, require_hub
 from train_loop.watching.columns import excerpt
@@ -236,7 +236,7 @@ class MaskPredictor:
         else:
             input_ids = torch.cat(rows).unsqueeze(0)
             *starts, _ = itertools.accumulate(lengths, initial=0)
-            inputs["documents"], inputs["position_ids"] = Documents.of(lengths, device)
+            inputs["documents"], inputs["position_ids"] = DocumentBorders.of(lengths, device)
         positions = [start + i for start, query in zip(starts, queries, strict=True) for i in query.positions]
         with without_dropout(self.model):
             return self._masked_logits(input_ids.to(device), torch.tensor(positions).to(device), **inputs).float()

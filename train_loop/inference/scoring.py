@@ -1,9 +1,8 @@
 """Scores how probable a text is to a masked language model, by its pseudo-log-likelihood.
 
-Each token is masked alone, and the log-probabilities of all tokens are added up (Salazar
-et al. 2020, "Masked Language Model Scoring", equation 1). This favours words of several
-tokens, because the other tokens of the word give the masked one away. ``within_word`` also
-masks the later tokens of the word (Kauf and Ivanova 2023, "A Better Way to Do Masked
+Each token is masked alone, and the log-probabilities of all tokens are added up (Salazar et al. 2020, "Masked Language
+Model Scoring", equation 1). This favours words of several tokens, because the other tokens of the word give the masked
+one away. ``within_word`` also masks the later tokens of the word (Kauf and Ivanova 2023, "A Better Way to Do Masked
 Language Model Scoring", section 3, ``PLL-word-l2r``).
 """
 

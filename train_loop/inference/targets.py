@@ -1,9 +1,8 @@
 """How probable given words are in place of a mask; a word may have several tokens.
 
-A word of several tokens replaces the mask by as many masks. Its tokens are scored from
-left to right, each given those before it and masks for those after it. This is the
-chain rule inside the word, which Kauf and Ivanova (2023, section 3) call
-``PLL-word-l2r``. A word of one token gets the pipeline's score.
+A word of several tokens replaces the mask by as many masks. Its tokens are scored from left to right, each given those
+before it and masks for those after it. This is the chain rule inside the word, which Kauf and Ivanova (2023, section 3)
+call ``PLL-word-l2r``. A word of one token gets the pipeline's score.
 """
 
 import itertools

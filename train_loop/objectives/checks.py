@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from data.batch import DocumentBorders
 from train_loop.model import encoder_layers
-from train_loop.objectives.document_attention import NAME, Documents
+from train_loop.objectives.document_attention import NAME
 from train_loop.objectives.masked_logits import LastLayer, MaskedLogits
 
 _num_users: Counter[nn.Module] = Counter()  # threads that use a module which was in training mode
@@ -50,9 +51,8 @@ def random_texts(model: PreTrainedModel, lengths: Sequence[int]) -> tuple[Tensor
 def check_document_attention(logits: MaskedLogits, block_size: int) -> None:
     """Raise ValueError if two documents in one block do not get the logits that each gets alone.
 
-    A model may convolve across the border, mix the whole block, or ignore the mask.
-    Call it once, before the model is prepared. It costs the forward of a few
-    blocks and draws no dropout.
+    A model may convolve across the border, mix the whole block, or ignore the mask. Call it once, before the model is
+    prepared. It costs the forward of a few blocks and draws no dropout.
     """
     with without_dropout(logits.model):
         problem = _leak(logits, block_size, is_flat=False)
@@ -91,13 +91,13 @@ def _leak(logits: MaskedLogits, block_size: int, *, is_flat: bool) -> str | None
     lengths = [short, block_size - short]
     ends = [torch.tensor([0, n - 1], device=device) for n in lengths]
     apart = [logits(*one) for one in zip(torch.split(tokens, lengths, dim=1), ends, strict=True)]
-    documents, position_ids = Documents.of(lengths, device)
+    documents, position_ids = DocumentBorders.of(lengths, device)
     both_ends = torch.cat([ends[0], ends[1] + short])
     is_second = torch.arange(block_size, device=device) >= short
     try:
         # The block, then with another second document, then with another first one.
         packed, first, second = (
-            logits(block, both_ends, position_ids=position_ids, documents=documents if is_flat else None).float()
+            logits(block, both_ends, None, position_ids, documents if is_flat else None).float()
             for block in (tokens, *(torch.where(other, tokens.flip(1), tokens) for other in (is_second, ~is_second)))
         )
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):

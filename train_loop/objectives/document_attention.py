@@ -6,8 +6,6 @@ of one length are computed together; on a GPU in half precision and without drop
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,22 +16,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from data.batch import DocumentBorders
+
 NAME = "documents"
-
-
-@dataclass(eq=False)  # no tuple, and not frozen: the compiler would look into it, and make a graph for each number
-class Documents:
-    """Where the documents of a row are: their lengths on the host, and ``[N + 1]`` int32 borders on the device."""
-
-    lengths: tuple[int, ...]
-    borders: Tensor
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> tuple["Documents", Tensor]:
-        """Documents of these lengths, and the ``[1, T]`` distance of each token from the start of its document."""
-        borders = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-        positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
-        return cls(tuple(lengths), borders.to(device)), positions.to(device)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # other lengths in each batch would be other graphs
@@ -46,7 +31,7 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    documents: Documents | None = None,
+    documents: DocumentBorders | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """``[1, T, H, D]`` of query, key and value ``[1, H, T, D]``; keys and values may have fewer heads.

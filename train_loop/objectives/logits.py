@@ -1,15 +1,12 @@
 """Faster products with the vocabulary's matrix, a model's largest one.
 
-**One gradient, on a CPU.** Where the logits and the embedding share a weight,
-autograd makes a dense gradient for each of the two uses and adds them up. The
-lookup's is zero except at the batch's tokens. This costs a tenth of an update and
-two matrices of memory. Here the lookup's gradient is sparse, and is added in place
-to that of the logits. A GPU gains nothing from this, and would add the rows in a
-different order each time.
+**One gradient, on a CPU.** Where the logits and the embedding share a weight, autograd makes a dense gradient for each
+of the two uses and adds them up. The lookup's is zero except at the batch's tokens. This costs a tenth of an update and
+two matrices of memory. Here the lookup's gradient is sparse, and is added in place to that of the logits. A GPU gains
+nothing from this, and would add the rows in a different order each time.
 
-**Padding, on a GPU.** Tensor cores need rows that begin at multiples of 16 bytes.
-RoBERTa's 50,265 logits do not, so they are computed as if there were 50,304, and
-the surplus is cut off. No parameter changes its shape.
+**Padding, on a GPU.** Tensor cores need rows that begin at multiples of 16 bytes. RoBERTa's 50,265 logits do not, so
+they are computed as if there were 50,304, and the surplus is cut off. No parameter changes its shape.
 """
 
 from functools import partial

@@ -16,7 +16,6 @@ from train_loop.config import TrainConfig
 from train_loop.evaluate import sum_over_processes
 from train_loop.objective import EvalMetrics, Objective
 from train_loop.objectives.checks import attends_by_document, check_document_attention, gather_in_last_layer
-from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.masked_logits import MaskedLogits
 
 logger = logging.getLogger(__name__)
@@ -60,10 +59,8 @@ class MaskedLMObjective(Objective):
         return MaskedLMMetrics(loss, perplexity(loss), num_correct / max(num_masked, 1), int(num_masked))
 
     def _logits(self, batch: MaskedBatch) -> Tensor:
-        documents = None
-        if batch.document_lengths is not None and batch.document_borders is not None:
-            documents = Documents(batch.document_lengths, batch.document_borders)
-        return self.logits(batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids, documents)
+        inputs = (batch.input_ids, batch.masked_positions, batch.attention_mask, batch.position_ids, batch.documents)
+        return self.logits(*inputs)
 
     def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
         """Gather in the last layer if that works, and attend within documents without padding or a mask likewise."""

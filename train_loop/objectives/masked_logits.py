@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from data.batch import DocumentBorders
 from train_loop.model import first_position
-from train_loop.objectives.document_attention import Documents
 from train_loop.objectives.logits import compute_logits
 
 
@@ -81,7 +81,7 @@ class MaskedLogits:
         masked_positions: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        documents: Documents | None = None,
+        documents: DocumentBorders | None = None,
     ) -> Tensor:
         """``[M, V]``, in the precision of the forward.
 
@@ -89,9 +89,8 @@ class MaskedLogits:
             input_ids: ``[B, L]``.
             masked_positions: ``[M]``, in the flattened ``[B * L]``.
             attention_mask: ``[B, L]``, or None where no block is padded.
-            position_ids: ``[B, L]``, counted from 0 in each document, and 0 in the
-                padding: each document is computed as if it were alone. Or None:
-                a block is one document.
+            position_ids: ``[B, L]``, counted from 0 in each document, and 0 in the padding: each document is computed
+                as if it were alone. Or None: a block is one document.
             documents: Those of a single row, for a model whose attention is `attend`; instead of a mask.
         """
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -10,8 +10,7 @@ class Muon(torch.optim.Muon):
     torch iterates in bf16 everywhere. On a CPU without bf16 instructions that makes
     a product of two matrices of width 768 fifty times slower.
 
-    Like torch's fused optimizers, it changes nothing while ``found_inf`` is not 0,
-    and reads that on the device.
+    Like torch's fused optimizers, it changes nothing while ``found_inf`` is not 0, and reads that on the device.
     """
 
     _step_supports_amp_scaling = True

@@ -158,9 +158,8 @@ def publish_command(model: Path, repository: Repository) -> str:
 class BackgroundPush:
     """Pushes the model of each checkpoint while training goes on, one at a time.
 
-    Training never waits for the Hub: while one push runs, only the newest of the other
-    checkpoints waits. A push uses links to the checkpoint's files, so the checkpoint may
-    be deleted meanwhile.
+    Training never waits for the Hub: while one push runs, only the newest of the other checkpoints waits. A push uses
+    links to the checkpoint's files, so the checkpoint may be deleted meanwhile.
     """
 
     def __init__(self, output_dir: Path, repository: Repository) -> None:

@@ -2,9 +2,8 @@
 
     config.yaml + metrics.jsonl + the model's config.json -> model_card.jinja -> README.md
 
-The card is a pure function of these files, so `launch.publish` can write it long after
-the run. It has no setting of the machine or of accounts, and shows only the last part of
-a path outside the working folder.
+The card is a pure function of these files, so `launch.publish` can write it long after the run. It has no setting of
+the machine or of accounts, and shows only the last part of a path outside the working folder.
 """
 
 import json

@@ -17,9 +17,8 @@ def compile_layers(objective: Objective) -> int:
     what depends on it is not compiled: the head, and the last layer where it gathers
     them. So no step compiles anything again.
 
-    Only training uses the compiled layers. Evaluation and probes have other shapes,
-    and compiling for these would take longer than it saves. Call this after trials
-    in training mode, such as that of the micro-batch that fits.
+    Only training uses the compiled layers. Evaluation and probes have other shapes, and compiling for these would take
+    longer than it saves. Call this after trials in training mode, such as that of the micro-batch that fits.
     """
     layers = encoder_layers(objective.model)
     to_compile = [layer for layer in layers if all(module is not objective.last_layer for module in layer.modules())]

@@ -33,10 +33,9 @@ def fewest_micro_batches(
 ) -> int:
     """The smallest number of micro-batches into which a process's share of a global batch can be cut.
 
-    Each trial is a forward and a backward with the largest likely number of masked
-    tokens, beside tensors of the size of the optimizer's state. All processes call
-    this. They get the same answer, that of the process with least memory. No
-    gradient is left behind.
+    Each trial is a forward and a backward with the largest likely number of masked tokens, beside tensors of the size
+    of the optimizer's state. All processes call this. They get the same answer, that of the process with least memory.
+    No gradient is left behind.
 
     Args:
         share: The most blocks of an update that a process takes.

@@ -59,14 +59,12 @@ class TrainWindow:
     def read(self) -> dict[str, float]:
         """A training row, over all processes. A new window begins.
 
-        ``loss`` is the mean over the window's masked tokens. If it has several terms,
-        it is their weighted sum, and ``loss_NAME`` is the mean of each. ``learning_rate``
-        and ``grad_norm`` are those of the last update. ``num_tokens`` and
-        ``tokens_per_second`` count all tokens. ``flop_utilization`` is the share of the
-        devices' measured matrix-product rate that was used for arithmetic which the loss
-        needs, and ``mfu`` that of their published peak, where it is known. A rate below
-        what the updates reached was measured on a busy machine, and is measured again.
-        ``peak_memory_bytes`` is the largest of all processes, since the run began.
+        ``loss`` is the mean over the window's masked tokens. If it has several terms, it is their weighted sum, and
+        ``loss_NAME`` is the mean of each. ``learning_rate`` and ``grad_norm`` are those of the last update.
+        ``num_tokens`` and ``tokens_per_second`` count all tokens. ``flop_utilization`` is the share of the devices'
+        measured matrix-product rate that was used for arithmetic which the loss needs, and ``mfu`` that of their
+        published peak, where it is known. A rate below what the updates reached was measured on a busy machine, and is
+        measured again. ``peak_memory_bytes`` is the largest of all processes, since the run began.
         """
         last = self._updates[-1]
         local_losses = torch.cat([update.loss_sums for update in self._updates]).cpu().double().sum(0)

@@ -1,8 +1,7 @@
 """``report.html``: what a person would rather look at than metrics.jsonl.
 
-Made from a run's folder alone, so also for a run that was broken off, and for
-several runs side by side. One file that fetches nothing: its plots are plotly's,
-whose script stands in it.
+Made from a run's folder alone, so also for a run that was broken off, and for several runs side by side. One file that
+fetches nothing: its plots are plotly's, whose script stands in it.
 """
 
 import base64

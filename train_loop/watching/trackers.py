@@ -1,9 +1,8 @@
 """Sends the rows of metrics.jsonl to trackers, through Accelerate: TensorBoard, Weights & Biases, Trackio.
 
-All starts of a run share one id, ``tracker_id`` in its folder, so that a resumed
-run goes on in the same tracker run. When a resumed run writes a row again, TensorBoard
-shows the last, W&B keeps the first and Trackio both. The rows are equal except for
-their time, because a resumed run is exact.
+All starts of a run share one id, ``tracker_id`` in its folder, so that a resumed run goes on in the same tracker run.
+When a resumed run writes a row again, TensorBoard shows the last, W&B keeps the first and Trackio both. The rows are
+equal except for their time, because a resumed run is exact.
 """
 
 import json

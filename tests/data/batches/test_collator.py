@@ -86,13 +86,12 @@ def test_side_by_side_each_document_is_as_it_is_in_its_block(
         for is_flat in (True, False)
     )
     assert flat.position_ids is not None
-    assert flat.document_lengths is not None
-    assert flat.document_borders is not None
-    lengths = list(flat.document_lengths)
+    assert flat.documents is not None
+    lengths = list(flat.documents.lengths)
     assert flat.attention_mask is None
     assert flat.input_ids.shape == flat.position_ids.shape == (1, flat.num_tokens) == (1, sum(lengths))
     assert lengths == sorted(lengths)
-    assert flat.document_borders.tolist() == [0, *itertools.accumulate(lengths)]
+    assert flat.documents.borders.tolist() == [0, *itertools.accumulate(lengths)]
     assert flat.position_ids[0].tolist() == [i for length in lengths for i in range(length)]
     assert torch.equal(flat.block_ids, padded.block_ids)
 
@@ -112,7 +111,7 @@ def test_side_by_side_each_document_is_as_it_is_in_its_block(
             assert padded.position_ids is not None
             starts = torch.nonzero(padded.position_ids[row, :length] == 0).flatten().tolist()
         expected += [(row * width + a, row * width + b) for a, b in itertools.pairwise([*starts, length])]
-    found = list(itertools.pairwise(flat.document_borders.tolist()))
+    found = list(itertools.pairwise(flat.documents.borders.tolist()))
     assert described(flat, found) == described(padded, expected)
     assert flat.num_masked == padded.num_masked > 0
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from data import MaskedBatch
+from data import DocumentBorders, MaskedBatch
 from tests.models import FAMILIES, tiny_model, without_dropout
 from train_loop import (
     MaskedLMObjective,
@@ -25,7 +25,7 @@ from train_loop import (
 )
 from train_loop.evaluate import evaluate
 from train_loop.objectives.checks import attends_by_document
-from train_loop.objectives.document_attention import NAME, Documents, attend
+from train_loop.objectives.document_attention import NAME, attend
 from train_loop.objectives.masked_logits import document_mask
 
 V, PAD = 300, 1
@@ -134,8 +134,7 @@ def _side_by_side() -> MaskedBatch:
         attention_mask=None,
         block_ids=torch.arange(len(LENGTHS)),
         position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
-        document_lengths=lengths,
-        document_borders=torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32),
+        documents=DocumentBorders(lengths, torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)),
     )
 
 
@@ -176,7 +175,7 @@ def test_a_family_that_cannot_attend_by_document_is_left_as_it_was_and_named(
     assert line == f"texts are padded or masked: '{family}' by {before} does not take them side by side"
 
 
-def _leaking(*args: Any, documents: Documents | None = None, **others: Any) -> Any:
+def _leaking(*args: Any, documents: DocumentBorders | None = None, **others: Any) -> Any:
     return attend(*args, **others)  # all of them are one document
 
 
@@ -195,7 +194,7 @@ def test_windows_are_those_of_a_mask(reach: int, length: int) -> None:
     query = torch.randn(1, num_heads, number * length, width, requires_grad=True)
     key, value = (torch.randn(1, 2, number * length, width, requires_grad=True) for _ in range(2))  # fewer heads
     borders = torch.arange(0, number * length + 1, length, dtype=torch.int32)
-    documents = Documents((length,) * number, borders)
+    documents = DocumentBorders((length,) * number, borders)
     attended, _ = attend(torch.nn.Identity(), query, key, value, None, sliding_window=reach + 1, documents=documents)
     index = torch.arange(number * length)
     mask = ((index[:, None] - index).abs() <= reach) & (index[:, None] // length == index // length)
@@ -231,7 +230,7 @@ def test_no_tensor_is_as_large_as_a_row_by_a_row(family: str) -> None:
     lengths = (16,) * 64 + (512,) * 2
     tokens = torch.randint(5, V, (1, sum(lengths)))
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
-    documents = Documents(lengths, torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32))
+    documents = DocumentBorders(lengths, torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32))
     with _Largest() as largest:
         logits(tokens, torch.arange(0, 2048, 8), position_ids=positions, documents=documents).sum().backward()
     assert largest.most < 2048 * 2048 / 4, largest.most
