@@ -133,6 +133,8 @@ class TrainConfig:
     probe: tuple[str, ...] = ()
     """Sentences with one <mask>, filled at each evaluation, to watch the model learn; or auto: sentences of the
     held-out text."""
+    eval_suite: Annotated[str | None, "of the machine"] = None
+    """A YAML file of minimal pairs and labelled texts to ask of the model at evaluations; see launch/README.md."""
     report_to: str | None = None
     """Trackers beside metrics.jsonl, separated by commas: tensorboard, wandb, trackio."""
     project: str = "mlm-train-loop"

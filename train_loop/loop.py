@@ -114,14 +114,14 @@ def _evaluate(run: Run, watch: Watch) -> EvalMetrics:
     state = run.state
     with _evaluation_weights(run):
         metrics = evaluate(run.accelerator, run.bare_objective, _eval_batches(run))
-        probes = watch.probes()
+        answers = watch.answers()
     state.evaluated_step = state.step
     # Nothing is less than NaN: as a best loss it would stay the best for ever.
     if math.isfinite(metrics.eval_loss) and (state.best_loss is None or not metrics.eval_loss >= state.best_loss):
         state.best_loss, state.best_step, state.evaluations_without_improvement = metrics.eval_loss, state.step, 0
     else:
         state.evaluations_without_improvement += 1
-    watch.evaluation_row(metrics, probes)
+    watch.evaluation_row(metrics, answers)
     return metrics
 
 

@@ -1,5 +1,6 @@
 """What an objective is: the terms of the loss, what is evaluated, and which model is saved. `objectives/` has ours."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,17 @@ class EvalMetrics:
     """
 
     eval_loss: float
+
+    @property
+    def nats_per_token(self) -> float | None:
+        """What a token of the text costs, for bits per byte; None if the loss does not say it."""
+        return None
+
+
+def bits_per_byte(metrics: EvalMetrics, tokens_per_byte: float) -> dict[str, float]:
+    """``eval_bits_per_byte``, which compares models of different tokenizers; empty if the loss does not say it."""
+    nats = metrics.nats_per_token
+    return {} if nats is None else {"eval_bits_per_byte": nats / math.log(2) * tokens_per_byte}
 
 
 class Objective(nn.Module, ABC):

@@ -35,6 +35,7 @@ class Run:
         lr_factor: Step -> factor on the peak learning rates.
         loader: Of this process's micro-batches.
         eval_batches: This process's evaluation batches, from the start at each call.
+        eval_tokens_per_byte: Of the evaluation text, without special tokens.
         checkpoints: Used on the main process only.
     """
 
@@ -47,6 +48,7 @@ class Run:
     plan: BatchPlan
     loader: Loader
     eval_batches: Callable[[], Iterable[MaskedBatch]]
+    eval_tokens_per_byte: float
     state: TrainState
     checkpoints: RunCheckpoints
 

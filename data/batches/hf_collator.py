@@ -41,6 +41,7 @@ class MaskedLMCollator:
         pad_to_multiple_of: Pad to a multiple of this length.
         return_tensors: "pt" or "np".
         seed: Of the masks; None takes one from the operating system.
+        gives_positions: Add ``masked_positions``, ``[M]`` in the flattened ``[B * L]``, which `MaskedLMLoss` wants.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +54,7 @@ class MaskedLMCollator:
     pad_to_multiple_of: int | None = None
     return_tensors: str = "pt"
     seed: int | None = None
+    gives_positions: bool = False
     _vocabulary: Vocabulary = field(init=False, repr=False)
     _choose: Choose = field(init=False, repr=False)
     _rank: int = field(init=False, repr=False, default=0)
@@ -118,6 +120,9 @@ class MaskedLMCollator:
         seen, labels = self._mask(input_ids, ~is_special & is_token, starts)
         batch["input_ids"] = torch.from_numpy(seen) if kind == "pt" else seen
         batch["labels"] = torch.from_numpy(labels) if kind == "pt" else labels
+        if self.gives_positions:
+            positions = np.flatnonzero(labels != _IGNORED)
+            batch["masked_positions"] = torch.from_numpy(positions) if kind == "pt" else positions
         return dict(batch) if bare else batch
 
     def _mask(

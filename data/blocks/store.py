@@ -35,16 +35,20 @@ from data.documents.documents import Documents, TextBatch
 
 logger = logging.getLogger(__name__)
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 # What `TokenBlocks` raises if the folder does not exist or is damaged.
 _NOT_WHOLE = (FileNotFoundError, EOFError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """What became of the tokens of the documents: each is kept or dropped. ``padded`` counts the padding."""
+    """What became of the tokens of the documents: each is kept or dropped. ``padded`` counts the padding.
+
+    ``bytes`` is the size of the documents' text in UTF-8.
+    """
 
     documents: int
+    bytes: int
     kept: int
     dropped: int
     padded: int
@@ -199,7 +203,7 @@ def _write(
     encode = encoder(tokenizer, with_words=config.needs_words)
     most = sys.maxsize if max_blocks is None else max_blocks
     lengths: list[int] = []
-    num_documents = num_bad = 0
+    num_documents = num_bytes = num_bad = 0
     token_counts = np.zeros(form.vocab_size, dtype=np.int64)
     rest = np.zeros(0, dtype=np.uint32)
     name = ", ".join(source.name for source in documents)
@@ -208,6 +212,7 @@ def _write(
         batches = itertools.chain.from_iterable(source.batches() for source in documents)
         for batch, tokens in _encoded(batches, encode):
             num_documents += len(batch.texts)
+            num_bytes += sum(len(text.encode()) for text in batch.texts)
             num_bad += batch.num_bad
             bar.update(len(tokens))
             token_counts += np.bincount(tokens & ID_MASK, minlength=len(token_counts))
@@ -223,6 +228,7 @@ def _write(
     kept = sum(lengths)
     counts = BlockCounts(
         documents=num_documents,
+        bytes=num_bytes,
         kept=kept,
         dropped=int(token_counts.sum()) - kept,
         padded=len(lengths) * config.block_size - kept,

@@ -89,6 +89,7 @@ def assemble(
         plan=plan,
         loader=loader,
         eval_batches=partial(eval_loader, settings, corpus, **world),
+        eval_tokens_per_byte=corpus.eval_tokens_per_byte,
         state=start.state,
         checkpoints=checkpoints,
     )

@@ -27,7 +27,7 @@ class Corpus:
 
     Attributes:
         documents, held_out: The documents of each source to train and to evaluate on.
-        train: The blocks of each source; empty when streaming.
+        train: The blocks of each source; empty when streaming or not training.
         eval: The blocks to evaluate on.
     """
 
@@ -52,13 +52,18 @@ class Corpus:
         ends_with_first = self.config.mixture_stopping_strategy == "first_exhausted"
         return blocks_per_epoch(tuple(map(len, self.train)), self.weights, ends_with_first)
 
+    @property
+    def eval_tokens_per_byte(self) -> float:
+        """Tokens in a byte of the evaluation text, without special tokens, which nobody has to predict."""
+        return self.eval.token_counts[~self.vocabulary.is_special].sum() / self.eval.counts.bytes
+
     def token_counts(self) -> np.ndarray:
         """``[V]``: how often each token occurs in the training text; not when streaming."""
         return np.sum([source.token_counts for source in self.train], axis=0)
 
 
-def open_corpus(settings: Settings) -> Corpus:
-    """Open the corpus, from the cache where it is there.
+def open_corpus(settings: Settings, *, trains: bool = True) -> Corpus:
+    """Open the corpus, from the cache where it is there; without the blocks to train on where nothing trains.
 
     Raises:
         ValueError: Something is missing or wrong; the message says what would work.
@@ -79,7 +84,7 @@ def open_corpus(settings: Settings) -> Corpus:
         vocabulary=vocabulary(tokenizer),
         documents=train,
         held_out=evaluation,
-        train=[] if config.streaming else [build_blocks([source], tokenizer, config) for source in train],
+        train=[] if config.streaming or not trains else [build_blocks([source], tokenizer, config) for source in train],
         eval=build_blocks(evaluation, tokenizer, config, max_blocks=most),
     )
 

@@ -19,6 +19,7 @@ from launch.run.hub import NotPushedError, Sharing
 from launch.run.processes import has_launcher, start_accelerator, what_was_lost, why_not_met
 from launch.run.settings import Settings
 from launch.run.signals import StopSignals, stop_with_launcher
+from launch.run.suite import Suite, open_suite
 from launch.run.summary import memory_plan, print_end, print_plan, show_log
 from train_loop import run_files
 from train_loop.checkpoint import CheckpointError
@@ -42,6 +43,7 @@ class ReadyRun(NamedTuple):
     corpus: Corpus
     signals: StopSignals
     sharing: Sharing
+    suite: Suite | None
 
 
 def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
@@ -95,6 +97,7 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
     processes.together(lambda: settings.functions)  # before hours of tokenizing
     if not dry_run and (settings.train.resume_from_checkpoint or settings.train.overwrite_output_dir):
         processes.from_main(folder.hold)  # a new run asks for it last: wrong settings are told before
+    suite = processes.together(lambda: open_suite(settings))
     is_sharing = accelerator.is_main_process and not dry_run
     sharing = processes.together(lambda: Sharing(settings.train, is_main=is_sharing))
     corpus = processes.first_of_machine_first(lambda: open_corpus(settings))
@@ -108,7 +111,7 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
             say(memory_plan(settings, plan, accelerator, objective), "memory   ")
         return None
     run = assemble(settings, accelerator, processes, corpus, plan, folder, sharing.on_saved)
-    return ReadyRun(run, corpus, signals, sharing)
+    return ReadyRun(run, corpus, signals, sharing, suite)
 
 
 def planned_memory(settings: Settings) -> str:
@@ -141,7 +144,7 @@ def train_to_end(ready: ReadyRun) -> None:
         if accelerator.is_main_process:
             print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, corpus.config.block_size)
-    watch = Watch(run, arithmetic, partial(_filled, run, corpus) if run.config.probe else None)
+    watch = Watch(run, arithmetic, partial(_answers, run, corpus, ready.suite))
     with ready.signals.remembered():
         try:
             final = train(run, watch)
@@ -164,7 +167,13 @@ def train_to_end(ready: ReadyRun) -> None:
         ready.sharing.finish(run.output_dir / run_files.MODEL, ready.signals)
 
 
-def _filled(run: Run, corpus: Corpus) -> list[dict[str, Any]]:
-    """The probe sentences, filled by the weights as they are."""
+def _answers(run: Run, corpus: Corpus, suite: Suite | None) -> dict[str, Any]:
+    """What the weights as they are answer to the probe sentences and, where it is due, to the suite."""
+    model, step = run.bare_objective.model, run.state.step
+    answers: dict[str, Any] = {}
     with run.accelerator.autocast():
-        return fill_probes(run.bare_objective.model, corpus.tokenizer, run.config.probe)
+        if run.config.probe:
+            answers["probes"] = fill_probes(model, corpus.tokenizer, run.config.probe)
+        if suite and (step % (suite.every * run.plan.eval_steps) == 0 or step == run.plan.total_steps):
+            answers |= suite.row(model, corpus.tokenizer)
+    return answers

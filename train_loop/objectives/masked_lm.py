@@ -29,6 +29,11 @@ class MaskedLMMetrics(EvalMetrics):
     eval_accuracy: float
     eval_num_masked_tokens: int
 
+    @property
+    def nats_per_token(self) -> float:
+        """The loss: what each token costs that is masked with others, given those that are not."""
+        return self.eval_loss
+
 
 class MaskedLMObjective(Objective):
     """One term, with one prediction for each masked token."""

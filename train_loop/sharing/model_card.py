@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from train_loop.config import OVERRIDDEN_BY
 from train_loop.watching.report import templates
-from train_loop.watching.run_record import Row, RunRecord, is_number, read_record, shown, shown_fills
+from train_loop.watching.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_record, shown, shown_fills
 
 CARD = "README.md"
 THIS_MODEL = "path/to/this/model"  # in a card until `push_model` knows the model's id
@@ -61,6 +61,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
         text=json.dumps(text, ensure_ascii=False),
         probes=probes[-1] if probes else None,
         main_settings=_main_settings(settings),
+        columns=EVAL_COLUMNS,
         curve=_curve(record),
         recipe=_recipe(settings),
     )

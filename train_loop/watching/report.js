@@ -54,7 +54,7 @@ function draw() {
       const [hue, dash] = data.styles[run];
       const line = { color: colour(`run-${hue}`), dash, width: name === names[0] ? 1.4 : 2.4 };
       const hasMarks = name.startsWith('eval_') || x.length === 1;
-      const trace = { x, y, line, mode: hasMarks ? 'lines+markers' : 'lines', marker: { size: 5 }, meta: { run, opacity: 1 } };
+      const trace = { x, y, line, mode: hasMarks ? 'lines+markers' : 'lines', connectgaps: true, marker: { size: 5 }, meta: { run, opacity: 1 } };
       return raw === y ? [trace] : [{ ...trace, y: raw, opacity: 0.25, meta: { run, opacity: 0.25 } }, trace];
     });
     Plotly.react(panel.plot, traces, {

@@ -42,6 +42,7 @@ class Panel:
 PANELS = (
     Panel("Loss", ("loss", "eval_loss")),
     Panel("Perplexity on held-out text", ("eval_perplexity",), "log"),
+    Panel("Bits per byte of held-out text", ("eval_bits_per_byte",)),
     Panel("Accuracy on held-out text", ("eval_accuracy",), "percent"),
     Panel("Learning rate", ("learning_rate", "muon_learning_rate")),
     Panel("Tokens a second", ("tokens_per_second",)),
@@ -240,9 +241,9 @@ def _state(run: RunRecord) -> str:
 def _figures(run: RunRecord) -> dict[str, str]:
     """The last and the best of everything; of held-out text what the model is worth."""
     figures = {"state": "finished" if run.is_finished else "not finished"}
-    for name in ("perplexity", "loss", "accuracy"):
+    for name in ("perplexity", "loss", "accuracy", "bits_per_byte"):
         if (text := shown(_evaluation(run), f"eval_{name}")) != "-":
-            figures[f"held-out {name}"] = text
+            figures[f"held-out {name.replace('_', ' ')}"] = text
     if rows := run.having("eval_perplexity"):
         best = min(rows, key=lambda row: float(row["eval_perplexity"]))
         figures["lowest perplexity"] = f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}"

@@ -14,13 +14,14 @@ from train_loop import run_files
 
 Row = dict[str, Any]
 
-EVAL_COLUMNS = ("step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy")
+EVAL_COLUMNS = ("step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_bits_per_byte")
 _FORMS = {
     "step": ",",
     "epoch": ".2f",
     "eval_loss": ".4f",
     "eval_perplexity": ",.2f",
     "eval_accuracy": ".1%",
+    "eval_bits_per_byte": ".4f",
     "eval_num_masked_tokens": ",",
 }
 

@@ -8,7 +8,7 @@ import torch
 
 from train_loop import run_files
 from train_loop.evaluate import sum_over_processes
-from train_loop.objective import EvalMetrics
+from train_loop.objective import EvalMetrics, bits_per_byte
 from train_loop.parallel import is_sharded
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
@@ -23,12 +23,10 @@ from train_loop.watching.trackers import track
 class Watch:
     """Writes and shows the measurements of a run. All processes have one, and call the same methods."""
 
-    def __init__(
-        self, run: Run, arithmetic: Arithmetic, fill_probes: Callable[[], list[dict[str, Any]]] | None
-    ) -> None:
+    def __init__(self, run: Run, arithmetic: Arithmetic, ask: Callable[[], dict[str, Any]]) -> None:
         """Open the bar and the rows, without those that the run will write again.
 
-        ``fill_probes`` fills the probe sentences, for a row; None where there are none.
+        ``ask`` gives what an evaluation asks of the model beside its loss, for the rows: ``probes``, and numbers.
         """
         self._run = run
         is_main = run.accelerator.is_main_process
@@ -39,7 +37,7 @@ class Watch:
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
         terms = run.bare_objective.terms
         self.window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
-        self._fill_probes = fill_probes if is_main or is_sharded(run.bare_objective) else None
+        self._ask = ask if is_main or is_sharded(run.bare_objective) else dict
 
     def row(self, row: dict[str, Any]) -> None:
         """Write a row of ``metrics.jsonl``, give it to the trackers, and show it."""
@@ -72,15 +70,17 @@ class Watch:
         if self.window.num_steps:
             self.row(self.window.read())
 
-    def probes(self) -> list[dict[str, Any]] | None:
-        """The probe sentences, filled by the weights as they are; None where there are none."""
-        return None if self._fill_probes is None else self._fill_probes()
+    def answers(self) -> dict[str, Any]:
+        """What the weights as they are answer to the probe sentences and the suite."""
+        return self._ask()
 
-    def evaluation_row(self, metrics: EvalMetrics, probes: list[dict[str, Any]] | None) -> None:
+    def evaluation_row(self, metrics: EvalMetrics, answers: dict[str, Any]) -> None:
         """Write the row of an evaluation, and that of its probes."""
-        self.row(asdict(metrics) | self._loader_counts())
-        if probes is not None:
-            self.row({"probes": probes})
+        probes = {name: answers.pop(name) for name in ("probes",) if name in answers}
+        bits = bits_per_byte(metrics, self._run.eval_tokens_per_byte)
+        self.row(asdict(metrics) | bits | answers | self._loader_counts())
+        if probes:
+            self.row(probes)
 
     def _count_skipped(self, updates: list[StepMetrics]) -> None:
         config, state = self._run.config, self._run.state
