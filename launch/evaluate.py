@@ -60,7 +60,8 @@ def _settings(words: list[str], model: str, text: str | None) -> Settings:
     given = ["--model_name_or_path", model_folder(model), "--model_type", "none", "--model_config", "none"]
     given += ["--tokenizer_name_or_path", "none", "--train_tokenizer", "false"]
     if text is not None:
-        given += ["--eval_dataset", text, "--eval_split", "none", "--eval_fraction", "none"]
+        given += ["--dataset", text, "--mixture", "none", "--eval_dataset", text]
+        given += ["--eval_split", "none", "--eval_fraction", "none"]
     return parse_settings([*words, *given], Command(prog="mlm evaluate", description=""))[0]
 
 

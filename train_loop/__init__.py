@@ -17,6 +17,7 @@ _HOMES = {
     "train_loop.loop": "train",
     "train_loop.model": "open_model",
     "train_loop.objective": "EvalMetrics Objective freeze_unused",
+    "train_loop.objectives.hf_loss": "MaskedLMLoss",
     "train_loop.objectives.checks": "check_document_attention gather_in_last_layer",
     "train_loop.objectives.masked_lm": "MaskedLMObjective unigram_perplexity",
     "train_loop.objectives.masked_logits": "MaskedLogits",

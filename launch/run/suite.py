@@ -4,7 +4,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,9 @@ def open_suite(settings: Settings) -> Suite | None:
         return None
     try:
         values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        known = [field.name for field in fields(Suite) if field.name != "cache_dir"]
+        if not isinstance(values, dict) or not values.keys() <= {*known}:
+            raise ValueError(f"it must map names to values; the names are: {', '.join(known)}")
         lists = {name: tuple(values[name]) for name in ("pairs", "labels") if name in values}
         return Suite(**{**values, **lists, "cache_dir": settings.data.cache_dir})
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
