@@ -17,12 +17,14 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.optimization import get_scheduler
 
+from data.batches.hf_collator import MaskedLMCollator
 from data.blocks.vocabulary import vocab_size
 from data.cores import available_cores
 from launch.run.corpus import Corpus, open_corpus
 from launch.run.loaders import train_loader
 from launch.run.settings import Settings
 from train_loop.model import open_model
+from train_loop.objectives.hf_loss import MaskedLMLoss
 from train_loop.objectives.masked_lm import MaskedLMObjective
 from train_loop.optimizers.groups import build_optimizers
 from train_loop.plan import plan_batches
@@ -128,14 +130,22 @@ def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]
     return clock.result()
 
 
-def trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float]:
-    """`Trainer` with the stock collator, as the guide uses it; ``options`` are more `TrainingArguments`."""
+def trainer(setup: Setup, *, with_mask: bool, is_right: bool = False, **options: Any) -> dict[str, float]:
+    """`Trainer` with the stock collator, as the guide uses it; ``options`` are more `TrainingArguments`.
+
+    One that ``is_right`` has this project's collator and loss.
+    """
     corpus, model = setup.open()
     if not with_mask:
         corpus.tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
-        if hasattr(model, "sparse_prediction"):  # ModernBERT's own head on masked positions
+        if hasattr(model, "sparse_prediction") and not is_right:  # ModernBERT's own head on masked positions
             model.sparse_prediction = True
     config, clock = setup.settings.train, _Clock(setup)
+    collator: Any = _collator(corpus)
+    loss = None
+    if is_right:
+        masks: dict[str, Any] = {"mlm_probability": corpus.config.mlm_probability, "gives_positions": True}
+        collator, loss = MaskedLMCollator(corpus.tokenizer, **masks), MaskedLMLoss(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -151,13 +161,15 @@ def trainer(setup: Setup, *, with_mask: bool, **options: Any) -> dict[str, float
             use_cpu=not torch.cuda.is_available(),  # or it refuses bf16 there
             disable_tqdm=True,
             seed=config.seed,
+            torch_compile=config.torch_compile and not with_mask,
             **options,
         )
         Trainer(
             model=model,
             args=arguments,
             train_dataset=_rows(corpus, with_mask=with_mask),
-            data_collator=_collator(corpus),
+            data_collator=collator,
+            compute_loss_func=loss,
             callbacks=[clock],
         ).train()
     return clock.result()
@@ -202,11 +214,11 @@ def _collator(corpus: Corpus) -> DataCollatorForLanguageModeling:
     return DataCollatorForLanguageModeling(corpus.tokenizer, mlm_probability=corpus.config.mlm_probability)
 
 
+_TUNED: dict[str, Any] = {"dataloader_num_workers": available_cores(), "optim": "adamw_torch_fused"}
 CONTENDERS: dict[str, Callable[[Setup], dict[str, float]]] = {
     "this project": this_project,
     "Trainer": partial(trainer, with_mask=True),
-    "Trainer, tuned": partial(
-        trainer, with_mask=False, dataloader_num_workers=available_cores(), optim="adamw_torch_fused"
-    ),
+    "Trainer, tuned": partial(trainer, with_mask=False, **_TUNED),
+    "Trainer, MaskedLMLoss": partial(trainer, with_mask=False, is_right=True, **_TUNED),
     "Accelerate loop": accelerate_loop,
 }

@@ -42,7 +42,7 @@ def test_train(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[
     assert report["benchmark"] == "train"
     assert _is_spread(report["matmul_flops_per_second"])
     names = [case["name"] for case in report["cases"]]
-    assert names == ["this project", "Trainer", "Trainer, tuned", "Accelerate loop"]
+    assert names == ["this project", "Trainer", "Trainer, tuned", "Trainer, MaskedLMLoss", "Accelerate loop"]
     assert report["cases"][1]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     for case in report["cases"]:
         assert all(_is_spread(value) for name, value in case.items() if name != "name")

@@ -57,11 +57,11 @@ def test_a_run_asks_it_at_every_second_evaluation_and_at_the_last(train: Train, 
     ("content", "message"),
     [
         (None, "No such file"),
-        ("pears: [a]", "unexpected keyword argument 'pears'"),
+        ("pears: [a]", "the names are: pairs, group_by"),
         ("pairs: [nothing.jsonl]", "nothing.jsonl: no such file"),
         ("every: 0", "every=0 must be 1 or more"),
         ("[", "while parsing"),
-        ("just words", "must be"),
+        ("just words", "it must map names to values"),
     ],
 )
 def test_a_wrong_file_is_told_before_the_training(
