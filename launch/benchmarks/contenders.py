@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
-from transformers import DataCollatorForLanguageModeling, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, PreTrainedModel
 from transformers.optimization import get_scheduler
 
 from data.batches.hf_collator import MaskedLMCollator
@@ -60,7 +59,7 @@ class Setup:
         return corpus, open_model(settings.model, tokenizer, **sizes, seed=settings.train.seed).train()
 
 
-class _Clock(TrainerCallback):  # type: ignore[misc]
+class _Clock:
     """Times the last updates."""
 
     def __init__(self, setup: Setup) -> None:
@@ -70,7 +69,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
         self._seconds = 0.0
         self._num_tokens = 0
 
-    def on_step_end(self, *args: Any, num_tokens: int | None = None, **kwargs: Any) -> None:
+    def tick(self, num_tokens: int | None = None) -> None:
         """Count an update that has ended, and its tokens; blocks are full where it is not said."""
         full = self._setup.batch * self._setup.settings.data.block_size
         self._num_tokens += (full if num_tokens is None else num_tokens) * bool(self._start)
@@ -126,7 +125,7 @@ def this_project(setup: Setup, *, side_by_side: bool = True) -> dict[str, float]
     """`train_step` on cached blocks: see `updates`."""
     clock = _Clock(setup)
     for num_tokens in updates(setup, side_by_side=side_by_side):
-        clock.on_step_end(num_tokens=num_tokens)
+        clock.tick(num_tokens)
     return clock.result()
 
 
@@ -135,6 +134,12 @@ def trainer(setup: Setup, *, with_mask: bool, is_right: bool = False, **options:
 
     One that ``is_right`` has this project's collator and loss.
     """
+    from transformers import Trainer, TrainerCallback, TrainingArguments  # 50 MB, which the others do without
+
+    class Ticks(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
     corpus, model = setup.open()
     if not with_mask:
         corpus.tokenizer.model_input_names = ["input_ids"]  # or the collator makes a mask of ones
@@ -170,7 +175,7 @@ def trainer(setup: Setup, *, with_mask: bool, is_right: bool = False, **options:
             train_dataset=_rows(corpus, with_mask=with_mask),
             data_collator=collator,
             compute_loss_func=loss,
-            callbacks=[clock],
+            callbacks=[Ticks()],
         ).train()
     return clock.result()
 
@@ -198,12 +203,14 @@ def accelerate_loop(setup: Setup) -> dict[str, float]:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        clock.on_step_end()
+        clock.tick()
     return clock.result()
 
 
-def _rows(corpus: Corpus, *, with_mask: bool) -> datasets.Dataset:
+def _rows(corpus: Corpus, *, with_mask: bool) -> Any:
     """The blocks as rows of a dataset, as the guide makes them."""
+    import datasets
+
     (blocks,) = corpus.train
     ids = blocks[np.arange(len(blocks))].astype(np.int32)
     masks = {"attention_mask": list(np.ones_like(ids, dtype=np.int8))} if with_mask else {}
