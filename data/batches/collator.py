@@ -60,20 +60,7 @@ class Collator:
         # At the full width L: a block's masks must not depend on the lengths of the others.
         draws = uniform(block_ids, length, self.seed, passes)
         word_starts = (blocks & WORD_START) != 0 if needs_words(self.choose) else None
-        positions, kinds = self.choose(input_ids, allowed, word_starts, draws, mlm_probability)
-        flat = input_ids.reshape(-1)
-        labels = flat[positions]
-        flat[positions] = replacements(
-            labels,
-            kinds,
-            draws.reshape(-1)[positions],
-            self.vocabulary,
-            self.mask_replace_prob,
-            self.random_replace_prob,
-        )
-        if self.is_flat:
-            starts = (blocks & DOCUMENT_START) != 0 if self.document_attention else np.zeros_like(is_padding)
-            return _side_by_side(input_ids, ~is_padding, starts, positions, labels, block_ids)
+        positions, labels = self.mask(input_ids, allowed, word_starts, draws, mlm_probability)
         width = length
         if self.trims:
             width = min(length, -(-int((~is_padding).sum(axis=1).max()) // 8) * 8)
@@ -83,7 +70,7 @@ class Collator:
         def trimmed(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array[:, :width], dtype=np.int64))
 
-        return MaskedBatch(
+        batch = MaskedBatch(
             input_ids=trimmed(input_ids),
             masked_positions=torch.from_numpy(positions),
             labels=torch.from_numpy(labels),
@@ -91,31 +78,37 @@ class Collator:
             block_ids=torch.from_numpy(block_ids),
             position_ids=trimmed(_document_positions(blocks, is_padding)) if self.document_attention else None,
         )
+        return _side_by_side(batch) if self.is_flat else batch
+
+    def mask(
+        self, input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, rate: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mask ``[B, L]`` tokens in place, see `Choose`; return ``[M]`` flat positions and ``[M]`` labels."""
+        positions, kinds = self.choose(input_ids, allowed, word_starts, draws, rate)
+        flat = input_ids.reshape(-1)
+        labels = flat[positions]
+        shares = self.mask_replace_prob, self.random_replace_prob
+        flat[positions] = replacements(labels, kinds, draws.reshape(-1)[positions], self.vocabulary, *shares)
+        return positions, labels
 
 
-def _side_by_side(
-    input_ids: np.ndarray,
-    is_token: np.ndarray,
-    starts: np.ndarray,
-    positions: np.ndarray,
-    labels: np.ndarray,
-    block_ids: np.ndarray,
-) -> MaskedBatch:
-    """The tokens of ``[B, L]`` blocks in one row, the shortest documents first."""
-    starts[:, 0] = True
-    document = starts[is_token].cumsum() - 1  # of each token
+def _side_by_side(batch: MaskedBatch) -> MaskedBatch:
+    """The tokens of a batch in one row, without padding, the shortest documents first."""
+    shape = batch.input_ids.shape
+    positions = np.arange(shape[1]) if batch.position_ids is None else batch.position_ids.numpy()
+    is_token = np.ones(shape, bool) if batch.attention_mask is None else batch.attention_mask.numpy() > 0
+    document = (np.broadcast_to(positions, shape)[is_token] == 0).cumsum() - 1  # of each token
     lengths = np.bincount(document)
     order = np.argsort(lengths, kind="stable")
     tokens = np.argsort(np.argsort(order)[document], kind="stable")
     place = np.empty(is_token.size, np.int64)  # in the row, by position in the blocks
     place[np.flatnonzero(is_token)[tokens]] = np.arange(len(tokens))
     documents, position_ids = DocumentBorders.of(lengths[order].tolist())
-    return MaskedBatch(
-        input_ids=torch.from_numpy(input_ids[is_token][tokens][None]),
-        masked_positions=torch.from_numpy(place[positions]),
-        labels=torch.from_numpy(labels),
+    return replace(
+        batch,
+        input_ids=torch.from_numpy(batch.input_ids.numpy()[is_token][tokens][None]),
+        masked_positions=torch.from_numpy(place[batch.masked_positions.numpy()]),
         attention_mask=None,
-        block_ids=torch.from_numpy(block_ids),
         position_ids=position_ids,
         documents=documents,
     )
