@@ -191,6 +191,6 @@ _READERS: dict[str, Callable[[Range, int, str], Iterator[Row]]] = {
     ".json": _read_json,
     ".csv": partial(_read_csv, delimiter=","),
     ".tsv": partial(_read_csv, delimiter="\t"),
-    ".parquet": partial(read_table, open_batches=parquet_batches),
-    ".arrow": partial(read_table, open_batches=arrow_batches),
+    ".parquet": partial(read_table, batches=parquet_batches),
+    ".arrow": partial(read_table, batches=arrow_batches),
 }
