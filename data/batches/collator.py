@@ -13,40 +13,25 @@ from data.blocks.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Collator:
-    """Turns blocks into masked batches. The same blocks always give the same batch.
-
-    Attributes:
-        seed: Of the masks.
-        pad_token_id: The id at positions where a block has no token.
-        choose: The masking, see `data.batches.masking.Choose`.
-        mask_replace_prob, random_replace_prob: See `data.batches.masking.replacements`.
-        document_attention: Whether attention stays inside documents; else inside blocks.
-        trims: Make a batch as wide as its longest block, rounded up to a multiple of 8, instead of L.
-        is_flat: Make it one row, without padding; see `MaskedBatch.documents`.
-    """
+    """Turns blocks into masked batches. The same blocks always give the same batch."""
 
     vocabulary: Vocabulary
-    seed: int
-    pad_token_id: int = 0
+    seed: int  # of the masks
+    pad_token_id: int = 0  # the id at positions where a block has no token
     choose: Choose = choose_token
-    mask_replace_prob: float = 0.8
+    mask_replace_prob: float = 0.8  # see `replacements`
     random_replace_prob: float = 0.1
-    document_attention: bool = False
-    trims: bool = False
-    is_flat: bool = False
+    document_attention: bool = False  # attention stays inside documents; else inside blocks
+    trims: bool = False  # a batch is as wide as its longest block, rounded up to a multiple of 8, instead of L
+    is_flat: bool = False  # a batch is one row, without padding; see `MaskedBatch.documents`
 
     def __call__(
         self, blocks: np.ndarray, block_ids: np.ndarray, passes: np.ndarray, mlm_probability: float
     ) -> MaskedBatch:
-        """Mask some blocks.
+        """Mask ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`), by their ``[B]`` ids and passes.
 
-        Args:
-            blocks: ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`). If B is 0, the batch is one block
-                of mask tokens, with nothing to predict: a process without a share still takes part in forward and
-                backward.
-            block_ids: ``[B]``.
-            passes: ``[B]``, how often each block was seen before.
-            mlm_probability: The rate at which tokens are chosen.
+        A pass is how often a block was seen before. If B is 0, the batch is one block of mask tokens, with nothing to
+        predict: a process without a share still takes part in forward and backward.
         """
         if len(blocks) == 0:
             block = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)

@@ -26,15 +26,10 @@ _OTHER_CHIPS = {"MIG", "Laptop", "D", "Ti"}  # words of slower or faster namesak
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of a forward and a backward.
+    """Floating-point operations of a forward and a backward."""
 
-    Attributes:
-        per_token: For every token: the encoder.
-        per_masked_token: Beside that, for every masked one: the head.
-    """
-
-    per_token: float
-    per_masked_token: float
+    per_token: float  # the encoder
+    per_masked_token: float  # beside that, the head
 
     def of(self, num_tokens: float, num_masked: float) -> float:
         """For a number of tokens, some of which are masked."""
@@ -43,16 +38,11 @@ class Flops:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The cost of a token, and what the devices of all processes can do together.
-
-    Attributes:
-        rate: Measured floating-point operations per second of large matrix products.
-        peak: The same by the vendor's datasheets; None if one of the devices is not in our table.
-    """
+    """The cost of a token, and what the devices of all processes can do together, in operations per second."""
 
     flops: Flops
-    rate: float
-    peak: float | None
+    rate: float  # measured, of large matrix products
+    peak: float | None  # by the vendor's datasheets; None if one of the devices is not in our table
 
 
 def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
@@ -77,9 +67,7 @@ def measure_rate(accelerator: Accelerator) -> float:
 def published_peak(device_name: str, precision: str) -> float | None:
     """The floating-point operations per second of a GPU by its datasheet; None if the table lacks it.
 
-    Args:
-        device_name: As CUDA gives it, for example ``NVIDIA H100 80GB HBM3``.
-        precision: Accelerate's ``mixed_precision``. In full precision, TF32 counts if PyTorch may use it.
+    The name is CUDA's, and the precision Accelerate's ``mixed_precision``: in full, TF32 counts if PyTorch may use it.
     """
     words = set(re.split(r"[ -]", device_name))
     found = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name.split())), None)
