@@ -239,33 +239,25 @@ def _state(run: RunRecord) -> str:
 
 def _figures(run: RunRecord) -> dict[str, str]:
     """The last and the best of everything; of held-out text what the model is worth."""
-    figures = {"state": "finished" if run.is_finished else "not finished"}
-    for name in ("perplexity", "loss", "accuracy"):
-        if (text := shown(_evaluation(run), f"eval_{name}")) != "-":
-            figures[f"held-out {name}"] = text
-    if rows := run.having("eval_perplexity"):
-        best = min(rows, key=lambda row: float(row["eval_perplexity"]))
-        figures["lowest perplexity"] = f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}"
-    if rows := run.having("loss"):
-        figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
-    if run.rows:
-        last = run.rows[-1]
-        figures["updates"] = f"{last['step']:,}"
-        if is_number(last.get("epoch")):
-            figures["epochs"] = f"{last['epoch']:.2f}"
-        if last["tokens"] is not None:
-            figures["tokens"] = f"{last['tokens']:,}"
-        if is_number(last.get("seconds")):
-            figures["time (h:min:s)"] = _duration(last["seconds"])
-    for label, name, form in (
-        ("tokens a second, median", "tokens_per_second", ",.0f"),
-        ("share of the measured matrix rate, median", "flop_utilization", ".1%"),
-    ):
-        if rows := run.having(name):
-            figures[label] = format(statistics.median(row[name] for row in rows), form)
-    if rows := run.having("peak_memory_bytes"):
-        figures["peak memory of a process"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
-    return figures
+    held_out, last = _evaluation(run), run.rows[-1] if run.rows else {}
+    best = min(run.having("eval_perplexity"), key=lambda row: float(row["eval_perplexity"]), default=None)
+    rates = ("tokens_per_second", "flop_utilization")
+    medians = {name: statistics.median(row[name] for row in rows) for name in rates if (rows := run.having(name))}
+    memory = [row["peak_memory_bytes"] for row in run.having("peak_memory_bytes")]
+    figures = {
+        "state": "finished" if run.is_finished else "not finished",
+        **{f"held-out {name}": shown(held_out, f"eval_{name}") for name in ("perplexity", "loss", "accuracy")},
+        "lowest perplexity": best and f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}",
+        "training loss, last row": shown(next(reversed(run.having("loss")), {}), "loss"),
+        "updates": shown(last, "step"),
+        "epochs": shown(last, "epoch"),
+        "tokens": shown(last, "tokens"),
+        "time (h:min:s)": _duration(last["seconds"]) if is_number(last.get("seconds")) else None,
+        "tokens a second, median": shown(medians, "tokens_per_second"),
+        "share of the measured matrix rate, median": shown(medians, "flop_utilization"),
+        "peak memory of a process": memory and f"{max(memory) / 1e9:.2f} GB",
+    }
+    return {label: text for label, text in figures.items() if text and text != "-"}
 
 
 def _evaluation(run: RunRecord) -> Row:

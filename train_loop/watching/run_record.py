@@ -16,12 +16,9 @@ Row = dict[str, Any]
 
 EVAL_COLUMNS = ("step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy")
 _FORMS = {
-    "step": ",",
-    "epoch": ".2f",
-    "eval_loss": ".4f",
-    "eval_perplexity": ",.2f",
-    "eval_accuracy": ".1%",
-    "eval_num_masked_tokens": ",",
+    **dict.fromkeys(("step", "tokens", "eval_num_masked_tokens"), ","),
+    **{"epoch": ".2f", "loss": ".4f", "eval_loss": ".4f", "eval_perplexity": ",.2f", "tokens_per_second": ",.0f"},
+    **{"eval_accuracy": ".1%", "flop_utilization": ".1%"},
 }
 
 
@@ -124,7 +121,7 @@ def _model_step(settings: dict[str, Any], rows: list[Row], *, is_finished: bool)
 
 
 def shown(row: Row, name: str) -> str:
-    """A number of an evaluation as report and card show it; a dash if there is none."""
+    """A number of a row as report and card show it; a dash if there is none."""
     value = row.get(name)
     if not is_number(value):
         return "-"
