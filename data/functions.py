@@ -43,14 +43,11 @@ class OwnFunction:
 
     When pickled it takes the file's content along, so that a spawned worker runs the same code as the run, even if
     the file has changed since.
-
-    Attributes:
-        sha256: Of the file, without what the file imports.
     """
 
     def __init__(self, setting: str, path: str, name: str, source: bytes, check: Check | None) -> None:
         self._arguments = (setting, path, name, source, check)
-        self.sha256 = hashlib.sha256(source).hexdigest()
+        self.sha256 = hashlib.sha256(source).hexdigest()  # of the file, without what the file imports
         self._where = f"{setting}={f'{path}:{name}'!r}"
         self._check = check
         try:

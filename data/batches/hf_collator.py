@@ -29,31 +29,21 @@ class MaskedLMCollator:
     of the tokenizer, and 80/10/10 holds for words and spans too. With a ``seed``, a new collator repeats its masks
     after the same ``torch.manual_seed``, from which a DataLoader seeds its workers.
 
-    Attributes:
-        tokenizer: Pads, and gives the special tokens.
-        mlm: True, the second argument as in transformers; all others are given by name.
-        mlm_probability: Rate at which tokens are chosen to be predicted.
-        masking: A name in `MASKINGS`, or ``path/to/file.py:name``; "whole_word" is ``whole_word_mask=True`` of
-            transformers. A masking that needs words, such as "whole_word" and "span", needs ``word_ids`` in each
-            feature: a list with None for special tokens, as from ``BatchEncoding.word_ids(i)``. `Trainer` drops that
-            column unless ``remove_unused_columns=False``.
-        mask_replace_prob: Fraction of the chosen tokens that become the mask token.
-        random_replace_prob: Fraction that become a random token; the rest stay.
-        pad_to_multiple_of: Pad to a multiple of this length.
-        return_tensors: "pt" or "np".
-        seed: Of the masks; None takes one from the operating system.
+    A ``masking`` that needs words, such as "whole_word" (transformers' ``whole_word_mask=True``) and "span", needs
+    ``word_ids`` in each feature: a list with None for special tokens, as from ``BatchEncoding.word_ids(i)``. `Trainer`
+    drops that column unless ``remove_unused_columns=False``.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    mlm: bool = True
+    tokenizer: PreTrainedTokenizerBase  # pads, and gives the special tokens
+    mlm: bool = True  # the second argument as in transformers; all others are given by name
     _: KW_ONLY
-    mlm_probability: float = 0.15
-    masking: str = "token"
-    mask_replace_prob: float = 0.8
-    random_replace_prob: float = 0.1
+    mlm_probability: float = 0.15  # rate at which tokens are chosen to be predicted
+    masking: str = "token"  # a name in `MASKINGS`, or path/to/file.py:name
+    mask_replace_prob: float = 0.8  # fraction of the chosen tokens that become the mask token
+    random_replace_prob: float = 0.1  # fraction that become a random token; the rest stay
     pad_to_multiple_of: int | None = None
-    return_tensors: str = "pt"
-    seed: int | None = None
+    return_tensors: str = "pt"  # or "np"
+    seed: int | None = None  # of the masks; None takes one from the operating system
     _masks: Collator = field(init=False, repr=False)
     _rank: int = field(init=False, repr=False, default=0)
     _num_calls: int = field(init=False, repr=False, default=0)
@@ -79,16 +69,10 @@ class MaskedLMCollator:
         return {**self.__dict__, "_rank": self._current_rank()}
 
     def __call__(self, features: list[Any], return_tensors: str | None = None) -> Any:
-        """Pad and mask.
+        """Pad and mask B mappings with ``input_ids`` and other columns that the tokenizer pads, or B bare sequences.
 
-        Args:
-            features: B mappings with ``input_ids`` and other columns that the tokenizer pads, or B bare sequences of
-                ids; lists, numpy or torch, of any lengths.
-            return_tensors: "pt" or "np". Default: the collator's.
-
-        Returns:
-            The padded features with ``input_ids`` after masking and ``labels``, both ``[B, L]`` int64. Labels are
-            -100 where nothing is to be predicted.
+        They are lists, numpy or torch, of any lengths. Returns the padded features with ``input_ids`` after masking and
+        ``labels``, both ``[B, L]`` int64. Labels are -100 where nothing is to be predicted.
 
         Raises:
             ValueError: Words are needed and a feature has no ``word_ids``.

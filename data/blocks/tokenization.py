@@ -158,13 +158,13 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
         else:  # not through transformers: it also builds masks and offsets, which halves the speed
             encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
             ids = [encoding.ids for encoding in encodings]
-        lengths = np.array(list(map(len, ids)), dtype=np.int64)
+        lengths = list(map(len, ids))
         tokens = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
         starts = None
         if with_words:  # encode_batch_fast has no word ids
             word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
             starts = word_starts(tokenizer, tokens, word_ids, lengths)
-        return flagged(tokens, lengths, starts)
+        return flagged(tokens, np.array(lengths, dtype=np.int64), starts)
 
     return encode
 

@@ -30,10 +30,7 @@ def require_words(tokenizer: PreTrainedTokenizerBase, masking: str) -> None:
 
 
 def word_starts(
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: np.ndarray,
-    word_ids: Iterable[float | None],
-    lengths: Sequence[int] | np.ndarray,
+    tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, word_ids: Iterable[float | None], lengths: Sequence[int]
 ) -> np.ndarray:
     """Which tokens begin a word.
 
@@ -41,13 +38,8 @@ def word_starts(
     text, a token that begins with SentencePiece's space or follows one that ends with it, and each special, Chinese
     or Japanese token.
 
-    Args:
-        tokens: ``[T]``, the tokens of one or more texts.
-        word_ids: T word ids as in `Encoding.word_ids`: None for a special token.
-        lengths: The number of tokens of each text.
-
-    Returns:
-        ``[T]`` bool.
+    ``tokens`` are the ``[T]`` of one or more texts of some lengths, with T word ids as in `Encoding.word_ids`: None for
+    a special token. Returns ``[T]`` bool.
     """
     begins, ends = _marks(tokenizer, len(tokenizer))
     ids = np.fromiter(word_ids, dtype=np.float64, count=len(tokens))  # None becomes nan, which equals nothing
