@@ -245,11 +245,8 @@ def _encoded(
 def _fingerprint(
     documents: Sequence[Documents], tokenizer: PreTrainedTokenizerBase, config: DataConfig, max_blocks: int | None
 ) -> str:
-    parts = (
-        _FORMAT_VERSION,
-        [source.fingerprint for source in documents],
-        tokenizer_fingerprint(tokenizer),
-        (config.block_size, getattr(config.group, "sha256", config.grouping), config.last_block, max_blocks),
-        (config.document_attention, config.needs_words),
-    )
+    shape = (config.block_size, getattr(config.group, "sha256", config.grouping), config.last_block, max_blocks)
+    flags = (config.document_attention, config.needs_words)
+    sources = [source.fingerprint for source in documents]
+    parts = (_FORMAT_VERSION, sources, tokenizer_fingerprint(tokenizer), shape, flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

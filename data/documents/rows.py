@@ -64,9 +64,7 @@ class FileRows:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             return list(threads.map(_size, self.paths))
 
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """Yield the rows of a range from a position on, see `data.documents.readers.read`."""
-        return readers.read(part, start, column)
+    read = staticmethod(readers.read)
 
     def place(self, part: Range, position: int) -> str:
         """A row by file and number, for messages: lines count from 1, rows from 0. Reads a local file up to there."""

@@ -156,7 +156,10 @@ def _matches(name: str, path: Path) -> list[str]:
 
 
 def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
-    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train."""
+    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train.
+
+    One line of the log says how the names divide the folder and which of its paths are not read.
+    """
     paths = sorted(_walk(folder))
     taken: dict[str, list[str]] = {}
     for path in paths:
@@ -175,20 +178,15 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
                 f"dataset={name!r}: the name of {path!r} has no split's word, and that of {other!r} has one: rename "
                 f"one, or train on all of them by a glob such as '{Path(name) / '*'}{PurePosixPath(path).suffix}'"
             )
-    _warn(name, taken, paths)
-    return {split: [str(folder / path) for path in files] for split, files in taken.items()}
-
-
-def _warn(name: str, splits: dict[str, list[str]], paths: list[str]) -> None:
-    """Log, in one line, how the names of a folder divide it into splits and which paths are not read."""
     facts = []
-    if len(splits) > 1:
-        named = ", ".join(f"{split} ({_listed(files)})" for split, files in sorted(splits.items()))
+    if len(taken) > 1:
+        named = ", ".join(f"{split} ({_listed(files)})" for split, files in sorted(taken.items()))
         facts.append(f"split by name into {named}")
-    if unread := set(paths).difference(*splits.values()):
+    if unread := set(paths).difference(*taken.values()):
         facts.append(f"not read: {_listed(sorted(unread, key=lambda path: (file_format(path) is None, path)))}")
     if facts:
         logger.warning("dataset=%r: %s", name, "; ".join(facts))
+    return {split: [str(folder / path) for path in files] for split, files in taken.items()}
 
 
 def _walk(folder: Path) -> Iterator[str]:
