@@ -18,6 +18,8 @@ _METASPACE = "▁"
 _CJK = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]|[\U00020000-\U0003ffff]"
 )
+# What the characters of a byte-level BPE's tokens (Radford et al. 2019) stand for.
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def require_words(tokenizer: PreTrainedTokenizerBase, masking: str) -> None:
@@ -65,21 +67,12 @@ def _marks(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> tuple[np.ndar
     ends = begins.copy()
     for token, index in vocab.items():
         text = token.removeprefix(prefix)
-        raw = _bytes(text) if is_byte_level else text.encode()
+        # An added token of a byte-level BPE stands for itself.
+        is_bytes = is_byte_level and _BYTES.keys() >= set(text)
+        raw = bytes(_BYTES[character] for character in text) if is_bytes else text.encode()
         # A token may end within a character; three bytes complete any character, and Han remains Han.
         first = (raw.lstrip() + b"\xbf\xbf\xbf").decode(errors="replace").lstrip(_METASPACE)[0]
         last = raw.decode(errors="replace")[-1:]
         begins[index] |= token.startswith(_METASPACE) or bool(_CJK.match(first))
         ends[index] |= (token.endswith(_METASPACE) and token != _METASPACE) or bool(_CJK.match(last))
     return begins, ends
-
-
-_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
-
-
-def _bytes(token: str) -> bytes:
-    """The bytes that a token of a byte-level BPE (Radford et al. 2019) stands for; an added token stands for itself."""
-    try:
-        return bytes(_BYTES[character] for character in token)
-    except KeyError:
-        return token.encode()

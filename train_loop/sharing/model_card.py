@@ -49,11 +49,12 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
     environment = templates(Path(__file__).parent, keep_trailing_newline=True)
     environment.filters |= {"escaped": _escaped, "linked": _linked, "public": _public}
     environment.filters |= {"shown": shown, "shown_fills": shown_fills}
+    headers = map(parse_local_safetensors_file_metadata, model.glob("model*.safetensors"))  # of the weights
     card = environment.get_template("model_card.jinja").render(
         metadata=_metadata(name, model, record).to_yaml(),
         name=name,
         architecture=(config.get("architectures") or ["a masked language model"])[0],
-        num_parameters=sum(map(_num_parameters, model.glob("model*.safetensors"))),
+        num_parameters=sum(num for header in headers for num in header.parameter_count.values()),
         record=record,
         sources=_sources(settings),
         model_id=json.dumps(repo_id or THIS_MODEL),
@@ -147,11 +148,6 @@ def _mask_token(model: Path) -> str:
     path = model / "tokenizer_config.json"
     token = _read(path).get("mask_token") if path.is_file() else None
     return str((token.get("content") if isinstance(token, dict) else token) or "<mask>")
-
-
-def _num_parameters(path: Path) -> int:
-    """Counted from the header of a file of weights, without loading them."""
-    return sum(parse_local_safetensors_file_metadata(path).parameter_count.values())
 
 
 def _sources(settings: dict[str, Any]) -> list[str]:
