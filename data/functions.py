@@ -21,9 +21,7 @@ def find(setting: str, name: str, registry: Mapping[str, F], check: Check | None
     """The function that a setting names: one of the registry, or by ``path/to/file.py:name`` a checked `OwnFunction`.
 
     A path is for the command line and recipes alone: no file is run because a checkpoint or a repository names it.
-
-    Raises:
-        ValueError: There is no such name or file, or the file cannot be run.
+    Raises ValueError if there is no such name or file, or the file cannot be run.
     """
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):

@@ -109,6 +109,7 @@ def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
         yield Chunk(stream, chunk, owners.astype(np.uint16), after, bad_rows)
 
 
+@dataclass(frozen=True)
 class Chunks(IterableDataset[Chunk | DataError | None]):
     """Chunks of some logical streams in turn. A user error comes as an item, as in `data.batches.loader.MicroBatches`.
 
@@ -116,16 +117,15 @@ class Chunks(IterableDataset[Chunk | DataError | None]):
     ahead.
     """
 
-    def __init__(self, corpus: StreamCorpus, streams: list[int], states: dict[int, Arrays]) -> None:
-        self._corpus = corpus
-        self._streams = streams
-        self._states = states
+    corpus: StreamCorpus
+    streams: list[int]
+    states: dict[int, Arrays]  # of each stream, after its last chunk that was used
 
     def __iter__(self) -> Iterator[Chunk | DataError | None]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        mine = [chunks(self._corpus, s, self._states.get(s, {})) for s in self._streams[worker::num_workers]]
-        idle = -(-len(self._streams) // num_workers) - len(mine)
+        mine = [chunks(self.corpus, s, self.states.get(s, {})) for s in self.streams[worker::num_workers]]
+        idle = -(-len(self.streams) // num_workers) - len(mine)
         try:
             while True:
                 for stream in mine:

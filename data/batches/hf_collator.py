@@ -72,10 +72,8 @@ class MaskedLMCollator:
         """Pad and mask B mappings with ``input_ids`` and other columns that the tokenizer pads, or B bare sequences.
 
         They are lists, numpy or torch, of any lengths. Returns the padded features with ``input_ids`` after masking and
-        ``labels``, both ``[B, L]`` int64. Labels are -100 where nothing is to be predicted.
-
-        Raises:
-            ValueError: Words are needed and a feature has no ``word_ids``.
+        ``labels``, both ``[B, L]`` int64. Labels are -100 where nothing is to be predicted. Raises ValueError if words
+        are needed and a feature has no ``word_ids``.
         """
         kind = return_tensors or self.return_tensors
         if kind not in ("pt", "np"):

@@ -84,8 +84,7 @@ class _ShuffleBuffer:
 class StreamLoader:
     """The micro-batches of one process, made while the text is read. Else as `data.batches.loader.TrainLoader`.
 
-    Raises:
-        ValueError: There are fewer logical streams than processes.
+    Raises ValueError if there are fewer logical streams than processes.
     """
 
     corpus: StreamCorpus
@@ -120,8 +119,7 @@ class StreamLoader:
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
 
-        Raises:
-            DataError: The text cannot be read, or a user's function returns another form than it must.
+        Raises DataError if the text cannot be read, or a user's function returns another form than it must.
         """
         with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):

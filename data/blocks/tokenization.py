@@ -32,11 +32,7 @@ _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
 def open_tokenizer(
     config: DataConfig, documents: Sequence[Documents], model_name_or_path: str | None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that the settings name.
-
-    Raises:
-        ValueError: None is named, it cannot be loaded, or it lacks a token that the settings need.
-    """
+    """The tokenizer that the settings name. Raises ValueError if there is none, or it lacks a token that they need."""
     if config.train_tokenizer:
         tokenizer = _trained(config, documents)
     else:
@@ -114,8 +110,7 @@ def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[
 def train_bpe(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE (Radford et al. 2019) with ``<s> text </s>``, which has no unknown characters.
 
-    Raises:
-        ValueError: ``vocab_size`` is less than the number of bytes and special tokens.
+    Raises ValueError if ``vocab_size`` is less than the number of bytes and special tokens.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(alphabet) + len(_SPECIAL_TOKENS)
@@ -139,10 +134,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
     """A function from texts to their flagged tokens end to end, ``[T]`` uint32 (see `data.blocks.tokens`).
 
     Each text gets the tokenizer's special tokens. Nothing is truncated: long texts are cut into blocks later. Several
-    threads may call the function.
-
-    Raises:
-        ValueError: The starts of words are wanted, and the tokenizer cannot tell them.
+    threads may call the function. Raises ValueError if the starts of words are wanted and the tokenizer cannot tell.
     """
     if with_words:
         require_words(tokenizer, "whole_word")

@@ -36,12 +36,9 @@ class FileRows:
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
         """What a logical stream reads: together the streams read each row once.
 
-        Files in which reading can start anywhere are laid end to end and cut into ``num_streams`` equal parts. Of
-        other files, a stream takes whole ones; if there are fewer files than streams, it takes every
-        ``num_streams``-th row of each.
-
-        Raises:
-            DataError: A Parquet file is damaged.
+        Files in which reading can start anywhere are laid end to end and cut into ``num_streams`` equal parts. Of other
+        files, a stream takes whole ones; if there are fewer files than streams, it takes every ``num_streams``-th row
+        of each. Raises DataError if a Parquet file is damaged.
         """
         if self._sizes is None:
             if len(self.paths) >= num_streams:
@@ -85,8 +82,7 @@ class FileRows:
     def columns(self) -> set[str]:
         """Dotted paths of all columns, also nested ones; if no file states them, those of a file's first rows.
 
-        Raises:
-            ValueError: None of the first rows can be read.
+        Raises ValueError if none of the first rows can be read.
         """
         return next(filter(None, map(self._columns_of, self.paths)), set())
 

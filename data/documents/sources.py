@@ -41,8 +41,7 @@ class Source:
 def find_source(name: str, config: DataConfig) -> Source:
     """Look for a source: a file, a folder, a glob, or a dataset of the Hub.
 
-    Raises:
-        ValueError: The path does not exist, holds no file that can be read, or its names leave the splits unclear.
+    Raises ValueError if a path does not exist, holds no file that can be read, or its names leave the splits unclear.
     """
     if name == PYTHON_DOCS:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
@@ -58,10 +57,8 @@ def open_rows(
 ) -> tuple[Rows, tuple[int, int] | None]:
     """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
-    An endless split, whose rows are streamed again and again in training, has no slice.
-
-    Raises:
-        ValueError: There is no such split, or its files are not of one known format, or all are empty.
+    An endless split, whose rows are streamed again and again in training, has no slice. Raises ValueError if there is
+    no such split, or its files are not of one known format, or all are empty.
     """
     if source.files is not None:
         rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))

@@ -17,11 +17,7 @@ Batches = Iterator[tuple[int, pa.RecordBatch]]  # each with the number of its fi
 
 @contextmanager
 def parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file.
-
-    Raises:
-        DataError: The file is damaged; also from within the ``with`` block.
-    """
+    """Open a Parquet file. Raises DataError if the file is damaged, also from within the ``with`` block."""
     try:
         with open_raw(path) as file, pq.ParquetFile(file) as table:
             yield table

@@ -25,10 +25,7 @@ def export_keras(name: str, output: Path) -> Comparison:
     ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the preprocessor, on any backend of
     Keras. KerasHub's tokenizer differs from RoBERTa's in three points: its ``<mask>`` does not include the space before
     it (write ``is a<mask> galaxy``), an empty line before text is one token, and spaces at the end of a text get other
-    tokens.
-
-    Raises:
-        ValueError: Also if KerasHub cannot hold the model or the tokenizer.
+    tokens. Raises ValueError also if KerasHub cannot hold the model or the tokenizer.
     """
     check_packages("Keras", "keras_hub")
     model, tokenizer = load_with_tokenizer(name)

@@ -35,10 +35,7 @@ def fewest_micro_batches(
 
     Each trial is a forward and a backward with the largest likely number of masked tokens, beside tensors of the size
     of the optimizer's state. All processes call this. They get the same answer, that of the process with least memory.
-    No gradient is left behind.
-
-    Raises:
-        ValueError: Not even one block fits.
+    No gradient is left behind. Raises ValueError if not even one block fits.
     """
     device = next(objective.parameters()).device
 

@@ -82,12 +82,7 @@ class LiveReport:
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Write a page of one run or several.
-
-    Raises:
-        ValueError: A folder holds no run.
-        OSError: It could not be written.
-    """
+    """Write a page of one run or several. Raises ValueError if a folder holds no run, and OSError."""
     temporary = output.with_name(output.name + ".tmp")
     temporary.write_text(render(folders), encoding="utf-8")
     temporary.replace(output)
@@ -96,10 +91,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
 def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     """The page of some runs; one that is watched asks its server for a newer one every few seconds.
 
-    All text from data is escaped by the template.
-
-    Raises:
-        ValueError: A folder holds no run.
+    All text from data is escaped by the template. Raises ValueError if a folder holds no run.
     """
     runs = [read_run(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
@@ -218,10 +210,9 @@ def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
     """A sentence for each pair of masking rates that differ, because losses at different rates do not compare."""
     names: dict[str, list[str]] = {}
     for run in runs:
-        settings = run.settings
-        given = [settings.get(name) for name in ("mlm_probability", "mlm_probability_end")]
+        given = map(run.settings.get, ("mlm_probability", "mlm_probability_end"))
         rates = [rate for rate in given if rate is not None]
-        held_out = settings.get("eval_mlm_probability") or (rates or [None])[0]
+        held_out = run.settings.get("eval_mlm_probability") or (rates or [None])[0]
         if any(rate != held_out for rate in rates):
             training = " to ".join(f"{100 * rate:.3g}%" for rate in rates)
             text = f"training masks {training} of the tokens, and held-out text {100 * held_out:.3g}%"

@@ -48,11 +48,7 @@ class RunRecord:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """Read the record of a run.
-
-    Raises:
-        ValueError: The folder holds no metrics.jsonl, or its settings or its environment cannot be read.
-    """
+    """Read the record of a run. Raises ValueError if it has no metrics.jsonl, or another file is damaged."""
     path = folder / run_files.METRICS
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")

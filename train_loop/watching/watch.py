@@ -64,8 +64,7 @@ class Watch:
     def training_row(self) -> None:
         """Write the row of the updates since the last one, if there are any.
 
-        Raises:
-            NonFiniteError: One of them was not finite, and the settings do not allow to skip it.
+        Raises NonFiniteError if one of them was not finite, and the settings do not allow to skip it.
         """
         if self.window.num_steps:
             self._count_skipped(self.window.take_skipped())
