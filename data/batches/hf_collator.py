@@ -91,7 +91,7 @@ class MaskedLMCollator:
             return_tensors=kind,
         )
         batch.pop("offset_mapping", None)
-        input_ids = np.array(batch["input_ids"], order="C")  # a copy, which is masked
+        input_ids = np.asarray(batch["input_ids"]).copy()  # which is masked
         if (special := batch.pop("special_tokens_mask", None)) is None:
             special = self._masks.vocabulary.is_special[input_ids]
         is_token = np.arange(input_ids.shape[1]) < np.array(lengths)[:, None]
