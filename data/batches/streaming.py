@@ -107,12 +107,11 @@ class StreamLoader:
                 f"{self.num_processes} processes: use --num_streams {self.num_processes} or more"
             )
         streams = list(range(self.rank, self._config.num_streams, self.num_processes))
-        states: dict[int, Arrays] = {stream: {} for stream in streams}
-        for key, array in state_before.items():
-            stream, _, name = key.partition("/")
-            if int(stream) in states:
-                states[int(stream)][name] = array
-        self._buffers = {stream: _ShuffleBuffer(self.corpus, stream, states[stream]) for stream in streams}
+        self._buffers: dict[int, _ShuffleBuffer] = {}
+        for stream in streams:
+            prefix = f"{stream}/"
+            state = {key.removeprefix(prefix): a for key, a in state_before.items() if key.startswith(prefix)}
+            self._buffers[stream] = _ShuffleBuffer(self.corpus, stream, state)
         self._dataset = Chunks(self.corpus, streams, {s: buffer.chunk.state for s, buffer in self._buffers.items()})
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
 
