@@ -96,8 +96,8 @@ class JoinedBlocks:
         self.first_ids = np.cumsum([0, *map(len, sources)])  # [S + 1], the id of each source's first block, and N
         self.lengths = None
         if any(source.lengths is not None for source in sources):
-            lengths = (np.full(len(s), self.block_size) if s.lengths is None else s.lengths for s in sources)
-            self.lengths = np.concatenate(list(lengths))
+            lengths = [np.full(len(s), self.block_size) if s.lengths is None else s.lengths for s in sources]
+            self.lengths = np.concatenate(lengths)
 
     def __len__(self) -> int:
         return int(self.first_ids[-1])
@@ -129,8 +129,7 @@ def build_blocks(
 ) -> TokenBlocks:
     """The blocks of some documents, from the cache or built now; at most the first ``max_blocks`` of them.
 
-    Raises:
-        ValueError: The documents hold no text, or fewer tokens than one block.
+    Raises ValueError if the documents hold no text, or fewer tokens than one block.
     """
     folder = Path(config.cache_dir).expanduser() / "blocks" / _fingerprint(documents, tokenizer, config, max_blocks)
     try:

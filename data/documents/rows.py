@@ -45,13 +45,10 @@ class FileRows:
                 return [Range(path, 0, sys.maxsize) for path in self.paths[stream::num_streams]]
             return [Range(path, 0, sys.maxsize, every=num_streams, which=stream) for path in self.paths]
         begin, end = (sum(self._sizes) * (stream + i) // num_streams for i in (0, 1))
-        found, offset = [], 0
-        for path, size in zip(self.paths, self._sizes, strict=True):
-            part = Range(path, max(0, begin - offset), min(size, end - offset))
-            if part.begin < part.end:
-                found.append(part)
-            offset += size
-        return found
+        offsets = itertools.accumulate(self._sizes, initial=0)
+        placed = zip(self.paths, self._sizes, offsets, strict=False)  # the last offset is the end
+        parts = [Range(path, max(0, begin - offset), min(size, end - offset)) for path, size, offset in placed]
+        return [part for part in parts if part.begin < part.end]
 
     @cached_property  # asked for once by all streams and passes: on the Hub it is slow
     def _sizes(self) -> list[int] | None:

@@ -51,10 +51,9 @@ def read_table(part: Range, start: int, column: str, *, batches: Callable[[str, 
                 raise DataError(f"the file has no column {column!r}; it has: {', '.join(names)}")
             wanted = {name: batch.column(name) for name in (names if key is None else [key])}
             problem = _damage_of(wanted.values())
-            for index in range(max(start, first), min(part.end, first + len(batch))):
-                if part.has(index):
-                    yield _row(index, first, wanted, problem)
-                    position = index + 1
+            for index in filter(part.has, range(max(start, first), min(part.end, first + len(batch)))):
+                yield _row(index, first, wanted, problem)
+                position = index + 1
             if first + len(batch) >= part.end:
                 return
     except DataError as error:

@@ -194,7 +194,7 @@ def _short(value: object) -> float | None:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _picture(panel: Panel, columns: Sequence[Columns]) -> str:
+def _picture(panel: Panel, columns: Sequence[Columns]) -> dict[str, Any] | None:
     """The panel without scripts, over updates."""
     curves = []
     for name in panel.names:
