@@ -27,6 +27,7 @@ _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
 _STREAMED_CHARACTERS = 20_000_000  # of each source: what a tokenizer is trained on when streaming
 _OF_LOADING = ("is_local", "local_files_only", "model_max_length")  # options that do not change tokens
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
+_ENDS = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
 
 
 def open_tokenizer(
@@ -86,14 +87,7 @@ def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTo
                 os.fsync(file.fileno())
             temporary.rename(path)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token=_MASK_TOKEN,
+        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", mask_token=_MASK_TOKEN, **_ENDS
     )
 
 

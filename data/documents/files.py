@@ -4,8 +4,10 @@ Decompressing needs little memory, whatever the file says: 64 KB of content at a
 most 128 MB, as for ``zstd -d``. A file made with ``zstd --long=28`` or more is refused.
 """
 
+import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -22,7 +24,7 @@ _FORMATS = {
     **{ending: ending for ending in (".json", ".csv", ".tsv", ".arrow", ".parquet")},
 }
 KNOWN_FORMATS = f"{' '.join(e for e in _FORMATS if e != '.parquet')}, also with .gz or .zst, and .parquet only as it is"
-DAMAGED = (OSError, pa.ArrowException)  # what reading a damaged file raises, see `damage`
+DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a damaged file raises, see `damage`
 _HASHED_WHOLE = 1 << 30  # bytes of a source: half a second to a second
 _PIECE = 1 << 16
 _NUM_PIECES = 4096
@@ -61,8 +63,10 @@ def open_raw(path: str) -> Iterator[io.BufferedReader]:
 def open_file(path: str) -> Iterator[Any]:
     """Open the decompressed content. Reading a file that ends too early raises an error of `DAMAGED`."""
     with open_raw(path) as raw:
-        if codec := {".gz": "gzip", ".zst": "zstd"}.get(compression(path)):
-            with pa.CompressedInputStream(raw, codec) as content:
+        if compression(path) == ".gz":
+            yield gzip.GzipFile(fileobj=raw)
+        elif compression(path) == ".zst":
+            with pa.CompressedInputStream(raw, "zstd") as content:
                 yield io.BufferedReader(content)
         else:
             yield raw
@@ -74,7 +78,7 @@ def damage(error: Exception) -> str:
     Arrow raises a bare OSError for damaged content; an error of the disk has a number or a class of its own.
     """
     is_of_content = type(error) is OSError and error.errno is None
-    if isinstance(error, OSError) and not is_of_content:
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile) and not is_of_content:
         raise error
     return " ".join(str(error).split())
 

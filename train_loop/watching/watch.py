@@ -37,8 +37,7 @@ class Watch:
         self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
         self.report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
-        terms = run.bare_objective.terms
-        self.window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
+        self.window = TrainWindow(run.accelerator, run.bare_objective.terms, run.config.learning_rate, arithmetic)
         self._fill_probes = fill_probes if is_main or is_sharded(run.bare_objective) else None
 
     def row(self, row: dict[str, Any]) -> None:
