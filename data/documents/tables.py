@@ -52,8 +52,13 @@ def read_table(part: Range, start: int, column: str, *, batches: Callable[[str, 
             wanted = {name: batch.column(name) for name in (names if key is None else [key])}
             problem = _damage_of(wanted.values())
             for index in filter(part.has, range(max(start, first), min(part.end, first + len(batch)))):
-                yield _row(index, first, wanted, problem)
-                position = index + 1
+                try:
+                    value = None if problem else {name: array[index - first].as_py() for name, array in wanted.items()}
+                    row = Row(index, index + 1, value, problem)
+                except UnicodeDecodeError as error:
+                    row = Row(index, index + 1, None, f"not UTF-8: {error}")
+                yield row
+                position = row.position
             if first + len(batch) >= part.end:
                 return
     except DataError as error:
@@ -89,14 +94,6 @@ def arrow_batches(path: str, start: int, column: str) -> Batches:
         for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
             yield first, batch
             first += len(batch)
-
-
-def _row(index: int, first: int, arrays: dict[str, pa.Array], problem: str | None) -> Row:
-    try:
-        value = None if problem else {name: array[index - first].as_py() for name, array in arrays.items()}
-    except UnicodeDecodeError as error:
-        value, problem = None, f"not UTF-8: {error}"
-    return Row(index, index + 1, value, problem)
 
 
 def _damage_of(arrays: Iterable[pa.Array]) -> str | None:

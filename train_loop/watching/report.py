@@ -53,8 +53,7 @@ _NO_CURVES = {
     *("num_tokens", "num_masked_tokens", "eval_num_masked_tokens"),
 }
 
-Columns = dict[str, list[float | None]]
-"""Numbers of some rows, by name."""
+Columns = dict[str, list[float | None]]  # numbers of some rows, by name
 
 
 class LiveReport:

@@ -54,15 +54,10 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")
     settings = _parse(yaml.safe_load, folder / run_files.CONFIG) or {}
     rows = _read_rows(path)
+    starts = _parse(json.loads, folder / run_files.ENVIRONMENT) or []
     is_finished = (folder / run_files.MODEL).exists()
-    return RunRecord(
-        name=name or folder.resolve().name,
-        rows=rows,
-        settings=settings,
-        starts=_parse(json.loads, folder / run_files.ENVIRONMENT) or [],
-        is_finished=is_finished,
-        step=_model_step(settings, rows, is_finished=is_finished),
-    )
+    step = _model_step(settings, rows, is_finished=is_finished)
+    return RunRecord(name or folder.resolve().name, rows, settings, starts, is_finished, step)
 
 
 def _parse(parse: Callable[[str], Any], path: Path) -> Any:
