@@ -26,28 +26,17 @@ class DocumentBorders:
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """A micro-batch of B blocks of L tokens, M of which are to be predicted.
+    """A micro-batch of B blocks of L tokens, M of which are to be predicted. Its tensors are int64."""
 
-    Attributes:
-        input_ids: ``[B, L]`` int64, after masking.
-        masked_positions: ``[M]`` int64, positions in the flattened ``[B * L]``,
-            so that no forward has to search for them.
-        labels: ``[M]`` int64, the tokens that were there.
-        attention_mask: ``[B, L]`` int64, or None where no block is padded: a mask
-            of ones costs a wait for the GPU and the fast attention path.
-        block_ids: ``[B]`` int64, on the CPU; for messages and for seeding dropout. -1: no
-            block, but mask tokens for a process without a share.
-        position_ids: ``[B, L]`` int64, from 0 in each document, where attention stays inside documents; else None.
-        documents: Of a batch that is one row of T tokens, ``[1, T]``, in which documents stand side by side, in order
-            of length; else None.
-    """
-
-    input_ids: torch.Tensor
-    masked_positions: torch.Tensor
-    labels: torch.Tensor
+    input_ids: torch.Tensor  # [B, L], after masking
+    masked_positions: torch.Tensor  # [M], in the flattened [B * L], so that no forward has to search for them
+    labels: torch.Tensor  # [M], the tokens that were there
+    # [B, L], or None where no block is padded: a mask of ones costs a wait for the GPU and the fast attention path.
     attention_mask: torch.Tensor | None
+    # [B], on the CPU; for messages and for seeding dropout. -1: mask tokens for a process without a share.
     block_ids: torch.Tensor
-    position_ids: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None  # [B, L], from 0 in each document; where attention stays inside documents
+    # Of a batch that is one row, [1, T], in which documents stand side by side, in order of length.
     documents: DocumentBorders | None = None
 
     @classmethod

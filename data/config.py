@@ -120,10 +120,6 @@ class DataConfig:
         return find("mlm_probability_schedule", self.mlm_probability_schedule, MASK_RATES)
 
     def __post_init__(self) -> None:
-        self._check_numbers()
-        self._check_combinations()
-
-    def _check_numbers(self) -> None:
         for name in ("mlm_probability", "mlm_probability_end", "eval_mlm_probability", "eval_fraction"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise ValueError(f"{name}={value} must be between 0 and 1, both excluded")
@@ -137,9 +133,7 @@ class DataConfig:
         weights = self.mixture.values()
         if weights and not min(weights) >= sum(weights) / 1000 > 0:
             raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
-
-    def _check_combinations(self) -> None:
-        _ = self.choose, self.group, self.mask_rate
+        _ = self.choose, self.group, self.mask_rate  # errors in their names are raised now
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(
                 f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="

@@ -21,9 +21,7 @@ def find(setting: str, name: str, registry: Mapping[str, F], check: Check | None
     """The function that a setting names: one of the registry, or by ``path/to/file.py:name`` a checked `OwnFunction`.
 
     A path is for the command line and recipes alone: no file is run because a checkpoint or a repository names it.
-
-    Raises:
-        ValueError: There is no such name or file, or the file cannot be run.
+    Raises ValueError if there is no such name or file, or the file cannot be run.
     """
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
@@ -43,14 +41,11 @@ class OwnFunction:
 
     When pickled it takes the file's content along, so that a spawned worker runs the same code as the run, even if
     the file has changed since.
-
-    Attributes:
-        sha256: Of the file, without what the file imports.
     """
 
     def __init__(self, setting: str, path: str, name: str, source: bytes, check: Check | None) -> None:
         self._arguments = (setting, path, name, source, check)
-        self.sha256 = hashlib.sha256(source).hexdigest()
+        self.sha256 = hashlib.sha256(source).hexdigest()  # of the file, without what the file imports
         self._where = f"{setting}={f'{path}:{name}'!r}"
         self._check = check
         try:

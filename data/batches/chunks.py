@@ -1,5 +1,6 @@
 """Chunks of blocks from logical streams of text: the part of `data.batches.streaming` in DataLoader workers."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,29 +88,28 @@ def chunks(corpus: StreamCorpus, stream: int, state: Arrays) -> Iterator[Chunk]:
     """Yield the endless chunks of a logical stream: from the start (``{}``), or after the state of a chunk."""
     positions = []
     for number in range(len(corpus.documents)):
-        *cursor, num_given = state.get(f"{number}/cursor", np.array([*START, 0])).tolist()
-        rest = state.get(f"{number}/rest", np.zeros(0, dtype=np.uint32))
+        *cursor, num_given = state.get(f"stream/{number}/cursor", np.array([*START, 0])).tolist()
+        rest = state.get(f"stream/{number}/rest", np.zeros(0, dtype=np.uint32))
         positions.append(_Position(Cursor(*cursor), rest, num_given))
     blocks = [_blocks(corpus, *source, stream) for source in zip(corpus.documents, positions, strict=True)]
     form = corpus.form
-    slot = int(state["slot"][0]) if state else 0
-    while True:
-        slots = np.arange(slot, slot + _BLOCKS_IN_CHUNK)
+    for first in itertools.count(int(state["stream/slot"][0]) if state else 0, _BLOCKS_IN_CHUNK):
+        slots = np.arange(first, first + _BLOCKS_IN_CHUNK)
         owners, _ = mixture(slots, corpus.weights, key64(corpus.seed, stream))
         chunk = np.full((_BLOCKS_IN_CHUNK, corpus.config.block_size), np.iinfo(form.dtype).max, form.dtype)
         for row, owner in zip(chunk, owners, strict=True):
             block = next(blocks[owner])
             row[: len(block)] = form.store(block)
-        slot += _BLOCKS_IN_CHUNK
-        after: Arrays = {"slot": np.array([slot])}
+        after: Arrays = {"stream/slot": np.array([first + _BLOCKS_IN_CHUNK])}
         bad_rows = 0
         for number, at in enumerate(positions):
-            after[f"{number}/cursor"] = np.array([*at.cursor, at.num_given], dtype=np.int64)
-            after[f"{number}/rest"] = at.rest
+            after[f"stream/{number}/cursor"] = np.array([*at.cursor, at.num_given], dtype=np.int64)
+            after[f"stream/{number}/rest"] = at.rest
             bad_rows, at.bad_rows = bad_rows + at.bad_rows, 0
         yield Chunk(stream, chunk, owners.astype(np.uint16), after, bad_rows)
 
 
+@dataclass(frozen=True)
 class Chunks(IterableDataset[Chunk | DataError | None]):
     """Chunks of some logical streams in turn. A user error comes as an item, as in `data.batches.loader.MicroBatches`.
 
@@ -117,16 +117,15 @@ class Chunks(IterableDataset[Chunk | DataError | None]):
     ahead.
     """
 
-    def __init__(self, corpus: StreamCorpus, streams: list[int], states: dict[int, Arrays]) -> None:
-        self._corpus = corpus
-        self._streams = streams
-        self._states = states
+    corpus: StreamCorpus
+    streams: list[int]
+    states: dict[int, Arrays]  # of each stream, after its last chunk that was used
 
     def __iter__(self) -> Iterator[Chunk | DataError | None]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        mine = [chunks(self._corpus, s, self._states.get(s, {})) for s in self._streams[worker::num_workers]]
-        idle = -(-len(self._streams) // num_workers) - len(mine)
+        mine = [chunks(self.corpus, s, self.states.get(s, {})) for s in self.streams[worker::num_workers]]
+        idle = -(-len(self.streams) // num_workers) - len(mine)
         try:
             while True:
                 for stream in mine:

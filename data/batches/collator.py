@@ -13,40 +13,25 @@ from data.blocks.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Collator:
-    """Turns blocks into masked batches. The same blocks always give the same batch.
-
-    Attributes:
-        seed: Of the masks.
-        pad_token_id: The id at positions where a block has no token.
-        choose: The masking, see `data.batches.masking.Choose`.
-        mask_replace_prob, random_replace_prob: See `data.batches.masking.replacements`.
-        document_attention: Whether attention stays inside documents; else inside blocks.
-        trims: Make a batch as wide as its longest block, rounded up to a multiple of 8, instead of L.
-        is_flat: Make it one row, without padding; see `MaskedBatch.documents`.
-    """
+    """Turns blocks into masked batches. The same blocks always give the same batch."""
 
     vocabulary: Vocabulary
-    seed: int
-    pad_token_id: int = 0
+    seed: int  # of the masks
+    pad_token_id: int = 0  # the id at positions where a block has no token
     choose: Choose = choose_token
-    mask_replace_prob: float = 0.8
+    mask_replace_prob: float = 0.8  # see `replacements`
     random_replace_prob: float = 0.1
-    document_attention: bool = False
-    trims: bool = False
-    is_flat: bool = False
+    document_attention: bool = False  # attention stays inside documents; else inside blocks
+    trims: bool = False  # a batch is as wide as its longest block, rounded up to a multiple of 8, instead of L
+    is_flat: bool = False  # a batch is one row, without padding; see `MaskedBatch.documents`
 
     def __call__(
         self, blocks: np.ndarray, block_ids: np.ndarray, passes: np.ndarray, mlm_probability: float
     ) -> MaskedBatch:
-        """Mask some blocks.
+        """Mask ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`), by their ``[B]`` ids and passes.
 
-        Args:
-            blocks: ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`). If B is 0, the batch is one block
-                of mask tokens, with nothing to predict: a process without a share still takes part in forward and
-                backward.
-            block_ids: ``[B]``.
-            passes: ``[B]``, how often each block was seen before.
-            mlm_probability: The rate at which tokens are chosen.
+        A pass is how often a block was seen before. If B is 0, the batch is one block of mask tokens, with nothing to
+        predict: a process without a share still takes part in forward and backward.
         """
         if len(blocks) == 0:
             block = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)
@@ -60,20 +45,7 @@ class Collator:
         # At the full width L: a block's masks must not depend on the lengths of the others.
         draws = uniform(block_ids, length, self.seed, passes)
         word_starts = (blocks & WORD_START) != 0 if needs_words(self.choose) else None
-        positions, kinds = self.choose(input_ids, allowed, word_starts, draws, mlm_probability)
-        flat = input_ids.reshape(-1)
-        labels = flat[positions]
-        flat[positions] = replacements(
-            labels,
-            kinds,
-            draws.reshape(-1)[positions],
-            self.vocabulary,
-            self.mask_replace_prob,
-            self.random_replace_prob,
-        )
-        if self.is_flat:
-            starts = (blocks & DOCUMENT_START) != 0 if self.document_attention else np.zeros_like(is_padding)
-            return _side_by_side(input_ids, ~is_padding, starts, positions, labels, block_ids)
+        positions, labels = self.mask(input_ids, allowed, word_starts, draws, mlm_probability)
         width = length
         if self.trims:
             width = min(length, -(-int((~is_padding).sum(axis=1).max()) // 8) * 8)
@@ -83,7 +55,7 @@ class Collator:
         def trimmed(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array[:, :width], dtype=np.int64))
 
-        return MaskedBatch(
+        batch = MaskedBatch(
             input_ids=trimmed(input_ids),
             masked_positions=torch.from_numpy(positions),
             labels=torch.from_numpy(labels),
@@ -91,31 +63,37 @@ class Collator:
             block_ids=torch.from_numpy(block_ids),
             position_ids=trimmed(_document_positions(blocks, is_padding)) if self.document_attention else None,
         )
+        return _side_by_side(batch) if self.is_flat else batch
+
+    def mask(
+        self, input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, rate: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mask ``[B, L]`` tokens in place, see `Choose`; return ``[M]`` flat positions and ``[M]`` labels."""
+        positions, kinds = self.choose(input_ids, allowed, word_starts, draws, rate)
+        flat = input_ids.reshape(-1)
+        labels = flat[positions]
+        shares = self.mask_replace_prob, self.random_replace_prob
+        flat[positions] = replacements(labels, kinds, draws.reshape(-1)[positions], self.vocabulary, *shares)
+        return positions, labels
 
 
-def _side_by_side(
-    input_ids: np.ndarray,
-    is_token: np.ndarray,
-    starts: np.ndarray,
-    positions: np.ndarray,
-    labels: np.ndarray,
-    block_ids: np.ndarray,
-) -> MaskedBatch:
-    """The tokens of ``[B, L]`` blocks in one row, the shortest documents first."""
-    starts[:, 0] = True
-    document = starts[is_token].cumsum() - 1  # of each token
+def _side_by_side(batch: MaskedBatch) -> MaskedBatch:
+    """The tokens of a batch in one row, without padding, the shortest documents first."""
+    shape = batch.input_ids.shape
+    positions = np.arange(shape[1]) if batch.position_ids is None else batch.position_ids.numpy()
+    is_token = np.ones(shape, bool) if batch.attention_mask is None else batch.attention_mask.numpy() > 0
+    document = (np.broadcast_to(positions, shape)[is_token] == 0).cumsum() - 1  # of each token
     lengths = np.bincount(document)
     order = np.argsort(lengths, kind="stable")
     tokens = np.argsort(np.argsort(order)[document], kind="stable")
     place = np.empty(is_token.size, np.int64)  # in the row, by position in the blocks
     place[np.flatnonzero(is_token)[tokens]] = np.arange(len(tokens))
     documents, position_ids = DocumentBorders.of(lengths[order].tolist())
-    return MaskedBatch(
-        input_ids=torch.from_numpy(input_ids[is_token][tokens][None]),
-        masked_positions=torch.from_numpy(place[positions]),
-        labels=torch.from_numpy(labels),
+    return replace(
+        batch,
+        input_ids=torch.from_numpy(batch.input_ids.numpy()[is_token][tokens][None]),
+        masked_positions=torch.from_numpy(place[batch.masked_positions.numpy()]),
         attention_mask=None,
-        block_ids=torch.from_numpy(block_ids),
         position_ids=position_ids,
         documents=documents,
     )

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+from data.batches.collator import Collator
 from data.batches.hashing import key64
-from data.batches.masking import MASKINGS, Choose, check_choice, check_replacement, needs_words, replacements, uniform
-from data.blocks.vocabulary import Vocabulary, vocabulary
+from data.batches.masking import MASKINGS, check_choice, check_replacement, needs_words, uniform
+from data.blocks.vocabulary import vocabulary
 from data.blocks.words import require_words, word_starts
 from data.functions import find
 
@@ -28,35 +29,23 @@ class MaskedLMCollator:
     of the tokenizer, and 80/10/10 holds for words and spans too. With a ``seed``, a new collator repeats its masks
     after the same ``torch.manual_seed``, from which a DataLoader seeds its workers.
 
-    Attributes:
-        tokenizer: Pads, and gives the special tokens.
-        mlm: True, the second argument as in transformers; all others are given by name.
-        mlm_probability: Rate at which tokens are chosen to be predicted.
-        masking: A name in `MASKINGS`, or ``path/to/file.py:name``; "whole_word" is ``whole_word_mask=True`` of
-            transformers. A masking that needs words, such as "whole_word" and "span", needs ``word_ids`` in each
-            feature: a list with None for special tokens, as from ``BatchEncoding.word_ids(i)``. `Trainer` drops that
-            column unless ``remove_unused_columns=False``.
-        mask_replace_prob: Fraction of the chosen tokens that become the mask token.
-        random_replace_prob: Fraction that become a random token; the rest stay.
-        pad_to_multiple_of: Pad to a multiple of this length.
-        return_tensors: "pt" or "np".
-        seed: Of the masks; None takes one from the operating system.
-        gives_positions: Add ``masked_positions``, ``[M]`` in the flattened ``[B * L]``, which `MaskedLMLoss` wants.
+    A ``masking`` that needs words, such as "whole_word" (transformers' ``whole_word_mask=True``) and "span", needs
+    ``word_ids`` in each feature: a list with None for special tokens, as from ``BatchEncoding.word_ids(i)``. `Trainer`
+    drops that column unless ``remove_unused_columns=False``.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    mlm: bool = True
+    tokenizer: PreTrainedTokenizerBase  # pads, and gives the special tokens
+    mlm: bool = True  # the second argument as in transformers; all others are given by name
     _: KW_ONLY
-    mlm_probability: float = 0.15
-    masking: str = "token"
-    mask_replace_prob: float = 0.8
-    random_replace_prob: float = 0.1
+    mlm_probability: float = 0.15  # rate at which tokens are chosen to be predicted
+    masking: str = "token"  # a name in `MASKINGS`, or path/to/file.py:name
+    mask_replace_prob: float = 0.8  # fraction of the chosen tokens that become the mask token
+    random_replace_prob: float = 0.1  # fraction that become a random token; the rest stay
     pad_to_multiple_of: int | None = None
-    return_tensors: str = "pt"
-    seed: int | None = None
-    gives_positions: bool = False
-    _vocabulary: Vocabulary = field(init=False, repr=False)
-    _choose: Choose = field(init=False, repr=False)
+    return_tensors: str = "pt"  # or "np"
+    seed: int | None = None  # of the masks; None takes one from the operating system
+    gives_positions: bool = False  # adds masked_positions, [M] in the flattened [B * L], for `MaskedLMLoss`
+    _masks: Collator = field(init=False, repr=False)
     _rank: int = field(init=False, repr=False, default=0)
     _num_calls: int = field(init=False, repr=False, default=0)
 
@@ -65,34 +54,27 @@ class MaskedLMCollator:
             raise ValueError(f"mlm={self.mlm} must be True: this collator only masks; mlm_probability goes by name")
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
-        self._choose = find("masking", self.masking, MASKINGS, check_choice)
-        if needs_words(self._choose):
+        choose = find("masking", self.masking, MASKINGS, check_choice)
+        if needs_words(choose):
             require_words(self.tokenizer, self.masking)
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"mlm_probability={self.mlm_probability} must be between 0 and 1")
         check_replacement(self.mask_replace_prob, self.random_replace_prob)
         if self.seed is None:
             self.seed = secrets.randbits(63)
-        self._vocabulary = vocabulary(self.tokenizer)
+        shares = self.mask_replace_prob, self.random_replace_prob
+        self._masks = Collator(vocabulary(self.tokenizer), self.seed, 0, choose, *shares)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a spawned worker, with the rank: its process is in no group and cannot ask for it."""
         return {**self.__dict__, "_rank": self._current_rank()}
 
     def __call__(self, features: list[Any], return_tensors: str | None = None) -> Any:
-        """Pad and mask.
+        """Pad and mask B mappings with ``input_ids`` and other columns that the tokenizer pads, or B bare sequences.
 
-        Args:
-            features: B mappings with ``input_ids`` and other columns that the tokenizer pads, or B bare sequences of
-                ids; lists, numpy or torch, of any lengths.
-            return_tensors: "pt" or "np". Default: the collator's.
-
-        Returns:
-            The padded features with ``input_ids`` after masking and ``labels``, both ``[B, L]`` int64. Labels are
-            -100 where nothing is to be predicted.
-
-        Raises:
-            ValueError: Words are needed and a feature has no ``word_ids``.
+        They are lists, numpy or torch, of any lengths. Returns the padded features with ``input_ids`` after masking and
+        ``labels``, both ``[B, L]`` int64. Labels are -100 where nothing is to be predicted. Raises ValueError if words
+        are needed and a feature has no ``word_ids``.
         """
         kind = return_tensors or self.return_tensors
         if kind not in ("pt", "np"):
@@ -109,35 +91,24 @@ class MaskedLMCollator:
             return_attention_mask=False if bare else None,
             return_tensors=kind,
         )
-        special = batch.pop("special_tokens_mask", None)
         batch.pop("offset_mapping", None)
-        input_ids = np.asarray(batch["input_ids"])
-        is_special = self._vocabulary.is_special[input_ids] if special is None else np.asarray(special).astype(bool)
+        input_ids = np.asarray(batch["input_ids"]).copy()  # which is masked
+        if (special := batch.pop("special_tokens_mask", None)) is None:
+            special = self._masks.vocabulary.is_special[input_ids]
         is_token = np.arange(input_ids.shape[1]) < np.array(lengths)[:, None]
         if self.tokenizer.padding_side == "left":
             is_token = is_token[:, ::-1]
-        starts = self._word_starts(input_ids, word_ids, is_token) if needs_words(self._choose) else None
-        seen, labels = self._mask(input_ids, ~is_special & is_token, starts)
-        batch["input_ids"] = torch.from_numpy(seen) if kind == "pt" else seen
+        starts = self._word_starts(input_ids, word_ids, is_token) if needs_words(self._masks.choose) else None
+        draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
+        labels = np.full_like(input_ids, _IGNORED)
+        allowed = ~np.asarray(special).astype(bool) & is_token
+        chosen, tokens = self._masks.mask(input_ids, allowed, starts, draws, self.mlm_probability)
+        labels.reshape(-1)[chosen] = tokens
+        batch["input_ids"] = torch.from_numpy(input_ids) if kind == "pt" else input_ids
         batch["labels"] = torch.from_numpy(labels) if kind == "pt" else labels
         if self.gives_positions:
-            positions = np.flatnonzero(labels != _IGNORED)
-            batch["masked_positions"] = torch.from_numpy(positions) if kind == "pt" else positions
+            batch["masked_positions"] = torch.from_numpy(chosen) if kind == "pt" else chosen
         return dict(batch) if bare else batch
-
-    def _mask(
-        self, input_ids: np.ndarray, allowed: np.ndarray, starts: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The masked ids and the labels, both ``[B, L]``."""
-        draws = uniform(np.arange(len(input_ids)), input_ids.shape[1], *self._next_key())
-        positions, kinds = self._choose(input_ids, allowed, starts, draws, self.mlm_probability)
-        seen, labels = input_ids.copy(), np.full_like(input_ids, _IGNORED)
-        chosen = np.unravel_index(positions, input_ids.shape)
-        labels[chosen] = input_ids[chosen]
-        seen[chosen] = replacements(
-            labels[chosen], kinds, draws[chosen], self._vocabulary, self.mask_replace_prob, self.random_replace_prob
-        )
-        return seen, labels
 
     def _next_key(self) -> tuple[int, int]:
         """A key of its own for each call, worker, epoch and rank."""

@@ -99,10 +99,7 @@ def eval_batches(
 
 
 def leave_signals_to_the_trainer(worker_id: int) -> None:
-    """Ignore the signals that Ctrl-C and cluster schedulers send to every process, so that the trainer can save first.
-
-    Workers end when the trainer does.
-    """
+    """Ignore the signals that Ctrl-C and schedulers send to every process: the trainer saves, then its workers end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

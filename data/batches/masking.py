@@ -213,17 +213,11 @@ def replacements(
     mask_replace_prob: float,
     random_replace_prob: float,
 ) -> np.ndarray:
-    """What the model sees at the chosen positions.
+    """What the model sees at the chosen positions, ``[M]``, in place of the ``[M]`` labels.
 
-    Args:
-        labels: ``[M]``, the original tokens.
-        kinds: ``[M]`` float64, uniform in [0, 1): what becomes of each.
-        draws: ``[M]`` float64, each position's own draw, so that each token of a word gets its own random token.
-        mask_replace_prob: Kinds below this become the mask token.
-        random_replace_prob: Kinds from there to the sum of both become a random regular token; others keep the label.
-
-    Returns:
-        ``[M]``, dtype of ``labels``.
+    Kinds, see `Choose`, below ``mask_replace_prob`` become the mask token; those from there to the sum of both a random
+    regular token; others keep the label. ``draws``, ``[M]``, are each position's own, so that each token of a word gets
+    its own random token.
     """
     out = labels.copy()
     out[kinds < mask_replace_prob] = vocabulary.mask_token_id

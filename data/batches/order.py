@@ -71,9 +71,8 @@ def mixture(slots: np.ndarray, weights: Sequence[float], seed: int) -> tuple[np.
     Each 1,000 slots hold every source the same number of times, in an order of their own. So any slot is found without
     those before it, and the proportions are exact.
 
-    Returns:
-        The source that fills each slot, ``[N]``, and the number of that draw among the source's draws, ``[N]``. Within
-        a thousand, draws are numbered in an order other than that of the slots.
+    Returns the source of each slot, ``[N]``, and the number of that draw among the source's draws, ``[N]``. Within a
+    thousand, draws are numbered in an order other than that of the slots.
     """
     counts = mixture_counts(weights)
     ends = np.cumsum(counts)

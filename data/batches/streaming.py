@@ -28,6 +28,8 @@ from data.batches.collator import Collator
 from data.batches.hashing import key64
 from data.batches.loader import items_of
 
+_OF_A_BLOCK = ("blocks", "ids", "sources")
+
 
 class _ShuffleBuffer:
     """A buffer of blocks of one logical stream. Blocks are drawn from it at random, as the seed decides."""
@@ -39,28 +41,24 @@ class _ShuffleBuffer:
         self._key = key64(corpus.seed, stream, 1)
         length, dtype = config.block_size, corpus.form.dtype
         self._rows = np.empty(self._capacity, [("blocks", dtype, length), ("ids", np.int64), ("sources", np.uint16)])
-        self.chunk = Chunk(stream, np.empty((0, length), dtype), np.empty(0, np.uint16), {}, 0)
+        self._num_drawn, num_made, self.bad_rows = state.get("buffer/counts", np.zeros(3, np.int64)).tolist()
+        self._size = num_made - self._num_drawn
+        self.tokens_by_source = state.get("buffer/tokens_by_source", np.zeros(len(corpus.documents), np.int64)).copy()
+        for name in _OF_A_BLOCK if state else ():
+            self._rows[name][: self._size] = state[f"buffer/{name}"]
+        blocks, sources = np.empty((0, length), dtype), np.empty(0, np.uint16)
+        position = {key: array for key, array in state.items() if key.startswith("stream/")}
+        self.chunk = Chunk(stream, state.get("chunk/blocks", blocks), state.get("chunk/sources", sources), position, 0)
         self._num_taken = 0  # of the chunk's blocks
-        self._size = self._num_drawn = 0
-        self.tokens_by_source = np.zeros(len(corpus.documents), np.int64)
-        self.bad_rows = 0
-        if state:
-            self._size = len(state["buffer/ids"])
-            self._num_drawn, _, self.bad_rows = state["buffer/counts"].tolist()
-            self.tokens_by_source = state["buffer/tokens_by_source"].copy()
-            for name in ("blocks", "ids", "sources"):
-                self._rows[name][: self._size] = state[f"buffer/{name}"]
-            chunk_state = {key.removeprefix("stream/"): a for key, a in state.items() if key.startswith("stream/")}
-            self.chunk = Chunk(stream, state["chunk/blocks"], state["chunk/sources"], chunk_state, 0)
 
     def state(self) -> Arrays:
         """Copies of everything that the next draws depend on."""
-        arrays = {f"buffer/{name}": self._rows[name][: self._size].copy() for name in ("blocks", "ids", "sources")}
+        arrays = {f"buffer/{name}": self._rows[name][: self._size].copy() for name in _OF_A_BLOCK}
         arrays["buffer/tokens_by_source"] = self.tokens_by_source.copy()
         arrays["buffer/counts"] = np.array([self._num_drawn, self._num_drawn + self._size, self.bad_rows])
         arrays["chunk/blocks"] = self.chunk.blocks[self._num_taken :].copy()
         arrays["chunk/sources"] = self.chunk.sources[self._num_taken :].copy()
-        return arrays | {f"stream/{key}": array for key, array in self.chunk.state.items()}
+        return arrays | self.chunk.state
 
     def draw(self, receive: Callable[[], Chunk]) -> tuple[np.ndarray, int]:
         """Draw a block and its id. Until the buffer is full, two blocks are added for each that is drawn."""
@@ -86,8 +84,7 @@ class _ShuffleBuffer:
 class StreamLoader:
     """The micro-batches of one process, made while the text is read. Else as `data.batches.loader.TrainLoader`.
 
-    Raises:
-        ValueError: There are fewer logical streams than processes.
+    Raises ValueError if there are fewer logical streams than processes.
     """
 
     corpus: StreamCorpus
@@ -110,20 +107,18 @@ class StreamLoader:
                 f"{self.num_processes} processes: use --num_streams {self.num_processes} or more"
             )
         streams = list(range(self.rank, self._config.num_streams, self.num_processes))
-        states: dict[int, Arrays] = {stream: {} for stream in streams}
-        for key, array in state_before.items():
-            stream, _, name = key.partition("/")
-            if int(stream) in states:
-                states[int(stream)][name] = array
-        self._buffers = {stream: _ShuffleBuffer(self.corpus, stream, states[stream]) for stream in streams}
+        self._buffers: dict[int, _ShuffleBuffer] = {}
+        for stream in streams:
+            prefix = f"{stream}/"
+            state = {key.removeprefix(prefix): a for key, a in state_before.items() if key.startswith(prefix)}
+            self._buffers[stream] = _ShuffleBuffer(self.corpus, stream, state)
         self._dataset = Chunks(self.corpus, streams, {s: buffer.chunk.state for s, buffer in self._buffers.items()})
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
 
-        Raises:
-            DataError: The text cannot be read, or a user's function returns another form than it must.
+        Raises DataError if the text cannot be read, or a user's function returns another form than it must.
         """
         with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):

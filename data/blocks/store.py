@@ -56,28 +56,21 @@ class BlockCounts:
 
 
 class TokenBlocks:
-    """N blocks of at most L tokens of one source, memory-mapped.
-
-    Attributes:
-        block_size: L.
-        lengths: ``[N]`` tokens in each block, or None if all have L.
-        counts: See `BlockCounts`.
-        sha256: Of all blocks, in order: the same data has the same hash in any folder.
-        token_counts: ``[V]`` int64, how often each token occurs in the documents.
-    """
+    """N blocks of at most L tokens of one source, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         facts = json.loads((folder / "blocks.json").read_text())
         self.counts = BlockCounts(**facts["counts"])
-        self.sha256: str = facts["sha256"]
-        self.block_size: int = facts["block_size"]
-        dtype, num_tokens = np.dtype(facts["dtype"]), (self.counts.kept,)
-        self._tokens = np.zeros(0, dtype)
+        self.sha256: str = facts["sha256"]  # of all blocks, in order: the same data has the same hash in any folder
+        self.block_size: int = facts["block_size"]  # L
+        self._tokens = np.zeros(0, facts["dtype"])
         if self.counts.kept:  # an empty file cannot be mapped; a plain array, because indexing a memmap is slower
-            self._tokens = np.asarray(np.memmap(folder / "blocks.bin", dtype, "r", shape=num_tokens))
+            path, num_tokens = folder / "blocks.bin", (self.counts.kept,)
+            self._tokens = np.asarray(np.memmap(path, self._tokens.dtype, "r", shape=num_tokens))
+        # [V] int64, how often each token occurs in the documents.
         self.token_counts: np.ndarray = np.load(folder / "token_counts.npy", allow_pickle=False)
-        self.lengths: np.ndarray | None = None
+        self.lengths: np.ndarray | None = None  # [N] tokens in each block, or None if all have L
         if self.counts.padded:
             self.lengths = np.load(folder / "lengths.npy", allow_pickle=False)
             self._starts = np.cumsum(self.lengths) - self.lengths
@@ -99,22 +92,16 @@ class TokenBlocks:
 
 
 class JoinedBlocks:
-    """The blocks of several sources, one after the other.
-
-    Attributes:
-        block_size: L.
-        lengths: ``[N]``, or None where all have L.
-        first_ids: ``[S + 1]``, the id of each source's first block, and N.
-    """
+    """The blocks of several sources, one after the other; else as `TokenBlocks`."""
 
     def __init__(self, sources: Sequence[TokenBlocks]) -> None:
         self.sources = list(sources)
         self.block_size = sources[0].block_size
-        self.first_ids = np.cumsum([0, *map(len, sources)])
+        self.first_ids = np.cumsum([0, *map(len, sources)])  # [S + 1], the id of each source's first block, and N
         self.lengths = None
         if any(source.lengths is not None for source in sources):
-            lengths = (np.full(len(s), self.block_size) if s.lengths is None else s.lengths for s in sources)
-            self.lengths = np.concatenate(list(lengths))
+            lengths = [np.full(len(s), self.block_size) if s.lengths is None else s.lengths for s in sources]
+            self.lengths = np.concatenate(lengths)
 
     def __len__(self) -> int:
         return int(self.first_ids[-1])
@@ -146,8 +133,7 @@ def build_blocks(
 ) -> TokenBlocks:
     """The blocks of some documents, from the cache or built now; at most the first ``max_blocks`` of them.
 
-    Raises:
-        ValueError: The documents hold no text, or fewer tokens than one block.
+    Raises ValueError if the documents hold no text, or fewer tokens than one block.
     """
     folder = Path(config.cache_dir).expanduser() / "blocks" / _fingerprint(documents, tokenizer, config, max_blocks)
     try:
@@ -226,25 +212,15 @@ def _write(
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
     kept = sum(lengths)
-    counts = BlockCounts(
-        documents=num_documents,
-        bytes=num_bytes,
-        kept=kept,
-        dropped=int(token_counts.sum()) - kept,
-        padded=len(lengths) * config.block_size - kept,
-        bad_rows=num_bad,
-    )
+    dropped, padded = int(token_counts.sum()) - kept, len(lengths) * config.block_size - kept
+    counts = BlockCounts(num_documents, num_bytes, kept, dropped, padded, num_bad)
     np.save(folder / "token_counts.npy", token_counts, allow_pickle=False)
     if counts.padded:
         array = np.array(lengths, dtype=np.int64)
         digest.update(array.tobytes())
         np.save(folder / "lengths.npy", array, allow_pickle=False)
-    facts = {
-        "block_size": config.block_size,
-        "dtype": form.dtype.name,
-        "sha256": digest.hexdigest(),
-        "counts": asdict(counts),
-    }
+    facts = {"block_size": config.block_size, "dtype": form.dtype.name, "sha256": digest.hexdigest()}
+    facts["counts"] = asdict(counts)
     (folder / "blocks.json").write_text(json.dumps(facts, indent=2))
 
 
@@ -273,11 +249,8 @@ def _encoded(
 def _fingerprint(
     documents: Sequence[Documents], tokenizer: PreTrainedTokenizerBase, config: DataConfig, max_blocks: int | None
 ) -> str:
-    parts = (
-        _FORMAT_VERSION,
-        [source.fingerprint for source in documents],
-        tokenizer_fingerprint(tokenizer),
-        (config.block_size, getattr(config.group, "sha256", config.grouping), config.last_block, max_blocks),
-        (config.document_attention, config.needs_words),
-    )
+    shape = (config.block_size, getattr(config.group, "sha256", config.grouping), config.last_block, max_blocks)
+    flags = (config.document_attention, config.needs_words)
+    sources = [source.fingerprint for source in documents]
+    parts = (_FORMAT_VERSION, sources, tokenizer_fingerprint(tokenizer), shape, flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -27,16 +27,13 @@ _MASK_TOKEN = AddedToken("<mask>", lstrip=True, special=True)
 _STREAMED_CHARACTERS = 20_000_000  # of each source: what a tokenizer is trained on when streaming
 _OF_LOADING = ("is_local", "local_files_only", "model_max_length")  # options that do not change tokens
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", _MASK_TOKEN]
+_ENDS = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
 
 
 def open_tokenizer(
     config: DataConfig, documents: Sequence[Documents], model_name_or_path: str | None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that the settings name.
-
-    Raises:
-        ValueError: None is named, it cannot be loaded, or it lacks a token that the settings need.
-    """
+    """The tokenizer that the settings name. Raises ValueError if there is none, or it lacks a token that they need."""
     if config.train_tokenizer:
         tokenizer = _trained(config, documents)
     else:
@@ -90,14 +87,7 @@ def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTo
                 os.fsync(file.fileno())
             temporary.rename(path)
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token=_MASK_TOKEN,
+        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", mask_token=_MASK_TOKEN, **_ENDS
     )
 
 
@@ -114,8 +104,7 @@ def _beginning(batches: Iterable[list[str]], most: int | None) -> Iterable[list[
 def train_bpe(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE (Radford et al. 2019) with ``<s> text </s>``, which has no unknown characters.
 
-    Raises:
-        ValueError: ``vocab_size`` is less than the number of bytes and special tokens.
+    Raises ValueError if ``vocab_size`` is less than the number of bytes and special tokens.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     smallest = len(alphabet) + len(_SPECIAL_TOKENS)
@@ -139,10 +128,7 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
     """A function from texts to their flagged tokens end to end, ``[T]`` uint32 (see `data.blocks.tokens`).
 
     Each text gets the tokenizer's special tokens. Nothing is truncated: long texts are cut into blocks later. Several
-    threads may call the function.
-
-    Raises:
-        ValueError: The starts of words are wanted, and the tokenizer cannot tell them.
+    threads may call the function. Raises ValueError if the starts of words are wanted and the tokenizer cannot tell.
     """
     if with_words:
         require_words(tokenizer, "whole_word")
@@ -158,13 +144,13 @@ def encoder(tokenizer: PreTrainedTokenizerBase, *, with_words: bool) -> Callable
         else:  # not through transformers: it also builds masks and offsets, which halves the speed
             encodings = backend.encode_batch(texts) if with_words else backend.encode_batch_fast(texts)
             ids = [encoding.ids for encoding in encodings]
-        lengths = np.array(list(map(len, ids)), dtype=np.int64)
+        lengths = list(map(len, ids))
         tokens = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.uint32)
         starts = None
         if with_words:  # encode_batch_fast has no word ids
             word_ids = itertools.chain.from_iterable(encoding.word_ids for encoding in encodings)
             starts = word_starts(tokenizer, tokens, word_ids, lengths)
-        return flagged(tokens, lengths, starts)
+        return flagged(tokens, np.array(lengths, dtype=np.int64), starts)
 
     return encode
 

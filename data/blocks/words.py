@@ -18,6 +18,8 @@ _METASPACE = "▁"
 _CJK = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]|[\U00020000-\U0003ffff]"
 )
+# What the characters of a byte-level BPE's tokens (Radford et al. 2019) stand for.
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def require_words(tokenizer: PreTrainedTokenizerBase, masking: str) -> None:
@@ -30,10 +32,7 @@ def require_words(tokenizer: PreTrainedTokenizerBase, masking: str) -> None:
 
 
 def word_starts(
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: np.ndarray,
-    word_ids: Iterable[float | None],
-    lengths: Sequence[int] | np.ndarray,
+    tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, word_ids: Iterable[float | None], lengths: Sequence[int]
 ) -> np.ndarray:
     """Which tokens begin a word.
 
@@ -41,13 +40,8 @@ def word_starts(
     text, a token that begins with SentencePiece's space or follows one that ends with it, and each special, Chinese
     or Japanese token.
 
-    Args:
-        tokens: ``[T]``, the tokens of one or more texts.
-        word_ids: T word ids as in `Encoding.word_ids`: None for a special token.
-        lengths: The number of tokens of each text.
-
-    Returns:
-        ``[T]`` bool.
+    ``tokens`` are the ``[T]`` of one or more texts of some lengths, with T word ids as in `Encoding.word_ids`: None for
+    a special token. Returns ``[T]`` bool.
     """
     begins, ends = _marks(tokenizer, len(tokenizer))
     ids = np.fromiter(word_ids, dtype=np.float64, count=len(tokens))  # None becomes nan, which equals nothing
@@ -73,21 +67,12 @@ def _marks(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> tuple[np.ndar
     ends = begins.copy()
     for token, index in vocab.items():
         text = token.removeprefix(prefix)
-        raw = _bytes(text) if is_byte_level else text.encode()
+        # An added token of a byte-level BPE stands for itself.
+        is_bytes = is_byte_level and _BYTES.keys() >= set(text)
+        raw = bytes(_BYTES[character] for character in text) if is_bytes else text.encode()
         # A token may end within a character; three bytes complete any character, and Han remains Han.
         first = (raw.lstrip() + b"\xbf\xbf\xbf").decode(errors="replace").lstrip(_METASPACE)[0]
         last = raw.decode(errors="replace")[-1:]
         begins[index] |= token.startswith(_METASPACE) or bool(_CJK.match(first))
         ends[index] |= (token.endswith(_METASPACE) and token != _METASPACE) or bool(_CJK.match(last))
     return begins, ends
-
-
-_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
-
-
-def _bytes(token: str) -> bytes:
-    """The bytes that a token of a byte-level BPE (Radford et al. 2019) stands for; an added token stands for itself."""
-    try:
-        return bytes(_BYTES[character] for character in token)
-    except KeyError:
-        return token.encode()

@@ -78,8 +78,7 @@ class Documents:
     ) -> Iterator[TextBatch]:
         """Yield the texts of a logical stream, from a cursor to the end of the stream.
 
-        Raises:
-            DataError: A row has no text; the message names file, row and column.
+        Raises DataError for a row that has no text, with file, row and column.
         """
         texts: list[str] = []
         num_bad = num_rows = num_characters = 0
@@ -125,8 +124,7 @@ class Documents:
 def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]]:
     """The training and the evaluation documents of the settings, source by source.
 
-    Raises:
-        ValueError: A source, split or column is missing or wrong.
+    Raises ValueError if a source, split or column is missing or wrong.
     """
     sources = [find_source(name, config) for name in config.mixture or [config.dataset]]
     train = [_open(source, config.dataset_split, config, is_endless=config.streaming) for source in sources]

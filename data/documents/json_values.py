@@ -12,11 +12,7 @@ _DECODER = json.JSONDecoder()
 
 
 def json_values(file: TextIO) -> Iterator[Any]:
-    """Yield the values of an array, or those that stand in the file one after the other.
-
-    Raises:
-        ValueError: What is wrong with the file from here on.
-    """
+    """Yield the values of an array, or those that stand one after the other; a ValueError says what is wrong then."""
     text = _Text(file)
     if not text.take("["):
         while text.peek():

@@ -48,12 +48,9 @@ def _read_lines(part: Range, start: int, column: str, *, parse: Callable[[str], 
     position = 0
     with open_file(part.path) as file:
         if by_byte:
-            position = start
-            if start == part.begin > 0:  # a line belongs to the range in which it begins
-                file.seek(start - 1)
-                position += _next_line(file)[1] - 1
-            else:
-                file.seek(start)
+            may_cut = start == part.begin > 0  # a line, which belongs to the range in which it begins
+            position = file.seek(start - may_cut)
+            position += _next_line(file)[1] if may_cut else 0
         while position < part.end:
             begin = position
             try:
@@ -191,6 +188,6 @@ _READERS: dict[str, Callable[[Range, int, str], Iterator[Row]]] = {
     ".json": _read_json,
     ".csv": partial(_read_csv, delimiter=","),
     ".tsv": partial(_read_csv, delimiter="\t"),
-    ".parquet": partial(read_table, open_batches=parquet_batches),
-    ".arrow": partial(read_table, open_batches=arrow_batches),
+    ".parquet": partial(read_table, batches=parquet_batches),
+    ".arrow": partial(read_table, batches=arrow_batches),
 }

@@ -36,25 +36,19 @@ class FileRows:
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
         """What a logical stream reads: together the streams read each row once.
 
-        Files in which reading can start anywhere are laid end to end and cut into ``num_streams`` equal parts. Of
-        other files, a stream takes whole ones; if there are fewer files than streams, it takes every
-        ``num_streams``-th row of each.
-
-        Raises:
-            DataError: A Parquet file is damaged.
+        Files in which reading can start anywhere are laid end to end and cut into ``num_streams`` equal parts. Of other
+        files, a stream takes whole ones; if there are fewer files than streams, it takes every ``num_streams``-th row
+        of each. Raises DataError if a Parquet file is damaged.
         """
         if self._sizes is None:
             if len(self.paths) >= num_streams:
                 return [Range(path, 0, sys.maxsize) for path in self.paths[stream::num_streams]]
             return [Range(path, 0, sys.maxsize, every=num_streams, which=stream) for path in self.paths]
         begin, end = (sum(self._sizes) * (stream + i) // num_streams for i in (0, 1))
-        found, offset = [], 0
-        for path, size in zip(self.paths, self._sizes, strict=True):
-            part = Range(path, max(0, begin - offset), min(size, end - offset))
-            if part.begin < part.end:
-                found.append(part)
-            offset += size
-        return found
+        offsets = itertools.accumulate(self._sizes, initial=0)
+        placed = zip(self.paths, self._sizes, offsets, strict=False)  # the last offset is the end
+        parts = [Range(path, max(0, begin - offset), min(size, end - offset)) for path, size, offset in placed]
+        return [part for part in parts if part.begin < part.end]
 
     @cached_property  # asked for once by all streams and passes: on the Hub it is slow
     def _sizes(self) -> list[int] | None:
@@ -64,9 +58,7 @@ class FileRows:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             return list(threads.map(_size, self.paths))
 
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """Yield the rows of a range from a position on, see `data.documents.readers.read`."""
-        return readers.read(part, start, column)
+    read = staticmethod(readers.read)
 
     def place(self, part: Range, position: int) -> str:
         """A row by file and number, for messages: lines count from 1, rows from 0. Reads a local file up to there."""
@@ -87,8 +79,7 @@ class FileRows:
     def columns(self) -> set[str]:
         """Dotted paths of all columns, also nested ones; if no file states them, those of a file's first rows.
 
-        Raises:
-            ValueError: None of the first rows can be read.
+        Raises ValueError if none of the first rows can be read.
         """
         return next(filter(None, map(self._columns_of, self.paths)), set())
 

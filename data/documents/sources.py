@@ -41,8 +41,7 @@ class Source:
 def find_source(name: str, config: DataConfig) -> Source:
     """Look for a source: a file, a folder, a glob, or a dataset of the Hub.
 
-    Raises:
-        ValueError: The path does not exist, holds no file that can be read, or its names leave the splits unclear.
+    Raises ValueError if a path does not exist, holds no file that can be read, or its names leave the splits unclear.
     """
     if name == PYTHON_DOCS:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
@@ -58,10 +57,8 @@ def open_rows(
 ) -> tuple[Rows, tuple[int, int] | None]:
     """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
-    An endless split, whose rows are streamed again and again in training, has no slice.
-
-    Raises:
-        ValueError: There is no such split, or its files are not of one known format, or all are empty.
+    An endless split, whose rows are streamed again and again in training, has no slice. Raises ValueError if there is
+    no such split, or its files are not of one known format, or all are empty.
     """
     if source.files is not None:
         rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
@@ -156,7 +153,10 @@ def _matches(name: str, path: Path) -> list[str]:
 
 
 def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
-    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train."""
+    """``{split: [file, ...]}`` by the names of files and folders, as on the Hub; without any, all are train.
+
+    One line of the log says how the names divide the folder and which of its paths are not read.
+    """
     paths = sorted(_walk(folder))
     taken: dict[str, list[str]] = {}
     for path in paths:
@@ -175,20 +175,15 @@ def _splits_of_folder(name: str, folder: Path) -> dict[str, list[str]]:
                 f"dataset={name!r}: the name of {path!r} has no split's word, and that of {other!r} has one: rename "
                 f"one, or train on all of them by a glob such as '{Path(name) / '*'}{PurePosixPath(path).suffix}'"
             )
-    _warn(name, taken, paths)
-    return {split: [str(folder / path) for path in files] for split, files in taken.items()}
-
-
-def _warn(name: str, splits: dict[str, list[str]], paths: list[str]) -> None:
-    """Log, in one line, how the names of a folder divide it into splits and which paths are not read."""
     facts = []
-    if len(splits) > 1:
-        named = ", ".join(f"{split} ({_listed(files)})" for split, files in sorted(splits.items()))
+    if len(taken) > 1:
+        named = ", ".join(f"{split} ({_listed(files)})" for split, files in sorted(taken.items()))
         facts.append(f"split by name into {named}")
-    if unread := set(paths).difference(*splits.values()):
+    if unread := set(paths).difference(*taken.values()):
         facts.append(f"not read: {_listed(sorted(unread, key=lambda path: (file_format(path) is None, path)))}")
     if facts:
         logger.warning("dataset=%r: %s", name, "; ".join(facts))
+    return {split: [str(folder / path) for path in files] for split, files in taken.items()}
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -1,9 +1,7 @@
 """Rows of Parquet and Arrow files. The offsets and sizes in a file are checked before they are used to read a value."""
 
-import itertools
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -14,17 +12,12 @@ from data.documents.ranges import DataError, Range, Row, first_key
 
 _ROWS_AT_ONCE = 1000
 _HOSTILE = (*DAMAGED, MemoryError, UnicodeDecodeError)  # impossible sizes and names
-Batches = tuple[int, Iterator[pa.RecordBatch]]  # the number of the first row, and the rows from there on
-Open = Callable[[str, int, str], AbstractContextManager[Batches]]  # of a path, from some row on, with some column
+Batches = Iterator[tuple[int, pa.RecordBatch]]  # each with the number of its first row
 
 
 @contextmanager
 def parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file.
-
-    Raises:
-        DataError: The file is damaged; also from within the ``with`` block.
-    """
+    """Open a Parquet file. Raises DataError if the file is damaged, also from within the ``with`` block."""
     try:
         with open_raw(path) as file, pq.ParquetFile(file) as table:
             yield table
@@ -47,67 +40,60 @@ def schema_columns(schema: pa.Schema) -> set[str]:
     return {name for field in schema for name in names(field, "")}
 
 
-def read_table(part: Range, start: int, column: str, *, open_batches: Open) -> Iterator[Row]:
+def read_table(part: Range, start: int, column: str, *, batches: Callable[[str, int, str], Batches]) -> Iterator[Row]:
     """See `data.documents.readers.read`. The last row of a damaged file names the damage."""
     position = start
     try:
-        with open_batches(part.path, start, column) as (first, batches):
-            for row in _rows_of(batches, column, first, part, start):
+        for first, batch in batches(part.path, start, column):
+            names = batch.schema.names
+            key = first_key(column, names)
+            if column and key is None:
+                raise DataError(f"the file has no column {column!r}; it has: {', '.join(names)}")
+            wanted = {name: batch.column(name) for name in (names if key is None else [key])}
+            problem = _damage_of(wanted.values())
+            for index in filter(part.has, range(max(start, first), min(part.end, first + len(batch)))):
+                try:
+                    value = None if problem else {name: array[index - first].as_py() for name, array in wanted.items()}
+                    row = Row(index, index + 1, value, problem)
+                except UnicodeDecodeError as error:
+                    row = Row(index, index + 1, None, f"not UTF-8: {error}")
                 yield row
                 position = row.position
+            if first + len(batch) >= part.end:
+                return
     except DataError as error:
         yield Row(position, part.end, None, str(error))
+    except _HOSTILE as error:
+        problem = damage(error) or "too much memory is asked for"
+        yield Row(position, part.end, None, f"cannot be read as Arrow: {problem}")
 
 
-@contextmanager
-def parquet_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+def parquet_batches(path: str, start: int, column: str) -> Batches:
     """The wanted column from the row group on that holds row ``start``."""
     with parquet(path) as table:
         key = first_key(column, table.schema_arrow.names)
-        sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-        skipped = bisect_right(list(itertools.accumulate(sizes)), start)  # row groups that end before `start`
-        groups = range(skipped, len(sizes))
-        batches = (table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=key and [key]) for group in groups)
-        yield sum(sizes[:skipped]), itertools.chain.from_iterable(batches)
+        first = 0
+        for group in range(table.num_row_groups):
+            end = first + table.metadata.row_group(group).num_rows
+            if end > start:
+                for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=key and [key]):
+                    yield first, batch
+                    first += len(batch)
+            first = end
 
 
-@contextmanager
-def arrow_batches(path: str, start: int, column: str) -> Iterator[Batches]:
+def arrow_batches(path: str, start: int, column: str) -> Batches:
     """All rows of the streaming format, which `datasets` writes, or the file format."""
-    try:
-        with open_file(path) as file:
-            is_stream = file.read(6) != b"ARROW1"
-        if not is_stream and compression(path):
-            raise DataError("an Arrow file that is compressed is read as a stream only: unpack it")
-        with open_file(path) as file:
-            if is_stream:
-                yield 0, iter(pa.ipc.open_stream(file))
-            else:
-                reader = pa.ipc.open_file(file)
-                yield 0, map(reader.get_batch, range(reader.num_record_batches))
-    except _HOSTILE as error:
-        raise DataError(f"cannot be read as Arrow: {damage(error) or 'too much memory is asked for'}") from error
-
-
-def _rows_of(batches: Iterator[pa.RecordBatch], column: str, first: int, part: Range, start: int) -> Iterator[Row]:
-    """The rows of some batches that are in the range, from ``start`` on. The first batch begins at row ``first``."""
-    for batch in batches:
-        names = batch.schema.names
-        key = first_key(column, names)
-        if column and key is None:
-            raise DataError(f"the file has no column {column!r}; it has: {', '.join(names)}")
-        wanted = {name: batch.column(name) for name in (names if key is None else [key])}
-        problem = _damage_of(wanted.values())
-        for index in range(max(start, first), min(part.end, first + len(batch))):
-            if part.has(index):
-                try:
-                    value = None if problem else {name: array[index - first].as_py() for name, array in wanted.items()}
-                    yield Row(index, index + 1, value, problem)
-                except UnicodeDecodeError as error:
-                    yield Row(index, index + 1, None, f"not UTF-8: {error}")
-        first += len(batch)
-        if first >= part.end:
-            return
+    with open_file(path) as file:
+        is_stream = file.read(6) != b"ARROW1"
+    if not is_stream and compression(path):
+        raise DataError("an Arrow file that is compressed is read as a stream only: unpack it")
+    with open_file(path) as file:
+        reader = pa.ipc.open_stream(file) if is_stream else pa.ipc.open_file(file)
+        first = 0
+        for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
+            yield first, batch
+            first += len(batch)
 
 
 def _damage_of(arrays: Iterable[pa.Array]) -> str | None:

@@ -22,13 +22,10 @@ _FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "tie_word_embeddings": T
 def export_keras(name: str, output: Path) -> Comparison:
     """Write a folder that KerasHub opens; else as `train_loop.sharing.export_onnx.export_onnx`.
 
-    ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the
-    preprocessor, on any backend of Keras. KerasHub's tokenizer differs from RoBERTa's in
-    three points: its ``<mask>`` does not include the space before it (write ``is a<mask> galaxy``), an empty line
-    before text is one token, and spaces at the end of a text get other tokens.
-
-    Raises:
-        ValueError: Also if KerasHub cannot hold the model or the tokenizer.
+    ``keras_hub.models.MaskedLM.from_preset(output)`` has the weights, the head and the preprocessor, on any backend of
+    Keras. KerasHub's tokenizer differs from RoBERTa's in three points: its ``<mask>`` does not include the space before
+    it (write ``is a<mask> galaxy``), an empty line before text is one token, and spaces at the end of a text get other
+    tokens. Raises ValueError also if KerasHub cannot hold the model or the tokenizer.
     """
     check_packages("Keras", "keras_hub")
     model, tokenizer = load_with_tokenizer(name)
@@ -60,11 +57,8 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     splitting = backend.get("pre_tokenizer") or {"type": None}
     kind = (backend["model"]["type"], splitting["type"], backend.get("normalizer"))
     special = (tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token, tokenizer.pad_token)
-    if (
-        kind != ("BPE", "ByteLevel", None)
-        or special != ("<s>", "</s>", "<mask>", "<pad>")
-        or tokenizer.pad_token_id != 1
-    ):
+    of_roberta = ("BPE", "ByteLevel", None), ("<s>", "</s>", "<mask>", "<pad>"), 1
+    if (kind, special, tokenizer.pad_token_id) != of_roberta:
         raise ValueError(
             "the tokenizer has no Keras export: it takes RoBERTa's kind, byte-level BPE with <s>, </s>, <mask>, "
             "and <pad> as token 1"
@@ -119,10 +113,7 @@ def _compare(model: PreTrainedModel, folder: Path) -> Comparison:
     input_ids, attention_mask = random_texts(model, lengths)
     is_token = attention_mask.bool().numpy()
     expected = model(input_ids=input_ids, attention_mask=attention_mask).logits.numpy()
-    inputs = {
-        "token_ids": input_ids.numpy(),
-        "padding_mask": is_token,
-        "mask_positions": np.tile(np.arange(length), (2, 1)),
-    }
+    positions = np.tile(np.arange(length), (2, 1))
+    inputs = {"token_ids": input_ids.numpy(), "padding_mask": is_token, "mask_positions": positions}
     logits = keras.ops.convert_to_numpy(keras_hub.models.MaskedLM.from_preset(str(folder))(inputs))
     return Comparison(float(np.abs(logits - expected)[is_token].max()), float(expected.std()), lengths)

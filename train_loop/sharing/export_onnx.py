@@ -41,12 +41,9 @@ def check_packages(format_name: str, *packages: str) -> None:
 def export_onnx(name: str, output: Path) -> Comparison:
     """Write a folder that ONNX Runtime and Optimum open; return how close its logits are to the model's.
 
-    The graph takes ``input_ids`` and ``attention_mask``, ``[batch, length]`` int64 of any
-    size, and returns ``logits``, ``[batch, length, V]`` in fp32.
-
-    Args:
-        name: A folder, or an id of the Hub.
-        output: The new folder, written completely or not at all.
+    The graph takes ``input_ids`` and ``attention_mask``, ``[batch, length]`` int64 of any size, and returns ``logits``,
+    ``[batch, length, V]`` in fp32. The model is a folder, or an id of the Hub; the new folder is written completely or
+    not at all.
 
     Raises:
         ValueError: A package is missing, there is no such model, or ONNX Runtime computes other logits.

@@ -73,8 +73,7 @@ def _limit(request: Any) -> None:
 def open_repository(repository: Repository, waits: Sequence[float] = _WAITS) -> None:
     """Create the repository if it does not exist, and check that this login may write to it.
 
-    Raises:
-        PublishError: There is no token, the Hub cannot be reached, or it does not allow this.
+    Raises PublishError if there is no token, the Hub cannot be reached, or it does not allow this.
     """
     if get_token() is None:
         raise PublishError("there is no token for the Hub: log in by `hf auth login`, or set HF_TOKEN")
@@ -93,11 +92,7 @@ def open_repository(repository: Repository, waits: Sequence[float] = _WAITS) -> 
 
 
 def check_licence(name: str, waits: Sequence[float] = _WAITS) -> None:
-    """Check that the Hub knows a licence; it refuses a card that names another.
-
-    Raises:
-        PublishError: The Hub does not know it, or cannot be reached.
-    """
+    """Raise PublishError if the Hub does not know a licence, whose card it would refuse, or cannot be reached."""
 
     def check() -> None:
         try:
@@ -113,10 +108,8 @@ def check_licence(name: str, waits: Sequence[float] = _WAITS) -> None:
 def push_model(model: Path, repository: Repository, *, message: str) -> str:
     """Push a model's files and its card as one commit; return the address of the commit or pull request.
 
-    A retry does not upload again what is on the Hub already, and finds a commit whose answer was lost.
-
-    Raises:
-        PublishError: The model was not pushed, after all retries.
+    A retry does not upload again what is on the Hub already, and finds a commit whose answer was lost. Raises
+    PublishError if the model was not pushed, after all retries.
     """
     api = HfApi()
     repo_id, card_file = repository.repo_id, model / CARD
@@ -215,8 +208,7 @@ def _link(path: str, target: str) -> None:
 def _persist(action: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
     """Call ``action``, and call it again after each wait while it fails for a temporary reason.
 
-    Raises:
-        PublishError: It failed for another reason, or after the last wait too.
+    Raises PublishError if it failed for another reason, or after the last wait too.
     """
     num_retries = 0
     while True:
@@ -228,7 +220,8 @@ def _persist(action: Callable[[], T], waits: Sequence[float] = _WAITS) -> T:
             cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
             if num_retries == len(waits) or not _is_temporary(cause):
                 raise PublishError(_reason(cause)) from error
-            seconds = _asked_for(cause, waits[num_retries])
+            asked = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+            seconds = min(float(asked), _LONGEST_WAIT) if asked.isdigit() else waits[num_retries]
             num_retries += 1
             logger.warning("%s; trying again in %.0f s (%d of %d)", _reason(cause), seconds, num_retries, len(waits))
         time.sleep(seconds)
@@ -240,12 +233,6 @@ def _is_temporary(error: BaseException) -> bool:
         return error.response.status_code in _TEMPORARY
     is_transport = any(family.__name__ == "TransportError" for family in type(error).__mro__)  # httpx, or its successor
     return is_transport or isinstance(error, json.JSONDecodeError)  # a gateway's page instead of the Hub's answer
-
-
-def _asked_for(error: BaseException, wait: float) -> float:
-    """The seconds that the Hub asks to wait, or ``wait`` if it asks for none."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else wait
 
 
 def _reason(error: BaseException) -> str:

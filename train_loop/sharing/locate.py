@@ -34,11 +34,7 @@ def hub_problem() -> str | None:
 
 
 def require_hub(name: str, repo_type: str = "model") -> None:
-    """Check that the Hub answers, if a name can only be the id of a repository that is not in the cache.
-
-    Raises:
-        ValueError: It does not answer.
-    """
+    """Raise ValueError if the Hub does not answer and a name can only be the id of a repository outside the cache."""
     if constants.HF_HUB_OFFLINE or Path(name).expanduser().exists():
         return
     try:

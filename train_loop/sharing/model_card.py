@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, parse_local_safetensors_file_metadata
 
 from train_loop.config import OVERRIDDEN_BY
 from train_loop.watching.report import templates
@@ -48,13 +47,14 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
     text = next(iter(settings.get("probe") or ["The default <mask> is None."])).replace("<mask>", _mask_token(model))
     probes = [row["probes"] for row in record.rows if "probes" in row and row["step"] == record.step]
     environment = templates(Path(__file__).parent, keep_trailing_newline=True)
-    filters = {"escaped": _escaped, "linked": _linked, "public": _public, "shown": shown, "shown_fills": shown_fills}
-    environment.filters |= filters
+    environment.filters |= {"escaped": _escaped, "linked": _linked, "public": _public}
+    environment.filters |= {"shown": shown, "shown_fills": shown_fills}
+    headers = map(parse_local_safetensors_file_metadata, model.glob("model*.safetensors"))  # of the weights
     card = environment.get_template("model_card.jinja").render(
         metadata=_metadata(name, model, record).to_yaml(),
         name=name,
         architecture=(config.get("architectures") or ["a masked language model"])[0],
-        num_parameters=_num_parameters(model),
+        num_parameters=sum(num for header in headers for num in header.parameter_count.values()),
         record=record,
         sources=_sources(settings),
         model_id=json.dumps(repo_id or THIS_MODEL),
@@ -125,11 +125,8 @@ def _curve(record: RunRecord) -> list[Row]:
 
 def _main_settings(settings: dict[str, Any]) -> dict[str, Any]:
     unused = "" if settings.get("optimizer") == "muon" else "muon_learning_rate"
-    return {
-        name: _public(value)
-        for name, value in settings.items()
-        if _MAIN_SETTINGS.fullmatch(name) and name != unused and value is not None
-    }
+    main = {name: value for name, value in settings.items() if _MAIN_SETTINGS.fullmatch(name) and name != unused}
+    return {name: _public(value) for name, value in main.items() if value is not None}
 
 
 def _recipe(settings: dict[str, Any]) -> str:
@@ -152,15 +149,6 @@ def _mask_token(model: Path) -> str:
     path = model / "tokenizer_config.json"
     token = _read(path).get("mask_token") if path.is_file() else None
     return str((token.get("content") if isinstance(token, dict) else token) or "<mask>")
-
-
-def _num_parameters(model: Path) -> int:
-    """Counted from the headers of the weights, without loading them."""
-    count = 0
-    for path in sorted(model.glob("model*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 not a dict
-    return count
 
 
 def _sources(settings: dict[str, Any]) -> list[str]:

@@ -12,10 +12,9 @@ from train_loop.objective import Objective
 def compile_layers(objective: Objective) -> int:
     """Compile the encoder's layers in place, each by itself, and return how many.
 
-    The layers are alike, so one compilation serves all of them, with one static
-    shape, ``[B, L, D]``. The number of masked tokens differs from batch to batch, so
-    what depends on it is not compiled: the head, and the last layer where it gathers
-    them. So no step compiles anything again.
+    The layers are alike, so one compilation serves all of them, with one static shape, ``[B, L, D]``. The number of
+    masked tokens differs from batch to batch, so what depends on it is not compiled: the head, and the last layer where
+    it gathers them. So no step compiles anything again.
 
     Only training uses the compiled layers. Evaluation and probes have other shapes, and compiling for these would take
     longer than it saves. Call this after trials in training mode, such as that of the micro-batch that fits.

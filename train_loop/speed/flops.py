@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from data.batch import MaskedBatch
@@ -25,15 +26,10 @@ _OTHER_CHIPS = {"MIG", "Laptop", "D", "Ti"}  # words of slower or faster namesak
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of a forward and a backward.
+    """Floating-point operations of a forward and a backward."""
 
-    Attributes:
-        per_token: For every token: the encoder.
-        per_masked_token: Beside that, for every masked one: the head.
-    """
-
-    per_token: float
-    per_masked_token: float
+    per_token: float  # the encoder
+    per_masked_token: float  # beside that, the head
 
     def of(self, num_tokens: float, num_masked: float) -> float:
         """For a number of tokens, some of which are masked."""
@@ -42,16 +38,11 @@ class Flops:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The cost of a token, and what the devices of all processes can do together.
-
-    Attributes:
-        rate: Measured floating-point operations per second of large matrix products.
-        peak: The same by the vendor's datasheets; None if one of the devices is not in our table.
-    """
+    """The cost of a token, and what the devices of all processes can do together, in operations per second."""
 
     flops: Flops
-    rate: float
-    peak: float | None
+    rate: float  # measured, of large matrix products
+    peak: float | None  # by the vendor's datasheets; None if one of the devices is not in our table
 
 
 def measure_arithmetic(accelerator: Accelerator, objective: Objective, length: int) -> Arithmetic:
@@ -76,9 +67,7 @@ def measure_rate(accelerator: Accelerator) -> float:
 def published_peak(device_name: str, precision: str) -> float | None:
     """The floating-point operations per second of a GPU by its datasheet; None if the table lacks it.
 
-    Args:
-        device_name: As CUDA gives it, for example ``NVIDIA H100 80GB HBM3``.
-        precision: Accelerate's ``mixed_precision``. In full precision, TF32 counts if PyTorch may use it.
+    The name is CUDA's, and the precision Accelerate's ``mixed_precision``: in full, TF32 counts if PyTorch may use it.
     """
     words = set(re.split(r"[ -]", device_name))
     found = next((peaks for name, peaks in _PEAKS.items() if words.issuperset(name.split())), None)
@@ -93,9 +82,8 @@ def published_peak(device_name: str, precision: str) -> float | None:
 def count_flops(objective: Objective, length: int) -> Flops:
     """Count the matrix products and attention in forwards of a block of ``length`` tokens.
 
-    A product of the forward becomes two in the backward, so it counts three times.
-    Recomputation by gradient checkpointing does not count: training needs the same
-    arithmetic without it. Draws no random number.
+    A product of the forward becomes two in the backward, so it counts three times. Recomputation by gradient
+    checkpointing does not count: training needs the same arithmetic without it. Draws no random number.
     """
     one, two = (_flops_of_forward(objective, length, num_masked) for num_masked in (1, 2))
     per_masked = two - one
@@ -122,18 +110,12 @@ def matmul_rate(device: torch.device, precision: str, seconds: float = 0.2) -> f
     size = 8192 if on_gpu else 1024
     random = torch.Generator(device).manual_seed(0)  # a generator of its own: the run's stays as it is
     a, b = (torch.randn(size, size, generator=random, device=device).to(_DTYPES[precision]) for _ in range(2))
-    c = torch.empty_like(a)
-    number = 10 if on_gpu else 1  # a processor without bf16 takes seconds for one
 
-    def products() -> None:
-        for _ in range(number):
-            torch.mm(a, b, out=c)
+    def now() -> float:
         if on_gpu:
-            torch.cuda.synchronize(device)
+            torch.cuda.synchronize(device)  # PyTorch's own timer would wait for the current GPU
+        return time.perf_counter()
 
-    products()  # the first ones wake the device and choose the kernel
-    start, rounds = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < seconds:
-        products()
-        rounds += 1
-    return 2 * size**3 * number * rounds / passed
+    names = {"torch": torch, "a": a, "b": b, "c": torch.empty_like(a)}
+    product = Timer("torch.mm(a, b, out=c)", timer=now, globals=names, num_threads=torch.get_num_threads())
+    return 2 * size**3 / product.blocked_autorange(min_run_time=seconds).mean

@@ -31,26 +31,28 @@ def fewest_micro_batches(
     masked_share: float,
     has_attention_mask: bool,
 ) -> int:
-    """The smallest number of micro-batches into which a process's share of a global batch can be cut.
+    """The smallest number of micro-batches into which ``share``, the most blocks of a process in an update, can be cut.
 
     Each trial is a forward and a backward with the largest likely number of masked tokens, beside tensors of the size
     of the optimizer's state. All processes call this. They get the same answer, that of the process with least memory.
-    No gradient is left behind.
-
-    Args:
-        share: The most blocks of an update that a process takes.
-        length: Tokens in a block.
-        masked_share: The largest masking rate.
-        has_attention_mask: Whether batches have an attention mask.
-
-    Raises:
-        ValueError: Not even one block fits.
+    No gradient is left behind. Raises ValueError if not even one block fits.
     """
+    device = next(objective.parameters()).device
+
+    def try_size(size: int) -> None:
+        optimizer_state = [torch.empty(2, *p.shape, device=device) for p in objective.parameters() if p.requires_grad]
+        expected = size * length * masked_share
+        num_masked = min(size * length, math.ceil(expected + 4 * math.sqrt(expected)))  # four standard deviations
+        batch = MaskedBatch.of_zeros(
+            size, length, num_masked=num_masked, device=device, has_attention_mask=has_attention_mask
+        )
+        objective(batch).sum().backward()
+        del optimizer_state  # held until here
 
     def fits(number: int) -> bool:
         size = -(-share // number)
         try:
-            _forward_and_backward(objective, size, length, masked_share, has_attention_mask=has_attention_mask)
+            try_size(size)
         except (RuntimeError, MemoryError) as error:
             if size == 1:
                 reason = str(error).partition("\n")[0]
@@ -79,14 +81,12 @@ def memory_needed(
 ) -> Callable[[int], float]:
     """Number of shards -> bytes that a process needs for an update; 1 is DDP.
 
-    They are counted without computing the update: tensors without content pass through the model.
-
-    Args:
-        objective: Whole. The optimizers are its own: Muon has one tensor for each parameter, the others two.
-        size: Blocks of a micro-batch; ``length`` and ``masked_share`` as in `fewest_micro_batches`.
+    They are counted without computing the update: tensors without content pass through the model, which is whole.
+    ``size`` is the blocks of a micro-batch.
     """
     weights = sum(p.nbytes for p in objective.parameters())
     gradients = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    # Muon has one tensor for each parameter, the others two.
     slots = [(1 if isinstance(one, torch.optim.Muon) else 2, one.param_groups) for one in optimizers]
     state = sum(number * p.nbytes for number, groups in slots for group in groups for p in group["params"])
     layers = [sum(p.nbytes for p in layer.parameters()) for layer in encoder_layers(objective.model)]
@@ -112,20 +112,6 @@ def memory_needed(
     gathered = 3 * root + 4 * layer
     kept = weights + gradients + state
     return lambda shards: activations + (kept if shards == 1 else kept / shards + gathered)
-
-
-def _forward_and_backward(
-    objective: Objective, size: int, length: int, masked_share: float, *, has_attention_mask: bool
-) -> None:
-    device = next(objective.parameters()).device
-    optimizer_state = [torch.empty(2, *p.shape, device=device) for p in objective.parameters() if p.requires_grad]
-    expected = size * length * masked_share
-    num_masked = min(size * length, math.ceil(expected + 4 * math.sqrt(expected)))  # four standard deviations
-    batch = MaskedBatch.of_zeros(
-        size, length, num_masked=num_masked, device=device, has_attention_mask=has_attention_mask
-    )
-    objective(batch).sum().backward()
-    del optimizer_state  # held until here
 
 
 @contextlib.contextmanager

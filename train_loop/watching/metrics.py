@@ -99,8 +99,7 @@ class TrainWindow:
 
 def largest_peak_memory(accelerator: Accelerator) -> int:
     """The largest peak memory of all processes, in bytes. All processes call this."""
-    local = torch.tensor([peak_memory()], device=accelerator.device)
-    return int(accelerator.gather(local).max())
+    return int(accelerator.gather(torch.tensor([peak_memory()], device=accelerator.device)).max())
 
 
 def peak_memory() -> int:

@@ -2,23 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-_WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 410, 12, 208  # of the frame
-
-Curve = tuple[str, list[tuple[float, float]]]
-"""The CSS of the line, and its points from left to right."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 410, 12, 208  # of the frame, as report.html draws it
 
 
-def draw(curves: Sequence[Curve], *, y_axis: str) -> str:
-    """An ``<svg>`` element with the least and the greatest number at each axis; nothing where there is no point.
+def draw(curves: Sequence[tuple[str, list[tuple[float, float]]]], *, y_axis: str) -> dict[str, Any] | None:
+    """What the page needs to draw some lines, each by its CSS and its points from left to right; None without points.
 
-    ``y_axis`` is linear, percent, or log, which leaves out what is not positive. Curves overlap in their order.
+    ``y_axis`` is linear, percent, or log, which leaves out what is not positive. Lines overlap in their order.
     """
     if y_axis == "log":
         curves = [(style, [(x, math.log10(y)) for x, y in points if y > 0]) for style, points in curves]
     if not any(points for _, points in curves):
-        return ""
+        return None
     xs, ys = zip(*(point for _, points in curves for point in points), strict=True)
     left, right, low, high = min(xs), max(xs), min(ys), max(ys)
 
@@ -32,16 +29,5 @@ def draw(curves: Sequence[Curve], *, y_axis: str) -> str:
         value = 10**y if y_axis == "log" else y
         return f"{value:.1%}" if y_axis == "percent" else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
-    paths = [
-        f'<path d="M{" L".join(place(*point) for point in points)} h0" style="{style}"/>'  # h0: one point is a dot
-        for style, points in curves
-        if points
-    ]
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-hidden="true">'
-        f'<path class="frame" d="M{_LEFT} {_TOP} H{_RIGHT} M{_LEFT} {_BOTTOM} H{_RIGHT}"/>{"".join(paths)}'
-        f'<text class="end" x="{_LEFT - 6}" y="{_TOP + 4}">{number(high)}</text>'
-        f'<text class="end" x="{_LEFT - 6}" y="{_BOTTOM + 4}">{number(low)}</text>'
-        f'<text x="{_LEFT}" y="{_HEIGHT - 4}">{left:,}</text>'
-        f'<text class="end" x="{_RIGHT}" y="{_HEIGHT - 4}">{right:,}</text></svg>'
-    )
+    paths = [(style, f"M{' L'.join(place(*point) for point in points)}") for style, points in curves if points]
+    return {"paths": paths, "high": number(high), "low": number(low), "left": f"{left:,}", "right": f"{right:,}"}

@@ -54,8 +54,7 @@ _NO_CURVES = {
     *("num_tokens", "num_masked_tokens", "eval_num_masked_tokens"),
 }
 
-Columns = dict[str, list[float | None]]
-"""Numbers of some rows, by name."""
+Columns = dict[str, list[float | None]]  # numbers of some rows, by name
 
 
 class LiveReport:
@@ -83,12 +82,7 @@ class LiveReport:
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Write a page of one run or several.
-
-    Raises:
-        ValueError: A folder holds no run.
-        OSError: It could not be written.
-    """
+    """Write a page of one run or several. Raises ValueError if a folder holds no run, and OSError."""
     temporary = output.with_name(output.name + ".tmp")
     temporary.write_text(render(folders), encoding="utf-8")
     temporary.replace(output)
@@ -97,10 +91,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
 def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     """The page of some runs; one that is watched asks its server for a newer one every few seconds.
 
-    All text from data is escaped by the template.
-
-    Raises:
-        ValueError: A folder holds no run.
+    All text from data is escaped by the template. Raises ValueError if a folder holds no run.
     """
     runs = [read_run(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
@@ -203,7 +194,7 @@ def _short(value: object) -> float | None:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _picture(panel: Panel, columns: Sequence[Columns]) -> str:
+def _picture(panel: Panel, columns: Sequence[Columns]) -> dict[str, Any] | None:
     """The panel without scripts, over updates."""
     curves = []
     for name in panel.names:
@@ -219,10 +210,9 @@ def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
     """A sentence for each pair of masking rates that differ, because losses at different rates do not compare."""
     names: dict[str, list[str]] = {}
     for run in runs:
-        settings = run.settings
-        given = [settings.get(name) for name in ("mlm_probability", "mlm_probability_end")]
+        given = map(run.settings.get, ("mlm_probability", "mlm_probability_end"))
         rates = [rate for rate in given if rate is not None]
-        held_out = settings.get("eval_mlm_probability") or (rates or [None])[0]
+        held_out = run.settings.get("eval_mlm_probability") or (rates or [None])[0]
         if any(rate != held_out for rate in rates):
             training = " to ".join(f"{100 * rate:.3g}%" for rate in rates)
             text = f"training masks {training} of the tokens, and held-out text {100 * held_out:.3g}%"
@@ -240,33 +230,26 @@ def _state(run: RunRecord) -> str:
 
 def _figures(run: RunRecord) -> dict[str, str]:
     """The last and the best of everything; of held-out text what the model is worth."""
-    figures = {"state": "finished" if run.is_finished else "not finished"}
-    for name in ("perplexity", "loss", "accuracy", "bits_per_byte"):
-        if (text := shown(_evaluation(run), f"eval_{name}")) != "-":
-            figures[f"held-out {name.replace('_', ' ')}"] = text
-    if rows := run.having("eval_perplexity"):
-        best = min(rows, key=lambda row: float(row["eval_perplexity"]))
-        figures["lowest perplexity"] = f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}"
-    if rows := run.having("loss"):
-        figures["training loss, last row"] = f"{rows[-1]['loss']:.4f}"
-    if run.rows:
-        last = run.rows[-1]
-        figures["updates"] = f"{last['step']:,}"
-        if is_number(last.get("epoch")):
-            figures["epochs"] = f"{last['epoch']:.2f}"
-        if last["tokens"] is not None:
-            figures["tokens"] = f"{last['tokens']:,}"
-        if is_number(last.get("seconds")):
-            figures["time (h:min:s)"] = _duration(last["seconds"])
-    for label, name, form in (
-        ("tokens a second, median", "tokens_per_second", ",.0f"),
-        ("share of the measured matrix rate, median", "flop_utilization", ".1%"),
-    ):
-        if rows := run.having(name):
-            figures[label] = format(statistics.median(row[name] for row in rows), form)
-    if rows := run.having("peak_memory_bytes"):
-        figures["peak memory of a process"] = f"{max(row['peak_memory_bytes'] for row in rows) / 1e9:.2f} GB"
-    return figures
+    held_out, last = _evaluation(run), run.rows[-1] if run.rows else {}
+    best = min(run.having("eval_perplexity"), key=lambda row: float(row["eval_perplexity"]), default=None)
+    rates = ("tokens_per_second", "flop_utilization")
+    medians = {name: statistics.median(row[name] for row in rows) for name in rates if (rows := run.having(name))}
+    memory = [row["peak_memory_bytes"] for row in run.having("peak_memory_bytes")]
+    figures = {
+        "state": "finished" if run.is_finished else "not finished",
+        **{f"held-out {name}": shown(held_out, f"eval_{name}") for name in ("perplexity", "loss", "accuracy")},
+        "held-out bits per byte": shown(held_out, "eval_bits_per_byte"),
+        "lowest perplexity": best and f"{shown(best, 'eval_perplexity')} at update {shown(best, 'step')}",
+        "training loss, last row": shown(next(reversed(run.having("loss")), {}), "loss"),
+        "updates": shown(last, "step"),
+        "epochs": shown(last, "epoch"),
+        "tokens": shown(last, "tokens"),
+        "time (h:min:s)": _duration(last["seconds"]) if is_number(last.get("seconds")) else None,
+        "tokens a second, median": shown(medians, "tokens_per_second"),
+        "share of the measured matrix rate, median": shown(medians, "flop_utilization"),
+        "peak memory of a process": memory and f"{max(memory) / 1e9:.2f} GB",
+    }
+    return {label: text for label, text in figures.items() if text and text != "-"}
 
 
 def _evaluation(run: RunRecord) -> Row:

@@ -16,13 +16,10 @@ Row = dict[str, Any]
 
 EVAL_COLUMNS = ("step", "epoch", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_bits_per_byte")
 _FORMS = {
-    "step": ",",
-    "epoch": ".2f",
-    "eval_loss": ".4f",
-    "eval_perplexity": ",.2f",
-    "eval_accuracy": ".1%",
-    "eval_bits_per_byte": ".4f",
-    "eval_num_masked_tokens": ",",
+    **dict.fromkeys(("step", "tokens", "eval_num_masked_tokens"), ","),
+    **dict.fromkeys(("loss", "eval_loss", "eval_bits_per_byte"), ".4f"),
+    **{"epoch": ".2f", "eval_perplexity": ",.2f", "tokens_per_second": ",.0f"},
+    **{"eval_accuracy": ".1%", "flop_utilization": ".1%"},
 }
 
 
@@ -52,25 +49,16 @@ class RunRecord:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """Read the record of a run.
-
-    Raises:
-        ValueError: The folder holds no metrics.jsonl, or its settings or its environment cannot be read.
-    """
+    """Read the record of a run. Raises ValueError if it has no metrics.jsonl, or another file is damaged."""
     path = folder / run_files.METRICS
     if not path.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no metrics.jsonl")
     settings = _parse(yaml.safe_load, folder / run_files.CONFIG) or {}
     rows = _read_rows(path)
+    starts = _parse(json.loads, folder / run_files.ENVIRONMENT) or []
     is_finished = (folder / run_files.MODEL).exists()
-    return RunRecord(
-        name=name or folder.resolve().name,
-        rows=rows,
-        settings=settings,
-        starts=_parse(json.loads, folder / run_files.ENVIRONMENT) or [],
-        is_finished=is_finished,
-        step=_model_step(settings, rows, is_finished=is_finished),
-    )
+    step = _model_step(settings, rows, is_finished=is_finished)
+    return RunRecord(name or folder.resolve().name, rows, settings, starts, is_finished, step)
 
 
 def _parse(parse: Callable[[str], Any], path: Path) -> Any:
@@ -125,7 +113,7 @@ def _model_step(settings: dict[str, Any], rows: list[Row], *, is_finished: bool)
 
 
 def shown(row: Row, name: str) -> str:
-    """A number of an evaluation as report and card show it; a dash if there is none."""
+    """A number of a row as report and card show it; a dash if there is none."""
     value = row.get(name)
     if not is_number(value):
         return "-"

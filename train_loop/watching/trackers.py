@@ -29,8 +29,7 @@ def check_trackers(config: TrainConfig) -> None:
 def open_trackers(accelerator: Accelerator, config: TrainConfig, settings: dict[str, Any], *, step: int) -> None:
     """Open the trackers; a run that resumes after ``step`` updates goes on in its earlier tracker run.
 
-    Raises:
-        ValueError: A tracker cannot be opened, for example because nobody is logged in.
+    Raises ValueError if a tracker cannot be opened, for example because nobody is logged in.
     """
     if not config.trackers:
         return

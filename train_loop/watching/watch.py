@@ -35,8 +35,7 @@ class Watch:
         self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
         self.report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
-        terms = run.bare_objective.terms
-        self.window = TrainWindow(run.accelerator, terms, run.config.learning_rate, arithmetic)
+        self.window = TrainWindow(run.accelerator, run.bare_objective.terms, run.config.learning_rate, arithmetic)
         self._ask = ask if is_main or is_sharded(run.bare_objective) else dict
 
     def row(self, row: dict[str, Any]) -> None:
@@ -62,8 +61,7 @@ class Watch:
     def training_row(self) -> None:
         """Write the row of the updates since the last one, if there are any.
 
-        Raises:
-            NonFiniteError: One of them was not finite, and the settings do not allow to skip it.
+        Raises NonFiniteError if one of them was not finite, and the settings do not allow to skip it.
         """
         if self.window.num_steps:
             self._count_skipped(self.window.take_skipped())

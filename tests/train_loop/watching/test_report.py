@@ -125,17 +125,28 @@ def test_what_else_is_logged_has_a_panel_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_still_picture_has_the_ends_of_its_axes(y_axis: str, y: tuple[float, ...], ends: list[str]) -> None:
-    svg = draw([("stroke: red", list(zip((0, 10, 20), y, strict=True)))], y_axis=y_axis)
-    texts = re.findall(r">([^<]+)</text>", svg)
-    assert texts[:2] == ends
-    assert texts[2:] == ["10" if y_axis == "log" else "0", "20"]
-    points = re.findall(r"[ML]([\d.]+ [\d.]+)", svg.partition('"/>')[2])
-    assert len(points) == (2 if y_axis == "log" else 3)
+    picture = draw([("stroke: red", list(zip((0, 10, 20), y, strict=True)))], y_axis=y_axis)
+    assert picture is not None
+    assert [picture["high"], picture["low"]] == ends
+    assert [picture["left"], picture["right"]] == ["10" if y_axis == "log" else "0", "20"]
+    ((style, path),) = picture["paths"]
+    assert style == "stroke: red"
+    assert len(re.findall(r"[ML]([\d.]+ [\d.]+)", path)) == (2 if y_axis == "log" else 3)
+
+
+def test_the_page_draws_the_still_pictures(tmp_path: Path) -> None:
+    write_report([_write(tmp_path / "one", _rows())], tmp_path / "page.html")
+    loss = re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert re.findall(r">([^<]+)</text>", loss) == ["7", "3", "0", "40"]
+    assert re.findall(r"[ML]([\d.]+ [\d.]+)", loss.partition('"/>')[2]) == [
+        *("144.5 12.0", "233.0 61.0", "321.5 110.0", "410.0 159.0"),
+        *("56.0 12.0", "233.0 110.0", "410.0 208.0"),
+    ]
 
 
 def test_a_still_picture_of_nothing_is_nothing() -> None:
-    assert draw([("stroke: red", [])], y_axis="linear") == ""
-    assert draw([("stroke: red", [(0, 0.0)])], y_axis="log") == ""
+    assert draw([("stroke: red", [])], y_axis="linear") is None
+    assert draw([("stroke: red", [(0, 0.0)])], y_axis="log") is None
 
 
 def test_each_optimizer_has_its_rate(tmp_path: Path) -> None:
