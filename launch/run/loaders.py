@@ -21,16 +21,18 @@ from launch.run.corpus import Corpus
 from launch.run.settings import Settings
 from train_loop.plan import BatchPlan
 
+_CPU = torch.device("cpu")
+
 
 def train_loader(
     settings: Settings,
     corpus: Corpus,
     plan: BatchPlan,
     *,
-    rank: int,
-    num_processes: int,
-    device: torch.device,
-    state: dict[str, Any],
+    rank: int = 0,
+    num_processes: int = 1,
+    device: torch.device = _CPU,
+    state: dict[str, Any] | None = None,
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
     """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken.
@@ -38,7 +40,7 @@ def train_loader(
     Args:
         is_flat: See `Collator`.
     """
-    seed = settings.train.seed
+    seed, size = settings.train.seed, plan.global_batch_size
     shared: dict[str, Any] = {
         "mlm_probability": mask_rate(corpus.config, plan.total_steps),
         "micro_batch_size": plan.micro_batch_size,
@@ -49,9 +51,9 @@ def train_loader(
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
-        return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state_before=state, **shared)
+        return StreamLoader(sources, masks, global_batch_size=size, state_before=state or {}, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
-    order = Order(tuple(map(len, corpus.train)), corpus.weights, plan.global_batch_size, seed, blocks.lengths)
+    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, blocks.lengths)
     if corpus.config.grouping != "line_by_line":
         order = replace(order, lengths=None)  # padded to one length all the same
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)

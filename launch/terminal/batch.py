@@ -29,7 +29,7 @@ def batches_of_step(settings: Settings, corpus: Corpus, plan: BatchPlan, step: i
         ValueError: When streaming, some text cannot be read.
     """
     alone = replace(corpus, config=replace(corpus.config, dataloader_num_workers=0))
-    loader = train_loader(settings, alone, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
+    loader = train_loader(settings, alone, plan)
     first = step - 1 if corpus.train else 0  # a stream must be read from its beginning
     *_, batches = loader.steps(first, step)
     return batches
