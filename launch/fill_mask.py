@@ -10,8 +10,8 @@ import json
 import sys
 
 from launch.run.errors import OneLineParser, one_line_errors
-from launch.terminal.tables import print_fills
-from launch.terminal.texts import add_text_options, as_json, open_texts, target_words
+from launch.terminal.fills import print_fills, prompt, target_words
+from launch.terminal.texts import add_text_options, as_json, open_texts
 
 
 @one_line_errors
@@ -44,8 +44,6 @@ def main(arguments: list[str]) -> None:
     settings = {name: getattr(options, name) for name in ("top_k", "joint", "num_beams", "batch_size", "truncation")}
     settings["targets"] = target_words(options.targets, fill_mask.tokenizer) if options.targets else None
     if not options.texts and options.file is None and sys.stdin.isatty():
-        from launch.terminal.prompt import prompt
-
         prompt(fill_mask, settings)
         return
     asked, shown = itertools.tee(own_mask(text, fill_mask.tokenizer) for text in texts)

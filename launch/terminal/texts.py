@@ -4,10 +4,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # importing transformers takes seconds
-    from transformers import PreTrainedTokenizerBase
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -68,15 +64,3 @@ def _rows(path: Path, text_column: str) -> Iterator[str]:
             problem = row.problem or f"--text_column {text_column} holds no text{columns}"
             raise ValueError(f"--file {rows.place(part, row.begin)}: {problem}")
         yield text
-
-
-def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """``a,b`` as targets, each a word of its own.
-
-    A mask token with ``lstrip`` also replaces the space before it, so a target needs that space: for RoBERTa, `` cat``
-    is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) stays as it is.
-    """
-    targets = [word.strip() for word in words.split(",")]
-    if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
-        return targets
-    return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]
