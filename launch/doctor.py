@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from launch.run.errors import OneLineParser, one_line_errors
-from launch.run.settings import Command, Settings, parse_settings
+from launch.run.settings import Settings, SettingsParser, parse_settings
 from train_loop.watching.columns import say
 
 _EXTRAS = {
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser = OneLineParser(prog="mlm doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
     options, words = parser.parse_known_args(arguments)
-    run = parse_settings(words, Command(prog="mlm doctor", description=""))[0] if words else None
+    run = parse_settings(words, SettingsParser("mlm doctor"))[0] if words else None
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": _versions,
         "devices": _devices,

@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.config import DataConfig
-from launch.run.settings import Command, Settings, parse_settings
+from launch.run.settings import Settings, SettingsParser, parse_settings
 from train_loop import run_files
 from train_loop.model import load_model
 from train_loop.run import Run
@@ -59,7 +59,7 @@ def settings_of_call(values: Mapping[str, Any]) -> Settings:
             words += [f"--{name}", *map(str, value)]
         else:
             words.append(f"--{name}={value}")
-    return parse_settings(words, Command(prog="train", description=""))[0]
+    return parse_settings(words, SettingsParser("train"))[0]
 
 
 def _texts_file(name: str, texts: object, folder: Path) -> Path:
