@@ -9,8 +9,8 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from launch.run.errors import OneLineParser, one_line_errors
-from launch.terminal.texts import add_text_options, as_json, open_texts
+from launch.run.errors import one_line_errors
+from launch.terminal.texts import as_json, open_texts, text_parser
 from launch.terminal.token_text import shown_token
 from train_loop.watching.columns import say
 from train_loop.watching.run_record import shown_perplexity
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 @one_line_errors
 def main(arguments: list[str]) -> None:
     """Print the score of each text."""
-    parser = OneLineParser(
-        prog="mlm score",
-        description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
-    )
-    add_text_options(parser)
+    how = "Each token is masked by itself; its log-probabilities add up (Salazar et al. 2020)."
+    parser = text_parser("mlm score", f"{__doc__}\n{how}")
     parser.add_argument(
         "--within_word",
         action="store_true",

@@ -18,9 +18,6 @@ def write_text(options: argparse.Namespace, folder: Path, *, by_sentence: bool =
 
     A row is a document, or a sentence. Each copy of the text after the first adds a word to every row, so that no
     two are equal. Returns the settings of a run on this text, with the folder as its cache.
-
-    Raises:
-        ValueError: The text or the tokenizer cannot be opened.
     """
     config = DataConfig(
         dataset=options.dataset,

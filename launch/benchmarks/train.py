@@ -10,7 +10,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,15 @@ from data.blocks.vocabulary import vocab_size
 from data.cores import available_cores
 from launch.benchmarks.measuring import in_child, interleave, print_report, rate, ratio, spread, times
 from launch.benchmarks.text import write_text
-from launch.run.assemble import try_out
 from launch.run.corpus import Corpus, open_corpus
+from launch.run.folder import RunFolder
 from launch.run.loaders import train_loader
 from launch.run.settings import Settings
+from launch.run.training import set_up
 from train_loop.config import TrainConfig
 from train_loop.model import open_model
 from train_loop.objectives.checks import gather_in_last_layer
 from train_loop.objectives.masked_lm import MaskedLMObjective
-from train_loop.optimizers.groups import build_optimizers
-from train_loop.parallel import prepare
-from train_loop.plan import plan_batches
-from train_loop.speed.compile import compile_layers
 from train_loop.speed.flops import count_flops, matmul_rate
 from train_loop.step import train_step
 from train_loop.watching.metrics import peak_memory
@@ -63,18 +60,18 @@ def run(options: argparse.Namespace) -> None:
         ways: dict[str, Any] = {name: partial(way, settings, options.steps) for name, way in CONTENDERS.items()}
         ways["matmul"] = partial(matmul_rate, device, options.precision, seconds=3.0)
         results = interleave({name: partial(in_child, way) for name, way in ways.items()}, options.repeats)
-    cases = []
     speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in CONTENDERS}
-    for name in CONTENDERS:
-        shares = [speed * flops_per_token / peak for speed, peak in zip(speeds[name], results["matmul"], strict=True)]
-        case = {
+    most = [flops / flops_per_token for flops in results["matmul"]]  # tokens per second
+    cases = [
+        {
             "name": name,
             "tokens_per_second": spread(speeds[name]),
             "ratio": ratio(speeds[name], speeds["Trainer"]),
             "peak_memory_bytes": spread([result["peak_memory"] for result in results[name]]),
-            "share_of_matmul_rate": spread(shares),
+            "share_of_matmul_rate": ratio(speeds[name], most),
         }
-        cases.append(case)
+        for name in CONTENDERS
+    ]
     facts = {name: getattr(options, name) for name in ("batch", "length", "precision", "torch_compile")}
     facts |= {"model": asdict(options.model), "flops_per_token": flops_per_token}
     facts["matmul_flops_per_second"] = spread(results["matmul"])
@@ -132,29 +129,26 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def updates(settings: Settings, *, side_by_side: bool = True) -> Iterator[int]:
-    """Make an update of this project's loop, as in a run, and yield its tokens of text; and so on.
+    """Make an update of a run and yield its tokens of text; and so on.
 
     Texts are padded or masked unless they stand side by side.
     """
-    corpus, model = _opened(settings)
-    config = settings.train
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    objective = MaskedLMObjective(model)
-    try_out(objective, accelerator, corpus.tokenizer, settings)
-    prepared, optimizers = prepare(accelerator, objective, build_optimizers, config)
-    if config.torch_compile:
-        compile_layers(objective)
-    plan = plan_batches(config, corpus.blocks_per_epoch, num_processes=1)
-    is_flat = objective.takes_documents and side_by_side
-    loader = train_loader(settings, corpus, plan, device=accelerator.device, is_flat=is_flat)
-    for step, batches in enumerate(loader.steps(0, plan.total_steps)):
+    folder = tempfile.mkdtemp(dir=settings.data.cache_dir)  # goes with the cache
+    config = replace(settings.train, output_dir=folder, tf32=False)  # which the others do not use
+    ready = set_up(replace(settings, train=config), RunFolder(config))
+    assert ready is not None
+    run, loader = ready.run, ready.run.loader
+    if not side_by_side:
+        loader = train_loader(settings, ready.corpus, run.plan, device=run.accelerator.device)
+    run.objective.train()
+    for step, batches in enumerate(loader.steps(0, run.plan.total_steps)):
         train_step(
-            accelerator,
-            prepared,
-            optimizers,
+            run.accelerator,
+            run.objective,
+            run.optimizers,
             batches,
             step=step,
-            lr_factor=1 - step / plan.total_steps,
+            lr_factor=run.lr_factor(step),
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
         )

@@ -135,11 +135,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def require_newest(processes: Processes, output_dir: Path) -> None:
-    """Check that no machine has a newer checkpoint of the run than the main process's, whose place may change.
-
-    Raises:
-        AgreedError: One has; the error names it.
-    """
+    """Raise AgreedError if a machine has a newer checkpoint than the main process, which may be another one now."""
     newest = max((folder.name for folder in checkpoint_folders(output_dir)), default="")
     (main, mains), *others = processes.gather((platform.node(), newest))
     for machine, name in others:
@@ -191,11 +187,7 @@ def open_objective(
 def try_out(
     objective: Objective, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> None:
-    """Try out what the model allows, as it will be trained: on the device and at the precision of the run.
-
-    Raises:
-        ValueError: A setting asks for something that it does not allow.
-    """
+    """Try out on the run's device, at its precision, what the settings ask of the model; ValueError if it fails."""
     check_probes(objective.model, tokenizer, settings.train.probe)
     objective.to(accelerator.device)
     with accelerator.autocast():

@@ -58,11 +58,7 @@ class Corpus:
 
 
 def open_corpus(settings: Settings) -> Corpus:
-    """Open the corpus, from the cache where it is there.
-
-    Raises:
-        ValueError: Something is missing or wrong; the message says what would work.
-    """
+    """Open the corpus, from the cache where it is there. Raises ValueError for what is missing or wrong."""
     # Our own threads tokenize. The tokenizer's threads would warn in every loader worker, which is a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = settings.data

@@ -35,11 +35,7 @@ def train_loader(
     state: dict[str, Any] | None = None,
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
-    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken.
-
-    Args:
-        is_flat: See `Collator`.
-    """
+    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
     seed, size = settings.train.seed, plan.global_batch_size
     shared: dict[str, Any] = {
         "mlm_probability": mask_rate(corpus.config, plan.total_steps),
@@ -94,11 +90,7 @@ def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False
 
 
 def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
-    """Step -> the rate at which tokens are chosen.
-
-    Raises:
-        DataError: When called: the rate is no probability.
-    """
+    """Step -> the rate at which tokens are chosen; when called, DataError if it is no probability."""
     start = config.mlm_probability
     end = start if config.mlm_probability_end is None else config.mlm_probability_end
 

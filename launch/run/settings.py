@@ -48,11 +48,7 @@ class Settings:
 
     @functools.cached_property
     def functions(self) -> dict[str, Any]:
-        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name. They are looked up once.
-
-        Raises:
-            ValueError: One of them names nothing that can be had.
-        """
+        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name, looked up once; ValueError for no name."""
         from train_loop.objectives import OBJECTIVES  # importing torch takes seconds, and many commands do not train
         from train_loop.optim import SCHEDULES
         from train_loop.optimizers import OPTIMIZERS
@@ -97,11 +93,7 @@ class SettingsParser(OneLineParser):
 
 
 def parse_settings(arguments: Sequence[str], parser: SettingsParser) -> tuple[Settings, argparse.Namespace]:
-    """The settings, and the command's own options.
-
-    Raises:
-        ValueError: A name or a value is wrong.
-    """
+    """The settings, and the command's own options. Raises ValueError for a wrong name or value."""
     options, unknown = parser.parse_known_args(_in_one_spelling(arguments))
     given = vars(options)
     for word in unknown:

@@ -33,11 +33,7 @@ _TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 4
 
 
 def batches_of_step(settings: Settings, corpus: Corpus, plan: BatchPlan, step: int) -> list[MaskedBatch]:
-    """The global batch of an update as training makes it, in micro-batches; the first update is 1.
-
-    Raises:
-        ValueError: When streaming, some text cannot be read.
-    """
+    """The global batch of an update as training makes it, in micro-batches; the first update is 1."""
     alone = replace(corpus, config=replace(corpus.config, dataloader_num_workers=0))
     loader = train_loader(settings, alone, plan)
     first = step - 1 if corpus.train else 0  # a stream must be read from its beginning

@@ -5,9 +5,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch.run.errors import OneLineParser
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `open_texts`, `as_json` and the models read."""
+
+def text_parser(prog: str, description: str) -> OneLineParser:
+    """A parser with the options that `open_texts`, `as_json` and the models read."""
+    parser = OneLineParser(prog=prog, description=description)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: one a line of --file or standard input")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
     parser.add_argument("--file", metavar="PATH", help=".txt, .jsonl, .csv, .parquet ..., also .gz and .zst")
@@ -20,6 +23,7 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="one JSON line a text (default: where a file or a pipe is both read and written)",
     )
+    return parser
 
 
 def as_json(options: argparse.Namespace) -> bool:
