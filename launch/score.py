@@ -26,11 +26,8 @@ def main(arguments: list[str]) -> None:
     """Print the score of each text."""
     how = "Each token is masked by itself; its log-probabilities add up (Salazar et al. 2020)."
     parser = text_parser("mlm score", f"{__doc__}\n{how}")
-    parser.add_argument(
-        "--within_word",
-        action="store_true",
-        help="mask the later pieces of a token's word with it, which would give it away (Kauf and Ivanova 2023)",
-    )
+    why = "mask the later pieces of a token's word with it, which would give it away (Kauf and Ivanova 2023)"
+    parser.add_argument("--within_word", action="store_true", help=why)
     parser.add_argument("--tokens", action="store_true", help="also print the log-probability of each token")
     options = parser.parse_args(arguments)
     if not options.texts and options.file is None and sys.stdin.isatty():

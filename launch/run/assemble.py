@@ -50,12 +50,8 @@ def assemble(
 ) -> Run:
     """Put a run together, make sure that all processes hold the same, and open the run's folder.
 
-    Args:
-        on_saved: Told of each checkpoint that is on the disk.
-
-    Raises:
-        ValueError: A setting does not fit the model, the text, the checkpoint or the machine.
-        OSError: The folder cannot be opened.
+    ``on_saved`` is told of each checkpoint that is on the disk. Raises ValueError for a setting that does not fit the
+    model, the text, the checkpoint or the machine, and OSError if the folder cannot be opened.
     """
     config = settings.train
     identity = run_identity(settings, corpus, plan)
@@ -161,14 +157,9 @@ def open_objective(
     build_objective = settings.functions["objective"]
 
     def build() -> Objective:
-        model = open_model(
-            config,
-            tokenizer,
-            vocab_size=vocab_size(tokenizer),
-            block_size=settings.data.block_size,
-            seed=settings.train.seed,
-            auto_class=getattr(build_objective, "auto_class", Objective.auto_class),
-        )
+        sizes = {"vocab_size": vocab_size(tokenizer), "block_size": settings.data.block_size}
+        auto_class = getattr(build_objective, "auto_class", Objective.auto_class)
+        model = open_model(config, tokenizer, **sizes, seed=settings.train.seed, auto_class=auto_class)
         name, options = settings.train.objective, settings.train.objective_kwargs
         try:
             built = build_objective(model, **options)
@@ -192,12 +183,8 @@ def try_out(
     objective.to(accelerator.device)
     with accelerator.autocast():
         freeze_unused(objective)
-        objective.adapt(
-            settings.train,
-            settings.data.block_size,
-            document_attention=settings.data.document_attention,
-            has_padding=settings.data.has_padding,
-        )
+        shapes = {"document_attention": settings.data.document_attention, "has_padding": settings.data.has_padding}
+        objective.adapt(settings.train, settings.data.block_size, **shapes)
 
 
 def open_folder(

@@ -37,13 +37,9 @@ class FinishedRun:
 def finished(run: Run) -> FinishedRun:
     """Open what a run left in its folder."""
     model = str(run.output_dir / run_files.MODEL)
-    rows = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    return FinishedRun(
-        load_model(model, auto_class=run.bare_objective.auto_class),
-        AutoTokenizer.from_pretrained(model),
-        [json.loads(row) for row in rows],
-        run.output_dir,
-    )
+    lines = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
+    trained = load_model(model, auto_class=run.bare_objective.auto_class)
+    return FinishedRun(trained, AutoTokenizer.from_pretrained(model), list(map(json.loads, lines)), run.output_dir)
 
 
 def settings_of_call(values: Mapping[str, Any]) -> Settings:

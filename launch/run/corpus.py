@@ -94,11 +94,8 @@ def print_corpus(corpus: Corpus) -> None:
     for name, blocks in [*zip(names, corpus.train, strict=False), ("eval", corpus.eval)]:  # no train when streaming
         counts = blocks.counts
         bad = f", {counts.bad_rows:,} bad rows skipped" if counts.bad_rows else ""
-        text = (
-            f"{counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
-            f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded{bad}"
-        )
-        say(text, f"{name:<8} ")
+        made = f"{counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}"
+        tokens = f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded"
+        say(f"{made}: {tokens}{bad}", f"{name:<8} ")
     if not corpus.train:
-        text = f"streaming {', '.join(names)} in {corpus.config.num_streams} logical streams"
-        say(text, "train    ")
+        say(f"streaming {', '.join(names)} in {corpus.config.num_streams} logical streams", "train    ")

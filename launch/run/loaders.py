@@ -62,15 +62,11 @@ def eval_loader(
 
     Tokens are chosen one by one whatever the training does, so that runs compare.
     """
-    return eval_batches(
-        MicroBatches(corpus.eval, collator(corpus, choose_token, settings.train.eval_seed, is_flat=is_flat)),
-        settings.train.per_device_eval_batch_size,
-        settings.data.eval_mlm_probability or settings.data.mlm_probability,
-        rank,
-        num_processes,
-        device,
-        corpus.config,
-    )
+    masks = collator(corpus, choose_token, settings.train.eval_seed, is_flat=is_flat)
+    size = settings.train.per_device_eval_batch_size
+    mlm_probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
+    blocks = MicroBatches(corpus.eval, masks)
+    return eval_batches(blocks, size, mlm_probability, rank, num_processes, device, corpus.config)
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False) -> Collator:
@@ -97,10 +93,8 @@ def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
     def rate(step: int) -> float:
         value = config.mask_rate(step / max(1, total_steps - 1), start, end)
         if not (isinstance(value, Real) and 0 <= value <= 1):  # which nan is not
-            name = config.mlm_probability_schedule
-            raise DataError(
-                f"mlm_probability_schedule={name!r} gives {value!r} for step {step + 1}: it must be from 0 to 1"
-            )
+            wrong = f"mlm_probability_schedule={config.mlm_probability_schedule!r} gives {value!r}"
+            raise DataError(f"{wrong} for step {step + 1}: it must be from 0 to 1")
         return value
 
     return rate

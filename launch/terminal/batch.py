@@ -147,14 +147,11 @@ def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
     num_padded = sum(int((batch.attention_mask == 0).sum()) for batch in batches if batch.attention_mask is not None)
     num_masked = kinds.total()
     became = ", ".join(f"{kinds[kind]:,} {kind.name.lower()} ({_share(kinds[kind], num_masked)})" for kind in Kind)
+    num_of_text = num_tokens - num_special
+    kinds_of_token = f"{num_of_text:,} of text, {num_special:,} special ({num_padded:,} padding)"
     print()
-    say(
-        f"{num_blocks:,} blocks, {num_tokens:,} tokens: {num_tokens - num_special:,} of text, "
-        f"{num_special:,} special ({num_padded:,} padding)",
-        "batch    ",
-    )
-    share = _share(num_masked, num_tokens - num_special)
-    say(f"{num_masked:,} tokens, {share} of the text's: {became}", "predicts ")
+    say(f"{num_blocks:,} blocks, {num_tokens:,} tokens: {kinds_of_token}", "batch    ")
+    say(f"{num_masked:,} tokens, {_share(num_masked, num_of_text)} of the text's: {became}", "predicts ")
 
 
 def print_tokens(corpus: Corpus) -> None:

@@ -18,11 +18,8 @@ def text_parser(prog: str, description: str) -> OneLineParser:
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts in one forward (default: 32)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--dtype", help="such as bfloat16 (default: float32)")
-    parser.add_argument(
-        "--json",
-        action=argparse.BooleanOptionalAction,
-        help="one JSON line a text (default: where a file or a pipe is both read and written)",
-    )
+    when = "one JSON line a text (default: where a file or a pipe is both read and written)"
+    parser.add_argument("--json", action=argparse.BooleanOptionalAction, help=when)
     return parser
 
 
