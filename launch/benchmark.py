@@ -28,55 +28,49 @@ def main(arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="mlm benchmark", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK", dest="name")
-    data = commands.add_parser("data", help="tokenizing, grouping and masking beside the Hugging Face guide")
-    _add_text_options(data)
-    train = commands.add_parser("train", help="updates beside Trainer and a plain Accelerate loop")
-    _add_text_options(train)
-    _add_model_options(train)
-    _add_counts(train, batch=(16, "Blocks in a batch."), steps=(8, "Updates timed."), warm_up=(2, "Updates before."))
+    _add(commands, "data", "tokenizing, grouping and masking beside the Hugging Face guide", {}, has_model=False)
+    counts = {"batch": (16, "Blocks in a batch."), "steps": (8, "Updates timed."), "warm_up": (2, "Updates before.")}
+    train = _add(commands, "train", "updates beside Trainer and a plain Accelerate loop", counts)
     train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
-    documents = commands.add_parser("documents", help="texts side by side, beside padding and masks")
-    _add_text_options(documents)
-    _add_model_options(documents)
+    counts = {"batch": (64, "Sentences at once."), "warm_up": (1, "Updates before.")}
+    counts["long"] = (512, "Tokens in a block of documents.")
+    documents = _add(commands, "documents", "texts side by side, beside padding and masks", counts, copies=1)
     for timed in (train, documents):
         timed.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
-    long = (512, "Tokens in a block of documents.")
-    _add_counts(documents, batch=(64, "Sentences at once."), warm_up=(1, "Updates before."), long=long)
-    fill_mask = commands.add_parser("fill_mask", help='filling masks beside pipeline("fill-mask")')
-    _add_text_options(fill_mask)
-    _add_model_options(fill_mask)
-    _add_counts(fill_mask, texts=(1000, "Sentences."))
-    documents.set_defaults(copies=1)
-    fill_mask.set_defaults(copies=1, repeats=3)
+    counts = {"texts": (1000, "Sentences.")}
+    _add(commands, "fill_mask", 'filling masks beside pipeline("fill-mask")', counts, copies=1, repeats=3)
     return parser
 
 
-def _add_counts(parser: argparse.ArgumentParser, **counts: tuple[int, str]) -> None:
-    for name, (default, text) in counts.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} Default: %(default)s.")
-
-
-def _add_text_options(parser: argparse.ArgumentParser) -> None:
+def _add(
+    commands: Any,
+    benchmark: str,
+    title: str,
+    counts: dict[str, tuple[int, str]],
+    *,
+    has_model: bool = True,
+    copies: int = 2,
+    repeats: int = 5,
+) -> argparse.ArgumentParser:
+    """Add a benchmark with the options that all have, and with its own counts: name -> default and help."""
+    parser: argparse.ArgumentParser = commands.add_parser(benchmark, help=title)
     run = DataConfig()
     parser.add_argument("--dataset", default=run.dataset, metavar="SOURCE", help="As in a run. Default: %(default)s.")
     parser.add_argument("--text_column", metavar="COLUMN", help="As in a run.")
     parser.add_argument("--tokenizer_name_or_path", metavar="NAME", help="Default: one is trained on the text.")
     parser.add_argument("--cache_dir", default=run.cache_dir, metavar="FOLDER", help="As in a run.")
-    _add_counts(
-        parser,
-        vocab_size=(run.vocab_size, "Of a tokenizer that is trained."),
-        copies=(2, "How many times the text is repeated."),
-        length=(128, "Tokens in a block."),
-        repeats=(5, "Rounds."),
-    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
-    parser.add_argument("--model_type", default="roberta", metavar="TYPE", help="Random weights. Default: roberta.")
-    shape = "Changes to the model's configuration. Default: DistilRoBERTa's for roberta."
-    parser.add_argument("--shape", nargs="+", default=[], metavar="KEY=N", help=shape)
+    if has_model:
+        parser.add_argument("--model_name_or_path", metavar="NAME", help="A Hub id or folder, instead of a shape.")
+        parser.add_argument("--model_type", default="roberta", metavar="TYPE", help="Random weights. Default: roberta.")
+        shape = "Changes to the model's configuration. Default: DistilRoBERTa's for roberta."
+        parser.add_argument("--shape", nargs="+", default=[], metavar="KEY=N", help=shape)
+    shared = {"vocab_size": (run.vocab_size, "Of a tokenizer that is trained.")}
+    shared["copies"] = (copies, "How many times the text is repeated.")
+    shared |= {"length": (128, "Tokens in a block."), "repeats": (repeats, "Rounds.")}
+    for name, (default, text) in (shared | counts).items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} Default: %(default)s.")
+    return parser
 
 
 def _model_config(options: argparse.Namespace) -> ModelConfig:

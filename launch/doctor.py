@@ -6,7 +6,6 @@ mlm doctor --output_dir /data/runs --recipe eli5    # and the memory that this r
 
 import contextlib
 import importlib.util
-import multiprocessing
 import os
 import platform
 import shutil
@@ -15,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 
 from launch.run.errors import OneLineParser, one_line_errors
-from launch.run.settings import Command, Settings, parse_settings
+from launch.run.settings import Settings, SettingsParser, parse_settings
 from train_loop.watching.columns import say
 
 _EXTRAS = {
@@ -31,7 +31,7 @@ _EXTRAS = {
     "keras_hub": "mlm publish export --format keras",
 }
 _WRITTEN = 256_000_000  # bytes
-_PATIENCE = 60.0  # seconds for two processes to meet
+_PATIENCE = timedelta(seconds=60)  # for two processes to meet
 
 Finding = tuple[str, str]  # ``ok``, ``note`` or ``FAIL``, and a sentence
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser = OneLineParser(prog="mlm doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
     options, words = parser.parse_known_args(arguments)
-    run = parse_settings(words, Command(prog="mlm doctor", description=""))[0] if words else None
+    run = parse_settings(words, SettingsParser("mlm doctor"))[0] if words else None
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": _versions,
         "devices": _devices,
@@ -97,25 +97,17 @@ def _devices() -> Iterator[Finding]:
 def _processes() -> Iterator[Finding]:
     """Start two processes that reduce a tensor together, as those of ``accelerate launch`` do."""
     import torch
+    from torch.multiprocessing.spawn import spawn
 
     backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
-        children = [context.Process(target=_meet, args=(backend, meeting, rank), daemon=True) for rank in range(2)]
-        for child in children:
-            child.start()
-        end = time.monotonic() + _PATIENCE
-        for child in children:
-            child.join(max(0.0, end - time.monotonic()))
-        codes = [child.exitcode for child in children]
-        for child in children:
-            child.kill()
-    if codes == [0, 0]:
-        yield "ok", f"two processes met over {backend}"
-        yield from _address()
-    else:
-        yield "FAIL", f"two processes did not meet over {backend} within {_PATIENCE:.0f} s: exit codes {codes}"
+        try:
+            spawn(_meet, (backend, f"file://{folder}/meeting"), nprocs=2)  # type: ignore[no-untyped-call]
+        except Exception as error:  # with the traceback of a process
+            yield "FAIL", f"two processes did not meet over {backend}: {str(error).splitlines()[-1]}"
+            return
+    yield "ok", f"two processes met over {backend}"
+    yield from _address()
 
 
 def _address() -> Iterator[Finding]:
@@ -127,15 +119,15 @@ def _address() -> Iterator[Finding]:
             yield "note", f"{where} NCCL_SOCKET_IFNAME to the interface between them ({up or 'there is none'})"
 
 
-def _meet(backend: str, meeting: str, rank: int) -> None:
+def _meet(rank: int, backend: str, meeting: str) -> None:
     import torch
     from torch import distributed
 
-    distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=2)
+    distributed.init_process_group(backend, init_method=meeting, timeout=_PATIENCE, rank=rank, world_size=2)
     ones = torch.ones(1, device=torch.device("cuda", rank) if backend == "nccl" else None)
     distributed.all_reduce(ones)
+    assert ones.item() == 2, f"the sum of two ones is {ones.item()}"
     distributed.destroy_process_group()
-    sys.exit(int(ones.item() != 2))
 
 
 def _compiler() -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 from launch.run.errors import OneLineParser, one_line_errors
-from launch.run.settings import Command, Settings, parse_settings
+from launch.run.settings import Settings, SettingsParser, parse_settings
 
 _PAIRS = "minimal pairs: files or folders of rows with sentence_good and sentence_bad, or english, a suite of our own"
 _LABELS = "labelled texts: files of rows with text and label, or python-docs, its modules; needs scikit-learn"
@@ -62,7 +62,7 @@ def _settings(words: list[str], model: str, text: str | None) -> Settings:
     if text is not None:
         given += ["--dataset", text, "--mixture", "none", "--eval_dataset", text]
         given += ["--eval_split", "none", "--eval_fraction", "none"]
-    return parse_settings([*words, *given], Command(prog="mlm evaluate", description=""))[0]
+    return parse_settings([*words, *given], SettingsParser("mlm evaluate"))[0]
 
 
 if __name__ == "__main__":

@@ -9,19 +9,15 @@ import itertools
 import json
 import sys
 
-from launch.run.errors import OneLineParser, one_line_errors
-from launch.terminal.tables import print_fills
-from launch.terminal.texts import add_text_options, as_json, open_texts, target_words
+from launch.run.errors import one_line_errors
+from launch.terminal.fills import print_fills, prompt, target_words
+from launch.terminal.texts import as_json, open_texts, text_parser
 
 
 @one_line_errors
 def main(arguments: list[str]) -> None:
     """Print the fills of each mask."""
-    parser = OneLineParser(
-        prog="mlm fill",
-        description=f"{__doc__}\n<mask> and [MASK] both stand for the model's own mask token.",
-    )
-    add_text_options(parser)
+    parser = text_parser("mlm fill", f"{__doc__}\n<mask> and [MASK] both stand for the model's own mask token.")
     parser.add_argument("--top_k", type=int, metavar="K", help="fills for each mask (default: 5; all targets)")
     parser.add_argument("--targets", metavar="WORD,WORD", help="score these words instead of finding the best")
     parser.add_argument(
@@ -44,8 +40,6 @@ def main(arguments: list[str]) -> None:
     settings = {name: getattr(options, name) for name in ("top_k", "joint", "num_beams", "batch_size", "truncation")}
     settings["targets"] = target_words(options.targets, fill_mask.tokenizer) if options.targets else None
     if not options.texts and options.file is None and sys.stdin.isatty():
-        from launch.terminal.prompt import prompt
-
         prompt(fill_mask, settings)
         return
     asked, shown = itertools.tee(own_mask(text, fill_mask.tokenizer) for text in texts)

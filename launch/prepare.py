@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 from launch.run.errors import one_line_errors
-from launch.run.settings import Command, parse_settings
+from launch.run.settings import SettingsParser, parse_settings
 
-COMMAND = Command(
-    prog="mlm prepare",
-    description="Make what a run needs before its first update, without a model: documents, tokenizer, and the blocks "
+COMMAND = SettingsParser(
+    "mlm prepare",
+    "Make what a run needs before its first update, without a model: documents, tokenizer, and the blocks "
     "to train and to evaluate on. What is already in the cache is not made again.",
 )
 

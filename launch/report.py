@@ -19,12 +19,9 @@ from train_loop import run_files
 def main(arguments: list[str]) -> None:
     """Write the page and print its path, or serve it until Ctrl-C."""
     parser = OneLineParser(prog="mlm report", description=__doc__)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="the folder of a run, or one with runs below it"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: report.html in the folder, or here for several folders"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or one with runs below it")
+    place = "default: report.html in the folder, or here for several folders"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=place)
     parser.add_argument("--watch", action="store_true", help="write no file: serve the page, which follows the runs")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="of --watch (default: one that is free)")
     options = parser.parse_args(arguments)
@@ -42,11 +39,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _runs(folders: Sequence[Path]) -> list[Path]:
-    """The folders that are runs, and the runs below those that are none.
-
-    Raises:
-        ValueError: There is no run in one of them.
-    """
+    """The folders that are runs, and the runs below the others. Raises ValueError if there is none below one."""
     runs: dict[Path, None] = {}
     for folder in folders:
         is_run = (folder / run_files.METRICS).is_file()
@@ -67,11 +60,8 @@ def _watch(folders: Sequence[Path], port: int) -> None:
         def do_GET(self) -> None:
             try:
                 runs = _runs(folders)
-                rows = [
-                    (run, (run / run_files.METRICS).stat().st_mtime_ns, (run / run_files.MODEL).exists())
-                    for run in runs
-                ]
-                version = f'"{hash(tuple(rows))}"'
+                times = [(run / run_files.METRICS).stat().st_mtime_ns for run in runs]
+                version = f'"{hash((*runs, *times, *((run / run_files.MODEL).exists() for run in runs)))}"'
                 is_known = self.headers["If-None-Match"] == version
                 page = b"" if is_known else render(runs, is_watched=True).encode()
             except (ValueError, OSError) as error:  # such as a file that is just being replaced; the page asks again

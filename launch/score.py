@@ -9,8 +9,8 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from launch.run.errors import OneLineParser, one_line_errors
-from launch.terminal.texts import add_text_options, as_json, open_texts
+from launch.run.errors import one_line_errors
+from launch.terminal.texts import as_json, open_texts, text_parser
 from launch.terminal.token_text import shown_token
 from train_loop.watching.columns import say
 from train_loop.watching.run_record import shown_perplexity
@@ -24,16 +24,10 @@ if TYPE_CHECKING:
 @one_line_errors
 def main(arguments: list[str]) -> None:
     """Print the score of each text."""
-    parser = OneLineParser(
-        prog="mlm score",
-        description=f"{__doc__}\nEach token is masked by itself; its log-probabilities add up (Salazar et al. 2020).",
-    )
-    add_text_options(parser)
-    parser.add_argument(
-        "--within_word",
-        action="store_true",
-        help="mask the later pieces of a token's word with it, which would give it away (Kauf and Ivanova 2023)",
-    )
+    how = "Each token is masked by itself; its log-probabilities add up (Salazar et al. 2020)."
+    parser = text_parser("mlm score", f"{__doc__}\n{how}")
+    why = "mask the later pieces of a token's word with it, which would give it away (Kauf and Ivanova 2023)"
+    parser.add_argument("--within_word", action="store_true", help=why)
     parser.add_argument("--tokens", action="store_true", help="also print the log-probability of each token")
     options = parser.parse_args(arguments)
     if not options.texts and options.file is None and sys.stdin.isatty():

@@ -4,24 +4,20 @@ import io
 import sys
 
 from launch.run.errors import one_line_errors
-from launch.run.settings import Command, parse_settings
+from launch.run.settings import SettingsParser, parse_settings
 from train_loop.plan import plan_batches
 
-_COUNT = {"type": int, "metavar": "N"}
-COMMAND = Command(
-    prog="mlm show-batch",
-    description="Print the batch of one update as a run sees it, without a model and without the updates before it; "
+COMMAND = SettingsParser(
+    "mlm show-batch",
+    "Print the batch of one update as a run sees it, without a model and without the updates before it; "
     "then what the corpus is made of.",
-    options={
-        "step": {**_COUNT, "default": 1, "help": "Which update; the first is 1, the default."},
-        "rows": {**_COUNT, "default": 8, "help": "How many of its blocks to print. Default: 8."},
-        "num_processes": {
-            **_COUNT,
-            "default": 1,
-            "help": "Processes of the run. They matter only if gradient_accumulation_steps is given. Default: 1.",
-        },
-    },
 )
+for _name, _default, _text in (
+    ("step", 1, "Which update; the first is 1, the default."),
+    ("rows", 8, "How many of its blocks to print. Default: 8."),
+    ("num_processes", 1, "Processes of the run. They matter only if gradient_accumulation_steps is given. Default: 1."),
+):
+    COMMAND.add_option(f"--{_name}", type=int, metavar="N", default=_default, help=_text)
 
 
 @one_line_errors

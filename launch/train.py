@@ -7,21 +7,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from launch.run.errors import fail
-from launch.run.settings import Command, parse_settings
+from launch.run.settings import SettingsParser, parse_settings
 
 if TYPE_CHECKING:
     from launch.run.calling import FinishedRun
 
-_NUM_PROCESSES = "Processes to start on this machine; not under a launcher. Default: one for each GPU."
-COMMAND = Command(
-    prog="mlm train",
-    description="Train a masked language model. A recipe gives the settings, options override them.",
-    options={
-        "dry_run": {"action": "store_true", "help": "Print the settings and the batch arithmetic, and stop."},
-        "num_processes": {"type": int, "metavar": "N", "help": _NUM_PROCESSES},
-    },
+COMMAND = SettingsParser(
+    "mlm train",
+    "Train a masked language model. A recipe gives the settings, options override them.",
     lists_settings=True,
 )
+COMMAND.add_option("--dry_run", action="store_true", help="Print the settings and the batch arithmetic, and stop.")
+_NUM_PROCESSES = "Processes to start on this machine; not under a launcher. Default: one for each GPU."
+COMMAND.add_option("--num_processes", type=int, metavar="N", help=_NUM_PROCESSES)
 
 
 def train(**settings: Any) -> "FinishedRun":

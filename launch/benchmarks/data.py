@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,22 +39,18 @@ _PASSES = 10  # over the blocks, for one figure of this project's batches
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure and print.
-
-    Raises:
-        ValueError: The text or the tokenizer cannot be opened.
-    """
+    """Measure and print."""
     cores = available_cores()
     with tempfile.TemporaryDirectory() as folder:
         config = write_text(options, Path(folder))
         ways = {
-            "ours, 1 core": partial(blocks_rate, config, pinned=True),
-            "guide, 1 core": partial(guide_rate, config, pinned=True),
-            "ours": partial(blocks_rate, config),
-            "guide": partial(guide_rate, config),
-            "guide, num_proc": partial(guide_rate, config, num_proc=cores),
-            "our batches": partial(batch_rate, config),
-            "guide's batches": partial(guide_batch_rate, config),
+            "ours, 1 core": partial(_measured, blocks_rate, config, pinned=True),
+            "guide, 1 core": partial(_measured, guide_rate, config, pinned=True),
+            "ours": partial(_measured, blocks_rate, config),
+            "guide": partial(_measured, guide_rate, config),
+            "guide, num_proc": partial(_measured, partial(guide_rate, num_proc=cores), config),
+            "our batches": partial(_measured, batch_rate, config),
+            "guide's batches": partial(_measured, guide_batch_rate, config),
         }
         speeds = interleave({name: partial(in_child, way) for name, way in ways.items()}, options.repeats)
     grouping, batching = {"required_ratio": 2.5}, {"required_ratio": 20.0, "required_rate": 6e6}
@@ -66,73 +63,65 @@ def run(options: argparse.Namespace) -> None:
     print_comparisons(options, speeds, compared, unit="tokens/s", rival="guide")
 
 
-# Each of the following functions runs in a child process, with nothing cached, and returns tokens per second.
+def _measured(way: Callable[[DataConfig], float], config: DataConfig, *, pinned: bool = False) -> float:
+    """The tokens per second of one of the ways below, in this child process and with nothing cached."""
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)
+    if pinned and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    with tempfile.TemporaryDirectory() as folder:
+        return way(replace(config, cache_dir=folder))
 
 
-def blocks_rate(config: DataConfig, *, pinned: bool = False) -> float:
+def _per_second(make: Callable[[], int]) -> float:
+    """How many of something are made in a second, by a call that returns how many it made."""
+    start = time.perf_counter()
+    number = make()
+    return number / (time.perf_counter() - start)
+
+
+def blocks_rate(config: DataConfig) -> float:
     """The rate of `build_blocks`."""
-    _settle(pinned=pinned)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in a run, which tokenizes in threads of its own
-    with tempfile.TemporaryDirectory() as folder:
-        text = open_text(replace(config, cache_dir=folder))
-        start = time.perf_counter()
-        blocks = build_blocks(*text)
-        return blocks.counts.kept / (time.perf_counter() - start)
+    text = open_text(config)
+    return _per_second(lambda: build_blocks(*text).counts.kept)
 
 
-def guide_rate(config: DataConfig, *, num_proc: int | None = None, pinned: bool = False) -> float:
+def guide_rate(config: DataConfig, *, num_proc: int | None = None) -> float:
     """The rate of the guide's two passes."""
-    _settle(pinned=pinned)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = _guide_rows(config, folder)
-        start = time.perf_counter()
-        grouped = _guide_blocks(rows, config, num_proc)
-        return len(grouped) * config.block_size / (time.perf_counter() - start)
+    rows = _guide_rows(config)
+    return _per_second(lambda: len(_guide_blocks(rows, config, num_proc)) * config.block_size)
 
 
 def batch_rate(config: DataConfig) -> float:
     """The rate of this project's masked batches."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        train = TrainConfig(global_batch_size=_BATCH, num_train_epochs=_PASSES)
-        settings = Settings(replace(config, cache_dir=folder), ModelConfig(model_type="roberta"), train)
-        corpus = open_corpus(settings)
-        plan = plan_batches(train, corpus.blocks_per_epoch, num_processes=1)
-        loader = train_loader(settings, corpus, plan, rank=0, num_processes=1, device=torch.device("cpu"), state={})
-        for _ in loader.steps(0, _WARM_UP_BATCHES):
-            pass
-        start = time.perf_counter()
-        num_tokens = sum(batch.num_tokens for (batch,) in loader.steps(0, plan.total_steps))
-        return num_tokens / (time.perf_counter() - start)
+    train = TrainConfig(global_batch_size=_BATCH, num_train_epochs=_PASSES)
+    settings = Settings(config, ModelConfig(model_type="roberta"), train)
+    corpus = open_corpus(settings)
+    plan = plan_batches(train, corpus.blocks_per_epoch, num_processes=1)
+    loader = train_loader(settings, corpus, plan)
+    for _ in loader.steps(0, _WARM_UP_BATCHES):
+        pass
+    return _per_second(lambda: sum(batch.num_tokens for (batch,) in loader.steps(0, plan.total_steps)))
 
 
 def guide_batch_rate(config: DataConfig) -> float:
     """The rate of the guide's masked batches."""
-    _settle(pinned=False)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        grouped = _guide_blocks(_guide_rows(config, folder), config, None)
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
-        collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=config.mlm_probability)
-        loader = DataLoader(grouped, batch_size=_BATCH, shuffle=True, collate_fn=collator)
-        for _, _ in zip(range(_WARM_UP_BATCHES), loader, strict=False):
-            pass
-        start = time.perf_counter()
-        num_tokens = sum(batch["input_ids"].numel() for batch in loader)
-        return num_tokens / (time.perf_counter() - start)
+    grouped = _guide_blocks(_guide_rows(config), config)
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)
+    collator = DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm_probability=config.mlm_probability)
+    loader = DataLoader(grouped, batch_size=_BATCH, shuffle=True, collate_fn=collator)
+    for _, _ in zip(range(_WARM_UP_BATCHES), loader, strict=False):
+        pass
+    return _per_second(lambda: sum(batch["input_ids"].numel() for batch in loader))
 
 
-def _settle(*, pinned: bool) -> None:
-    datasets.disable_progress_bars()
-    if pinned and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+def _guide_rows(config: DataConfig) -> datasets.Dataset:
+    options = {"split": "train", "cache_dir": config.cache_dir}
+    return datasets.load_dataset("json", data_files=config.dataset, **options).flatten()
 
 
-def _guide_rows(config: DataConfig, cache_dir: str) -> datasets.Dataset:
-    return datasets.load_dataset("json", data_files=config.dataset, split="train", cache_dir=cache_dir).flatten()
-
-
-def _guide_blocks(rows: datasets.Dataset, config: DataConfig, num_proc: int | None) -> datasets.Dataset:
+def _guide_blocks(rows: datasets.Dataset, config: DataConfig, num_proc: int | None = None) -> datasets.Dataset:
     """Tokenize and group with the guide's own code, in two passes of `map`."""
     block_size = config.block_size
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name_or_path)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from launch.benchmarks.contenders import Setup, this_project, updates
 from launch.benchmarks.measuring import in_child, print_report, rate, ratio, spread, times
 from launch.benchmarks.text import write_text
+from launch.benchmarks.train import this_project, updates
 from launch.run.settings import Settings
 from train_loop.config import TrainConfig
 
@@ -26,11 +26,7 @@ _MICRO_BATCHES = 4  # of sentences in an update, sorted by length, so that paddi
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure and print.
-
-    Raises:
-        ValueError: The text, the tokenizer or the model cannot be opened.
-    """
+    """Measure and print."""
     rows, cases = [["tokens of text/s", "side by side", "padded or masked", "ratio", "peak memory"]], []
     with tempfile.TemporaryDirectory() as folder:
         sentences = replace(write_text(options, Path(folder), by_sentence=True), grouping="line_by_line")
@@ -40,12 +36,17 @@ def run(options: argparse.Namespace) -> None:
             ("sentences", sentences, options.batch, _MICRO_BATCHES),
             (f"documents in blocks of {options.long}", replace(long, block_size=options.long), num_long, 1),
         ):
-            train = TrainConfig(global_batch_size=number * size, per_device_train_batch_size=size)
-            settings, total = Settings(data, options.model, train), options.warm_up + options.repeats
-            setup = Setup(settings, size, options.repeats, total, options.precision)
-            ours, theirs = in_child(partial(in_turn, setup))
-            once = replace(setup, steps=1, total_steps=2)
-            memory = [in_child(partial(this_project, once, side_by_side=way))["peak_memory"] for way in (True, False)]
+            train = TrainConfig(
+                global_batch_size=number * size,
+                per_device_train_batch_size=size,
+                max_steps=options.warm_up + options.repeats,
+                mixed_precision=options.precision,
+            )
+            settings = Settings(data, options.model, train)
+            ours, theirs = (rates[options.warm_up :] for rates in in_child(partial(in_turn, settings)))
+            once = replace(settings, train=replace(train, max_steps=2))
+            ways = [partial(this_project, once, steps=1, side_by_side=is_flat) for is_flat in (True, False)]
+            memory = [in_child(way)["peak_memory"] for way in ways]
             speeds = {"ours": spread(ours), "padded or masked": spread(theirs), "ratio": ratio(ours, theirs)}
             cases.append({"name": name, **speeds, "required_ratio": 1.15, "peak_memory_bytes": memory})
             shown = [rate(speeds["ours"]), rate(speeds["padded or masked"]), times(speeds["ratio"])]
@@ -53,15 +54,15 @@ def run(options: argparse.Namespace) -> None:
     print_report(options, rows, cases)
 
 
-def in_turn(setup: Setup) -> tuple[list[float], list[float]]:
-    """Tokens of text per second in each update that is timed, side by side and not; one of each in turn."""
-    ways = [(updates(setup, side_by_side=is_flat), list[float]()) for is_flat in (True, False)]
-    for _ in range(setup.total_steps):
-        for made, rates in ways:
+def in_turn(settings: Settings) -> tuple[list[float], list[float]]:
+    """Tokens of text per second in each update, side by side and not; one of each in turn."""
+    ways = tuple(updates(settings, side_by_side=is_flat) for is_flat in (True, False))
+    rates: tuple[list[float], list[float]] = ([], [])
+    for _ in range(settings.train.max_steps or 0):
+        for way, measured in zip(ways, rates, strict=True):
             start = time.perf_counter()
-            num_tokens = next(made)
+            num_tokens = next(way)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # else the GPU is still at it
-            rates.append(num_tokens / (time.perf_counter() - start))
-    ours, theirs = (rates[-setup.steps :] for _, rates in ways)
-    return ours, theirs
+            measured.append(num_tokens / (time.perf_counter() - start))
+    return rates

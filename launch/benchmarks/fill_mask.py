@@ -34,11 +34,7 @@ _WARM_UP_TEXTS = 40
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure and print.
-
-    Raises:
-        ValueError: The text, the tokenizer or the model cannot be opened, or there are no sentences.
-    """
+    """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         documents, tokenizer, _ = open_text(write_text(options, Path(folder)))
         texts = list(itertools.islice(masked_sentences(documents, str(tokenizer.mask_token)), options.texts))

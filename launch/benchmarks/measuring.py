@@ -53,13 +53,10 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 def print_comparisons(
     options: argparse.Namespace, speeds: Speeds, compared: Iterable[Case], *, unit: str, rival: str, **facts: Any
 ) -> None:
-    """Print the report on this project and one rival.
+    """Print the report on this project and one rival, from the ``speeds`` of each round by name.
 
-    Args:
-        speeds: Name -> the speed in each round.
-        compared: For each case its name, our name in ``speeds``, the rival's name, and what is required:
-            ``required_ratio`` and perhaps ``required_rate``.
-        facts: See `print_report`.
+    A case is its name, our name in ``speeds``, the rival's, and what is required: ``required_ratio`` and perhaps
+    ``required_rate``. For the ``facts`` see `print_report`.
     """
     cases: list[dict[str, Any]] = [
         {
@@ -84,12 +81,7 @@ def print_comparisons(
 def print_report(
     options: argparse.Namespace, table: list[list[str]], cases: list[dict[str, Any]], **facts: Any
 ) -> None:
-    """Print one JSON object with the cases, or the table and a line with the machine and the versions.
-
-    Args:
-        table: The cells of each row, the header first.
-        facts: What else the JSON object holds.
-    """
+    """Print one JSON object of cases and ``facts``, or the table, its header first; and the machine and versions."""
     surroundings = {
         "machine": platform.machine(),
         "processor": processor(),

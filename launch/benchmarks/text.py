@@ -17,13 +17,7 @@ def write_text(options: argparse.Namespace, folder: Path, *, by_sentence: bool =
     """Write JSON lines with the columns of the guide's dataset, and the tokenizer, into a folder.
 
     A row is a document, or a sentence. Each copy of the text after the first adds a word to every row, so that no
-    two are equal.
-
-    Returns:
-        The settings of a run on this text, with the folder as its cache.
-
-    Raises:
-        ValueError: The text or the tokenizer cannot be opened.
+    two are equal. Returns the settings of a run on this text, with the folder as its cache.
     """
     config = DataConfig(
         dataset=options.dataset,

@@ -1,18 +1,26 @@
-"""A run put together from its settings: model, optimizers and loader, from the start or from a checkpoint."""
+"""A run put together from its settings: model, optimizers and loader, from the start or from a checkpoint.
 
+What the processes, and a checkpoint and the run that goes on from it, must have in common is compared before.
+"""
+
+import hashlib
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from data.blocks.tokenization import tokenizer_fingerprint
 from data.blocks.vocabulary import vocab_size
+from data.functions import OwnFunction
 from launch.run.corpus import Corpus
 from launch.run.environment import record_start
 from launch.run.folder import RunFolder
-from launch.run.identity import require_newest, run_identity, weights_digest
 from launch.run.loaders import eval_loader, train_loader
 from launch.run.processes import check_compiler
 from launch.run.settings import Settings
@@ -22,9 +30,10 @@ from train_loop.model import open_model
 from train_loop.objective import Objective, freeze_unused
 from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
-from train_loop.processes import Processes
+from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run
 from train_loop.run_checkpoints import RunCheckpoints, Start
+from train_loop.run_files import checkpoints as checkpoint_folders
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
 from train_loop.watching.trackers import open_trackers
@@ -41,12 +50,8 @@ def assemble(
 ) -> Run:
     """Put a run together, make sure that all processes hold the same, and open the run's folder.
 
-    Args:
-        on_saved: Told of each checkpoint that is on the disk.
-
-    Raises:
-        ValueError: A setting does not fit the model, the text, the checkpoint or the machine.
-        OSError: The folder cannot be opened.
+    ``on_saved`` is told of each checkpoint that is on the disk. Raises ValueError for a setting that does not fit the
+    model, the text, the checkpoint or the machine, and OSError if the folder cannot be opened.
     """
     config = settings.train
     identity = run_identity(settings, corpus, plan)
@@ -95,6 +100,49 @@ def assemble(
     )
 
 
+def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[str, object]:
+    """What makes the next step what it is: a checkpoint of another value of one of these is refused."""
+    data, is_streaming = corpus.config, settings.data.streaming
+    functions: dict[str, object] = {
+        "masking": data.choose,
+        "mlm_probability_schedule": data.mask_rate,
+        "grouping": data.group,
+        **settings.functions,
+    }
+    own = {name: function.sha256 for name, function in functions.items() if isinstance(function, OwnFunction)}
+    return {
+        "tokenizer (SHA-256)": tokenizer_fingerprint(corpus.tokenizer),
+        **settings.marked("identity"),
+        **(settings.marked("identity of a stream") if is_streaming else {}),
+        "global_batch_size": plan.global_batch_size,  # also where the setting leaves it open
+        "mixture weights": list(corpus.weights),
+        "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
+        **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if is_streaming else {}),
+        **{f"{name} (SHA-256 of the file)": sha256 for name, sha256 in own.items()},
+    }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def require_newest(processes: Processes, output_dir: Path) -> None:
+    """Raise AgreedError if a machine has a newer checkpoint than the main process, which may be another one now."""
+    newest = max((folder.name for folder in checkpoint_folders(output_dir)), default="")
+    (main, mains), *others = processes.gather((platform.node(), newest))
+    for machine, name in others:
+        if name > mains:
+            raise AgreedError(
+                f"resume_from_checkpoint=latest: {machine} has {name} in {output_dir}, and {main}, where process 0 "
+                f"reads them, has {mains or 'no checkpoint'}: copy it there, or use a folder that all machines share"
+            )
+
+
 def open_objective(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, start: Start, processes: Processes
 ) -> Objective:
@@ -102,26 +150,17 @@ def open_objective(
     config = settings.model
     if start.folder is not None:
         # The others may not see the checkpoint: they build its model, and the weights come from the main process.
-        kind, shape = start.model_config["model_type"], start.model_config
-        config = replace(
-            config,
-            model_name_or_path=str(start.folder) if processes.is_main else None,
-            model_revision=None,
-            model_type=None if processes.is_main else kind,
-            model_config={} if processes.is_main else {k: v for k, v in shape.items() if k != "model_type"},
-        )
-
+        shape = dict(start.model_config)
+        source = {"model_type": shape.pop("model_type"), "model_config": shape, "model_name_or_path": None}
+        if processes.is_main:
+            source = {"model_type": None, "model_config": {}, "model_name_or_path": str(start.folder)}
+        config = replace(config, model_revision=None, **source)
     build_objective = settings.functions["objective"]
 
     def build() -> Objective:
-        model = open_model(
-            config,
-            tokenizer,
-            vocab_size=vocab_size(tokenizer),
-            block_size=settings.data.block_size,
-            seed=settings.train.seed,
-            auto_class=getattr(build_objective, "auto_class", Objective.auto_class),
-        )
+        sizes = {"vocab_size": vocab_size(tokenizer), "block_size": settings.data.block_size}
+        auto_class = getattr(build_objective, "auto_class", Objective.auto_class)
+        model = open_model(config, tokenizer, **sizes, seed=settings.train.seed, auto_class=auto_class)
         name, options = settings.train.objective, settings.train.objective_kwargs
         try:
             built = build_objective(model, **options)
@@ -140,21 +179,13 @@ def open_objective(
 def try_out(
     objective: Objective, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, settings: Settings
 ) -> None:
-    """Try out what the model allows, as it will be trained: on the device and at the precision of the run.
-
-    Raises:
-        ValueError: A setting asks for something that it does not allow.
-    """
+    """Try out on the run's device, at its precision, what the settings ask of the model; ValueError if it fails."""
     check_probes(objective.model, tokenizer, settings.train.probe)
     objective.to(accelerator.device)
     with accelerator.autocast():
         freeze_unused(objective)
-        objective.adapt(
-            settings.train,
-            settings.data.block_size,
-            document_attention=settings.data.document_attention,
-            has_padding=settings.data.has_padding,
-        )
+        shapes = {"document_attention": settings.data.document_attention, "has_padding": settings.data.has_padding}
+        objective.adapt(settings.train, settings.data.block_size, **shapes)
 
 
 def open_folder(

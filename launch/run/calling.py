@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.config import DataConfig
-from launch.run.settings import Command, Settings, parse_settings
+from launch.run.settings import Settings, SettingsParser, parse_settings
 from train_loop import run_files
 from train_loop.model import load_model
 from train_loop.run import Run
@@ -37,13 +37,9 @@ class FinishedRun:
 def finished(run: Run) -> FinishedRun:
     """Open what a run left in its folder."""
     model = str(run.output_dir / run_files.MODEL)
-    rows = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    return FinishedRun(
-        load_model(model, auto_class=run.bare_objective.auto_class),
-        AutoTokenizer.from_pretrained(model),
-        [json.loads(row) for row in rows],
-        run.output_dir,
-    )
+    lines = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
+    trained = load_model(model, auto_class=run.bare_objective.auto_class)
+    return FinishedRun(trained, AutoTokenizer.from_pretrained(model), list(map(json.loads, lines)), run.output_dir)
 
 
 def settings_of_call(values: Mapping[str, Any]) -> Settings:
@@ -59,7 +55,7 @@ def settings_of_call(values: Mapping[str, Any]) -> Settings:
             words += [f"--{name}", *map(str, value)]
         else:
             words.append(f"--{name}={value}")
-    return parse_settings(words, Command(prog="train", description=""))[0]
+    return parse_settings(words, SettingsParser("train"))[0]
 
 
 def _texts_file(name: str, texts: object, folder: Path) -> Path:

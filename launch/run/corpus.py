@@ -63,10 +63,9 @@ class Corpus:
 
 
 def open_corpus(settings: Settings, *, trains: bool = True) -> Corpus:
-    """Open the corpus, from the cache where it is there; without the blocks to train on where nothing trains.
+    """Open the corpus, from the cache where it is there, perhaps without blocks to train on.
 
-    Raises:
-        ValueError: Something is missing or wrong; the message says what would work.
+    Raises ValueError for what is missing or wrong.
     """
     # Our own threads tokenize. The tokenizer's threads would warn in every loader worker, which is a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -103,11 +102,8 @@ def print_corpus(corpus: Corpus) -> None:
     for name, blocks in [*zip(names, corpus.train, strict=False), ("eval", corpus.eval)]:  # no train when streaming
         counts = blocks.counts
         bad = f", {counts.bad_rows:,} bad rows skipped" if counts.bad_rows else ""
-        text = (
-            f"{counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}: "
-            f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded{bad}"
-        )
-        say(text, f"{name:<8} ")
+        made = f"{counts.documents:,} documents -> {len(blocks):,} blocks of {blocks.block_size}"
+        tokens = f"{counts.kept:,} tokens kept, {counts.dropped:,} dropped, {counts.padded:,} padded"
+        say(f"{made}: {tokens}{bad}", f"{name:<8} ")
     if not corpus.train:
-        text = f"streaming {', '.join(names)} in {corpus.config.num_streams} logical streams"
-        say(text, "train    ")
+        say(f"streaming {', '.join(names)} in {corpus.config.num_streams} logical streams", "train    ")

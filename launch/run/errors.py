@@ -28,11 +28,9 @@ def is_local_main() -> bool:
 
 
 def fail(message: object, code: int = 2, *, is_alone: bool = False) -> NoReturn:
-    """Print one line and exit; code 2 is for user errors.
+    """Print one line, once on each machine, and exit; code 2 is for user errors.
 
-    Args:
-        is_alone: Perhaps only this process has the error: it prints the line with its number. Otherwise it is printed
-            once on each machine.
+    With ``is_alone``, perhaps only this process has the error: it prints the line with its number.
     """
     who = f"process {os.environ['RANK']}: " if is_alone and int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     if is_alone or is_local_main():

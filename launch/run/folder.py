@@ -29,11 +29,7 @@ class RunFolder:
         self._lock: int | None = None  # a file descriptor, open while it is held
 
     def hold(self) -> None:
-        """Hold the folder, if it exists.
-
-        Raises:
-            ValueError: The settings do not allow its use, or another run uses it.
-        """
+        """Hold the folder, if it exists. Raises ValueError if the settings do not allow it, or another run uses it."""
         config, shown = self._config, f"output_dir={str(self.path)!r}"
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{shown} is a file: choose a folder")

@@ -29,11 +29,7 @@ class Sharing:
     """Writes the card and pushes the model on the main process; without push_to_hub, it only writes the card."""
 
     def __init__(self, config: TrainConfig, *, is_main: bool) -> None:
-        """Limit the time of all requests to the Hub, and check before training that a push can work.
-
-        Raises:
-            ValueError: It cannot work: a name is wrong, there is no token, or the Hub refuses or cannot be reached.
-        """
+        """Limit the time of all requests to the Hub; check before training that a push can work, else ValueError."""
         self._config = config
         self._is_main = is_main
         self._repository: hub.Repository | None = None
@@ -57,11 +53,7 @@ class Sharing:
         return (lambda _: None) if self._background is None else self._background.push
 
     def finish(self, model: Path, signals: StopSignals) -> None:
-        """Write the final model's card, and push both, until a signal comes.
-
-        Raises:
-            NotPushedError: The push failed, or a signal came first.
-        """
+        """Write the final model's card, and push both; NotPushedError if that fails or a signal comes first."""
         if self._is_main:
             try:
                 write_card(model, self._config.hub_model_id)

@@ -16,11 +16,7 @@ from launch.run.processes import has_launcher
 
 
 def processes_to_start(asked: int | None) -> int:
-    """The number of processes to start here: ``asked``, by default one for each GPU; 1 if a launcher started this one.
-
-    Raises:
-        ValueError: That number cannot be started.
-    """
+    """The processes to start here: ``asked`` or one for each GPU, 1 under a launcher. ValueError if it cannot be."""
     if has_launcher() or "LOCAL_RANK" in os.environ:
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if asked not in (None, started):

@@ -21,24 +21,22 @@ from launch.run.corpus import Corpus
 from launch.run.settings import Settings
 from train_loop.plan import BatchPlan
 
+_CPU = torch.device("cpu")
+
 
 def train_loader(
     settings: Settings,
     corpus: Corpus,
     plan: BatchPlan,
     *,
-    rank: int,
-    num_processes: int,
-    device: torch.device,
-    state: dict[str, Any],
+    rank: int = 0,
+    num_processes: int = 1,
+    device: torch.device = _CPU,
+    state: dict[str, Any] | None = None,
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
-    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken.
-
-    Args:
-        is_flat: See `Collator`.
-    """
-    seed = settings.train.seed
+    """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
+    seed, size = settings.train.seed, plan.global_batch_size
     shared: dict[str, Any] = {
         "mlm_probability": mask_rate(corpus.config, plan.total_steps),
         "micro_batch_size": plan.micro_batch_size,
@@ -49,9 +47,9 @@ def train_loader(
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
-        return StreamLoader(sources, masks, global_batch_size=plan.global_batch_size, state_before=state, **shared)
+        return StreamLoader(sources, masks, global_batch_size=size, state_before=state or {}, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
-    order = Order(tuple(map(len, corpus.train)), corpus.weights, plan.global_batch_size, seed, blocks.lengths)
+    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, blocks.lengths)
     if corpus.config.grouping != "line_by_line":
         order = replace(order, lengths=None)  # padded to one length all the same
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)
@@ -64,15 +62,11 @@ def eval_loader(
 
     Tokens are chosen one by one whatever the training does, so that runs compare.
     """
-    return eval_batches(
-        MicroBatches(corpus.eval, collator(corpus, choose_token, settings.train.eval_seed, is_flat=is_flat)),
-        settings.train.per_device_eval_batch_size,
-        settings.data.eval_mlm_probability or settings.data.mlm_probability,
-        rank,
-        num_processes,
-        device,
-        corpus.config,
-    )
+    masks = collator(corpus, choose_token, settings.train.eval_seed, is_flat=is_flat)
+    size = settings.train.per_device_eval_batch_size
+    mlm_probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
+    blocks = MicroBatches(corpus.eval, masks)
+    return eval_batches(blocks, size, mlm_probability, rank, num_processes, device, corpus.config)
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False) -> Collator:
@@ -92,21 +86,15 @@ def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False
 
 
 def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
-    """Step -> the rate at which tokens are chosen.
-
-    Raises:
-        DataError: When called: the rate is no probability.
-    """
+    """Step -> the rate at which tokens are chosen; when called, DataError if it is no probability."""
     start = config.mlm_probability
     end = start if config.mlm_probability_end is None else config.mlm_probability_end
 
     def rate(step: int) -> float:
         value = config.mask_rate(step / max(1, total_steps - 1), start, end)
         if not (isinstance(value, Real) and 0 <= value <= 1):  # which nan is not
-            name = config.mlm_probability_schedule
-            raise DataError(
-                f"mlm_probability_schedule={name!r} gives {value!r} for step {step + 1}: it must be from 0 to 1"
-            )
+            wrong = f"mlm_probability_schedule={config.mlm_probability_schedule!r} gives {value!r}"
+            raise DataError(f"{wrong} for step {step + 1}: it must be from 0 to 1")
         return value
 
     return rate

@@ -25,11 +25,7 @@ from train_loop.watching.trackers import check_trackers
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Join the processes that the launcher started, and set threads and precision.
-
-    Raises:
-        ValueError: Another number of processes was asked for, or something that this project does not support.
-    """
+    """Join the processes that were started, and set threads and precision. Raises ValueError for what cannot be."""
     _check_environment()
     hook = DDPCommunicationHookType.BF16 if config.bf16_gradients else DDPCommunicationHookType.NO
     check_trackers(config)

@@ -15,7 +15,7 @@ import inspect
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +48,7 @@ class Settings:
 
     @functools.cached_property
     def functions(self) -> dict[str, Any]:
-        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name. They are looked up once.
-
-        Raises:
-            ValueError: One of them names nothing that can be had.
-        """
+        """What ``objective``, ``optimizer`` and ``lr_scheduler_type`` name, looked up once; ValueError for no name."""
         from train_loop.objectives import OBJECTIVES  # importing torch takes seconds, and many commands do not train
         from train_loop.optim import SCHEDULES
         from train_loop.optimizers import OPTIMIZERS
@@ -70,37 +66,41 @@ class Settings:
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A command that takes settings.
+class SettingsParser(OneLineParser):
+    """The parser of a command that takes settings; ``--help`` lists them, or names the command that does."""
 
-    Attributes:
-        prog, description: For ``--help``.
-        options: Its own options, which are no settings of a run: name -> keywords of ``add_argument``.
-        lists_settings: Whether ``--help`` lists the settings, or names the command that does.
-    """
+    def __init__(self, prog: str, description: str = "", *, lists_settings: bool = False) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [--recipe NAME] [--SETTING VALUE ...]",
+            description=description,
+            epilog=None if lists_settings else f"Settings are those of a run: {_LIST_OF_SETTINGS}.",
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        )
+        recipes = f"A YAML file of settings, or one of: {', '.join(_recipe_names())}."
+        self.add_argument("--recipe", metavar="NAME", help=recipes)
+        for group, config in GROUPS.items():
+            section = self.add_argument_group(group)
+            texts = documentation(config) if lists_settings else {}
+            for field in dataclasses.fields(config):
+                _add_argument(section, field, texts.get(field.name))
 
-    prog: str
-    description: str
-    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    lists_settings: bool = False
+    def add_option(self, name: str, **keywords: Any) -> None:
+        """Add an option of the command, which is no setting of a run; for the keywords see ``add_argument``."""
+        self.usage = f"{self.usage} [{name} {keywords.get('metavar', '')}".rstrip() + "]"
+        self.add_argument(name, **keywords)
 
 
-def parse_settings(arguments: Sequence[str], command: Command) -> tuple[Settings, argparse.Namespace]:
-    """The settings, and the command's own options.
-
-    Raises:
-        ValueError: A name or a value is wrong.
-    """
-    parser = _settings_parser(command)
+def parse_settings(arguments: Sequence[str], parser: SettingsParser) -> tuple[Settings, argparse.Namespace]:
+    """The settings, and the command's own options. Raises ValueError for a wrong name or value."""
     options, unknown = parser.parse_known_args(_in_one_spelling(arguments))
+    given = vars(options)
     for word in unknown:
         if word.startswith("--"):
-            known = [f"--{name}" for name in (*HINTS, *command.options, "recipe", "help")]
-            raise ValueError(_unknown(word.split("=")[0], known))
+            raise ValueError(_unknown(word.split("=")[0], [f"--{name}" for name in (*HINTS, *given, "help")]))
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not expected here: every setting is written --name value")
-    given = vars(options)
     has_model = given.get("model_name_or_path", "none") != "none"
     values = _read_recipe(options.recipe, has_model=has_model) if options.recipe else {}
     for name in HINTS.keys() & given.keys():
@@ -135,28 +135,6 @@ def _in_one_spelling(arguments: Sequence[str]) -> list[str]:
         else:
             words.append(f"--{name}{dot}{key}{equals}{value}")
     return words
-
-
-def _settings_parser(command: Command) -> argparse.ArgumentParser:
-    extra = [f"[--{name} {keywords.get('metavar', '')}".rstrip() + "]" for name, keywords in command.options.items()]
-    parser = OneLineParser(
-        prog=command.prog,
-        usage=" ".join([command.prog, "[--recipe NAME] [--SETTING VALUE ...]", *extra]),
-        description=command.description,
-        epilog=None if command.lists_settings else f"Settings are those of a run: {_LIST_OF_SETTINGS}.",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
-    )
-    recipes = f"A YAML file of settings, or one of: {', '.join(_recipe_names())}."
-    parser.add_argument("--recipe", metavar="NAME", help=recipes)
-    for name, keywords in command.options.items():
-        parser.add_argument(f"--{name}", **keywords)
-    for group, config in GROUPS.items():
-        section = parser.add_argument_group(group)
-        texts = documentation(config) if command.lists_settings else {}
-        for field in dataclasses.fields(config):
-            _add_argument(section, field, texts.get(field.name))
-    return parser
 
 
 def _add_argument(section: Any, field: dataclasses.Field[Any], text: str | None) -> None:

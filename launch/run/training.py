@@ -72,10 +72,8 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
 def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> ReadyRun | None:
     """Set a run up; with ``dry_run``, print the settings and the batch arithmetic, and return None.
 
-    Raises:
-        AgreedError: A user error that all processes raise.
-        ValueError: A user error that perhaps only this process has.
-        OSError: A file cannot be read or written.
+    Raises AgreedError for a user error that all processes raise, ValueError for one that perhaps only this process has,
+    and OSError for a file.
     """
     if has_launcher():
         stop_with_launcher()

@@ -2,6 +2,6 @@
 
     arguments, file or pipe -> texts -> a model's answers -> tables, or JSON lines
 
-`texts` opens a command's texts, `prompt` asks for texts one by one, `tables` prints fills. `batch` prints a masked
-batch: `token_text` turns tokens into readable text, and `marks` marks those that are predicted.
+`texts` opens a command's texts, `fills` prints fills and asks for texts one by one. `batch` prints a masked batch:
+`token_text` turns its tokens into readable text.
 """

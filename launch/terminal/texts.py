@@ -4,14 +4,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # importing transformers takes seconds
-    from transformers import PreTrainedTokenizerBase
+from launch.run.errors import OneLineParser
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `open_texts`, `as_json` and the models read."""
+def text_parser(prog: str, description: str) -> OneLineParser:
+    """A parser with the options that `open_texts`, `as_json` and the models read."""
+    parser = OneLineParser(prog=prog, description=description)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none: one a line of --file or standard input")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
     parser.add_argument("--file", metavar="PATH", help=".txt, .jsonl, .csv, .parquet ..., also .gz and .zst")
@@ -19,11 +18,9 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts in one forward (default: 32)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument("--dtype", help="such as bfloat16 (default: float32)")
-    parser.add_argument(
-        "--json",
-        action=argparse.BooleanOptionalAction,
-        help="one JSON line a text (default: where a file or a pipe is both read and written)",
-    )
+    when = "one JSON line a text (default: where a file or a pipe is both read and written)"
+    parser.add_argument("--json", action=argparse.BooleanOptionalAction, help=when)
+    return parser
 
 
 def as_json(options: argparse.Namespace) -> bool:
@@ -68,15 +65,3 @@ def _rows(path: Path, text_column: str) -> Iterator[str]:
             problem = row.problem or f"--text_column {text_column} holds no text{columns}"
             raise ValueError(f"--file {rows.place(part, row.begin)}: {problem}")
         yield text
-
-
-def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """``a,b`` as targets, each a word of its own.
-
-    A mask token with ``lstrip`` also replaces the space before it, so a target needs that space: for RoBERTa, `` cat``
-    is a word and ``cat`` the end of one. A target in the vocabulary's spelling (``Ġcat``, ``▁cat``) stays as it is.
-    """
-    targets = [word.strip() for word in words.split(",")]
-    if not tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip:
-        return targets
-    return [target if target.startswith(("Ġ", "▁")) else f" {target}" for target in targets]

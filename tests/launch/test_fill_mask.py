@@ -14,9 +14,8 @@ import pytest
 from transformers import AutoTokenizer, logging
 
 from launch.fill_mask import main
-from launch.terminal import prompt as fill_prompt
-from launch.terminal.tables import bar
-from launch.terminal.texts import open_texts, target_words
+from launch.terminal.fills import bar, target_words
+from launch.terminal.texts import open_texts
 from tests.conftest import sentences
 from tests.launchers import ROOT
 from tests.tokenizers import tokenizer_like
@@ -220,7 +219,7 @@ def test_the_prompt_takes_texts_and_commands(
     typed += [":top_k many", ":topk 3", ":joint beam", "<mask> <mask>", ":joint", "", ":help", ":quit", "never <mask>"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(fill_prompt, "_HISTORY", tmp_path / "cache" / "history")
+    monkeypatch.setattr("launch.terminal.fills._HISTORY", tmp_path / "cache" / "history")
     main(words)
     out = re.sub("^(> )+", "", capsys.readouterr().out, flags=re.MULTILINE)
     shown = [len(block.splitlines()) - 1 for block in re.findall(r"(?:^.*<mask>\n)(?:^  +\S.*\n)+", out, re.MULTILINE)]

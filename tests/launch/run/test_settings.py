@@ -15,7 +15,7 @@ from launch.run.settings import (
     GROUPS,
     HINTS,
     RECIPES,
-    Command,
+    SettingsParser,
     _unknown,
     documentation,
     parse_settings,
@@ -23,13 +23,14 @@ from launch.run.settings import (
 from launch.train import COMMAND
 from train_loop import TrainConfig, plan_batches
 
-OTHER = Command("mlm other", "Something else.", {"pages": {"type": int, "metavar": "N", "help": "How many."}})
+OTHER = SettingsParser("mlm other", "Something else.")
+OTHER.add_option("--pages", type=int, metavar="N", help="How many.")
 
 
-def _error(arguments: list[str], capsys: pytest.CaptureFixture[str], command: Command = COMMAND) -> str:
+def _error(arguments: list[str], capsys: pytest.CaptureFixture[str], parser: SettingsParser = COMMAND) -> str:
     @one_line_errors
     def main(words: list[str]) -> None:
-        parse_settings(words, command)
+        parse_settings(words, parser)
 
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -7,15 +7,17 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from data import vocabulary
-from launch.terminal.marks import Kind, RowWriter, kind_of, mark
+from launch.terminal.batch import Kind, kind_of, mark, row_text
 
 
 def _row(tokenizer: PreTrainedTokenizerBase, text: str, seen: dict[int, int], *, colours: bool = False) -> str:
     labels = tokenizer.encode(text)
-    writer = RowWriter(tokenizer, vocabulary(tokenizer).is_special, colours)
-    return writer.write(
-        labels, [seen.get(i, token) for i, token in enumerate(labels)], [i in seen for i in range(len(labels))]
-    )
+    shown = [seen.get(i, token) for i, token in enumerate(labels)]
+    return _text(tokenizer, labels, shown, [i in seen for i in range(len(labels))], colours=colours)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, *row: list[int], colours: bool = False) -> str:
+    return row_text(tokenizer, vocabulary(tokenizer).is_special, *row, colours=colours)
 
 
 def test_the_kind_follows_from_what_the_model_sees() -> None:
@@ -73,11 +75,10 @@ def test_a_part_of_a_character_says_which(tokenizer: PreTrainedTokenizerBase) ->
 
 def test_long_runs_of_a_special_token_are_counted(tokenizer: PreTrainedTokenizerBase) -> None:
     pad = tokenizer.pad_token_id
-    writer = RowWriter(tokenizer, vocabulary(tokenizer).is_special, colours=False)
     for count, expected in ((3, "<pad><pad><pad>"), (40, "<pad>x40")):
-        assert writer.write([pad] * count, [pad] * count, [False] * count) == expected
+        assert _text(tokenizer, [pad] * count, [pad] * count, [False] * count) == expected
     a = tokenizer.encode("aaaaa", add_special_tokens=False)
-    assert writer.write(a, a, [False] * len(a)) == "aaaaa"
+    assert _text(tokenizer, a, a, [False] * len(a)) == "aaaaa"
 
 
 def test_coloured_neighbours_are_told_apart(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -88,5 +89,6 @@ def test_coloured_neighbours_are_told_apart(tokenizer: PreTrainedTokenizerBase) 
 
 def test_a_real_vocabulary_never_looks_like_a_mark(tokenizer: PreTrainedTokenizerBase) -> None:
     regular = vocabulary(tokenizer).regular_ids.tolist()
-    writer = RowWriter(tokenizer, np.zeros(len(tokenizer), dtype=bool), colours=False)
-    assert not re.search("[⟦⟧]", writer.write(regular, regular, [False] * len(regular)))
+    nothing_special = np.zeros(len(tokenizer), dtype=bool)
+    row = row_text(tokenizer, nothing_special, regular, regular, [False] * len(regular), colours=False)
+    assert not re.search("[⟦⟧]", row)
