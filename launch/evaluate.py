@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     from launch.run.suite import Suite
 
     forms = {"group_by": options.group_by, "within_word": options.within_word, "pooling": options.pooling}
-    suite = Suite(tuple(options.pairs), labels=tuple(options.labels), **forms)
+    suite = Suite(tuple(options.pairs), tuple(options.labels), **forms)
     work = [(settings, partial(evaluate_text, num_scored=options.pll)) for settings in cases]
     evaluate_all([*work, *((settings, suite.rows) for settings in asked)], as_json=options.json)
 

@@ -10,12 +10,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.config import DataConfig
 from data.documents import readers
 from data.documents.ranges import DataError, Range, Row, brief, first_key
-from data.documents.rows import Rows
+from data.documents.rows import FileRows, Rows
 from data.documents.sources import Source, find_source, open_rows, split_names
 
 logger = logging.getLogger(__name__)
@@ -178,6 +179,18 @@ def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: 
             return column
     problem = f"has no column {wanted!r}" if wanted else "has no column 'text': name one with --text_column"
     raise ValueError(f"dataset={name!r} {problem}; the columns are: {', '.join(sorted(columns))}")
+
+
+def texts_of_file(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
+    """Yield the texts in some columns of each row of a file. Raises DataError for a row without one of them."""
+    rows, part = FileRows((str(path),)), Range(str(path), 0, sys.maxsize)
+    for row in rows.read(part, 0, columns[0] if len(columns) == 1 else ""):
+        texts = [None if row.value is None else text_of(row.value, column) for column in columns]
+        if row.problem or None in texts:
+            missing = ", ".join(column for column, text in zip(columns, texts, strict=True) if text is None)
+            there = f"--text_column {missing} holds no text; the columns are: {', '.join(row.value or ())}"
+            raise DataError(f"{rows.place(part, row.begin)}: {row.problem or there}")
+        yield tuple(map(str, texts))
 
 
 def text_of(row: dict[str, Any], text_column: str) -> str | None:

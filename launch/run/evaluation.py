@@ -33,11 +33,7 @@ _FORMS |= {_PLL: ".4f", "num": ",", "low": ".1%", "high": ".1%"}
 
 
 def evaluate_all(cases: Sequence[tuple[Settings, Work]], *, as_json: bool) -> None:
-    """Do some work with the model of each of the settings, and print its rows as tables or JSON lines.
-
-    Raises:
-        ValueError: A model or a text cannot be opened, or they do not fit.
-    """
+    """Do some work with the model of each of the settings, and print its rows as tables or JSON lines."""
     show_log()
     transformers.utils.logging.disable_progress_bar()
     first = cases[0][0].train

@@ -1,7 +1,6 @@
 """A suite of questions that tell how good an encoder is beside its perplexity: minimal pairs, and labelled texts."""
 
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -13,11 +12,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.config import PYTHON_DOCS
-from data.documents.documents import text_of
+from data.documents.documents import texts_of_file
 from data.documents.files import KNOWN_FORMATS, file_format
 from data.documents.python_docs import cached_rows
-from data.documents.ranges import Range
-from data.documents.rows import FileRows
 from launch.run.settings import Settings
 from train_loop.inference.features import features, probe
 from train_loop.inference.pairs import Pair, Score, judge
@@ -34,26 +31,15 @@ _NUM_MODULES, _MOST_TEXTS = 8, 100  # of the embedded corpus, and of one module
 
 @dataclass(frozen=True)
 class Suite:
-    """What to ask.
+    """What to ask."""
 
-    Attributes:
-        pairs: Files of minimal pairs, folders of such files, or ``english``, pairs by templates. A row has
-            ``sentence_good`` and ``sentence_bad``.
-        group_by: The column that says what a pair is about. Default: the name of its file.
-        within_word: See `TextScorer`.
-        labels: Files of texts with the columns ``text`` and ``label``, or ``python-docs``: of which module a text is.
-        pooling: What of a text's hidden states is classified: mean, or first.
-        every: Ask at every so many evaluations of a run, and at the last.
-        cache_dir: Where the embedded corpus is kept.
-    """
-
-    pairs: tuple[str, ...] = ()
-    group_by: str | None = None
-    within_word: bool = False
-    labels: tuple[str, ...] = ()
-    pooling: Any = "mean"
-    every: int = 1
-    cache_dir: str = "~/.cache/mlm-train-loop"
+    pairs: tuple[str, ...] = ()  # files or folders of rows with sentence_good and sentence_bad, or english: templates
+    labels: tuple[str, ...] = ()  # files of rows with text and label, or python-docs: of which module a text is
+    group_by: str | None = None  # the column that says what a pair is about; None: the name of its file
+    within_word: bool = False  # see `TextScorer`
+    pooling: Any = "mean"  # what of a text's hidden states is classified: mean, or first
+    every: int = 1  # ask at every so many evaluations of a run, and at the last
+    cache_dir: str = "~/.cache/mlm-train-loop"  # where the embedded corpus is kept
 
     def __post_init__(self) -> None:
         for name in {*self.pairs, *self.labels} - {ENGLISH, PYTHON_DOCS}:
@@ -64,18 +50,15 @@ class Suite:
             raise ValueError(f"every={self.every} must be 1 or more")
 
     def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str, Score]]:
-        """Yield name, group and score, such as ``english, agreement, 0.91``.
-
-        Raises:
-            ValueError: A file lacks a column, or the model or the tokenizer cannot answer.
-        """
+        """Yield name, group and score, that of all groups last. Raises ValueError for what cannot be read or asked."""
         for name in self.pairs:
             pairs = english(tokenizer) if name == ENGLISH else self._pairs(name)
             found = judge(TextScorer(model, tokenizer), pairs, within_word=self.within_word)
             yield from ((Path(name).stem, group, score) for group, score in found.items())
         for name in self.labels:
-            rows = self._modules() if name == PYTHON_DOCS else (row for _, *row in _rows(name, "text", "label"))
-            texts, labels = zip(*rows, strict=True)
+            files = [] if name == PYTHON_DOCS else _files(name)
+            rows = itertools.chain.from_iterable(texts_of_file(file, "text", "label") for file in files)
+            texts, labels = zip(*(rows if files else self._modules()), strict=True)
             states = features(model, tokenizer, texts, pooling=self.pooling)
             ((_, most),) = Counter(labels).most_common(1)
             yield Path(name).stem, f"{len({*labels})} labels, one is {most / len(labels):.1%}", probe(states, labels)
@@ -99,23 +82,20 @@ class Suite:
 
     def _pairs(self, name: str) -> Iterator[Pair]:
         columns = ("sentence_good", "sentence_bad", *filter(None, [self.group_by]))
-        for file, good, bad, *group in _rows(name, *columns):
-            yield Pair(good, bad, group[0] if group else file.stem)
+        for file in _files(name):
+            for good, bad, *group in texts_of_file(file, *columns):
+                yield Pair(good, bad, group[0] if group else file.stem)
 
     def _modules(self) -> Iterator[tuple[str, str]]:
         """Texts of the modules that have the most, with the module as the label."""
-        corpus = cached_rows(Path(self.cache_dir))
-        rows = [(text, title.partition(".")[0]) for _, title, text in _rows(str(corpus), "title", "answers.text")]
+        corpus = texts_of_file(cached_rows(Path(self.cache_dir)), "answers.text", "title")
+        rows = [(text, title.partition(".")[0]) for text, title in corpus]
         for module, _ in Counter(module for _, module in rows).most_common(_NUM_MODULES):
             yield from itertools.islice((row for row in rows if row[1] == module), _MOST_TEXTS)
 
 
 def open_suite(settings: Settings) -> Suite | None:
-    """The suite of the settings; None where they name none. In its file, the attributes of `Suite` have their names.
-
-    Raises:
-        ValueError: The file cannot be read, or has another name or value.
-    """
+    """The suite of the settings, if any. Raises ValueError unless its file maps names of `Suite` to values."""
     if (path := settings.train.eval_suite) is None:
         return None
     try:
@@ -135,18 +115,6 @@ def _files(name: str) -> list[Path]:
     if not (known := [file for file in found if file_format(str(file))]):
         raise ValueError(f"{name}: no such file, or none in the folder, of {KNOWN_FORMATS}")
     return known
-
-
-def _rows(name: str, *columns: str) -> Iterator[tuple[Any, ...]]:
-    """Yield each row's file and the texts of its columns."""
-    for file in _files(name):
-        rows, part = FileRows((str(file),)), Range(str(file), 0, sys.maxsize)
-        for row in rows.read(part, 0, ""):
-            texts = [text_of(row.value, column) for column in columns] if row.value else [None]
-            if None in texts:
-                wanted = row.problem or f"needs text in the columns {', '.join(columns)}"
-                raise ValueError(f"{name}: {rows.place(part, row.begin)}: {wanted}")
-            yield file, *texts
 
 
 def english(tokenizer: PreTrainedTokenizerBase) -> Iterator[Pair]:

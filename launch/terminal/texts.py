@@ -44,24 +44,11 @@ def open_texts(options: argparse.Namespace) -> Iterator[str]:
     from tqdm import tqdm
 
     from data.documents import files  # imports fsspec
+    from data.documents.documents import texts_of_file
 
     if files.file_format(str(path)) is None:
         raise ValueError(f"--file {options.file} must be one of {files.KNOWN_FORMATS}")
     shows_bar = sys.stderr.isatty() and not sys.stdout.isatty()
-    total = sum(1 for _ in _rows(path, options.text_column)) if shows_bar else None
-    return iter(tqdm(_rows(path, options.text_column), total=total, unit=" texts", disable=not shows_bar))
-
-
-def _rows(path: Path, text_column: str) -> Iterator[str]:
-    from data.documents.documents import text_of
-    from data.documents.ranges import Range
-    from data.documents.rows import FileRows
-
-    rows, part = FileRows((str(path),)), Range(str(path), 0, sys.maxsize)
-    for row in rows.read(part, 0, text_column):
-        text = None if row.value is None else text_of(row.value, text_column)
-        if row.problem is not None or text is None:
-            columns = "" if row.value is None else f"; the columns are: {', '.join(row.value)}"
-            problem = row.problem or f"--text_column {text_column} holds no text{columns}"
-            raise ValueError(f"--file {rows.place(part, row.begin)}: {problem}")
-        yield text
+    total = sum(1 for _ in texts_of_file(path, options.text_column)) if shows_bar else None
+    rows = tqdm(texts_of_file(path, options.text_column), total=total, unit=" texts", disable=not shows_bar)
+    return (text for (text,) in rows)

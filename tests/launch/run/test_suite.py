@@ -89,4 +89,6 @@ def test_a_row_without_its_columns_is_named(
     with pytest.raises(SystemExit):
         evaluate(["--model", str(model_folder), "--pairs", str(path)])
     error = capsys.readouterr().err
-    assert "pairs.jsonl, line 2: needs text in the columns sentence_good, sentence_bad" in error
+    assert (
+        "pairs.jsonl, line 2: --text_column sentence_good, sentence_bad holds no text; the columns are: good" in error
+    )
