@@ -1,4 +1,4 @@
-"""Evaluate models on texts, as training does, in numbers that compare models of different tokenizers.
+"""Evaluate models on texts, as training does, also models of different tokenizers.
 
 mlm evaluate --model runs/one runs/two --recipe runs/one/config.yaml    # on the text that this run holds out
 mlm evaluate --model runs/one roberta-base --text a.txt b.jsonl         # on all of each of these texts

@@ -57,7 +57,7 @@ def test_a_run_asks_it_at_every_second_evaluation_and_at_the_last(train: Train, 
     ("content", "message"),
     [
         (None, "No such file"),
-        ("pears: [a]", "the names are: pairs, group_by"),
+        ("pears: [a]", "the names are: pairs, labels"),
         ("pairs: [nothing.jsonl]", "nothing.jsonl: no such file"),
         ("every: 0", "every=0 must be 1 or more"),
         ("[", "while parsing"),
