@@ -1,4 +1,4 @@
-"""Audit another training loop: are its gradient and its loss the right ones, with your model and versions?
+"""Audit another training loop: are its gradient and its loss right, with your model and versions?
 
 mlm audit trainer --model roberta-base       # transformers' Trainer, and Trainer with this project's MaskedLMLoss
 mlm audit accelerate --model_type bert       # a loop like run_mlm_no_trainer.py; random weights of a tiny shape

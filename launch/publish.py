@@ -29,7 +29,7 @@ def _push(arguments: list[str]) -> None:
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to, made if there is none")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
     options = parser.parse_args(arguments)
-    from launch.run.hub import NOT_PUSHED
+    from launch.run.hub import NOT_PUSHED, publish_command
     from train_loop.sharing import hub
     from train_loop.sharing.locate import model_folder
 
@@ -43,7 +43,7 @@ def _push(arguments: list[str]) -> None:
         hub.open_repository(repository)
         print(hub.push_model(model, repository, message="Upload masked language model"))
     except hub.PublishError as error:
-        again = hub.publish_command(model, repository)
+        again = publish_command(model, repository)
         fail(f"{error}; {model} is as it was; push it again by: {again}", NOT_PUSHED)
 
 

@@ -25,7 +25,7 @@ _HOMES = {
     "train_loop.optimizers.groups": "build_optimizers",
     "train_loop.plan": "BatchPlan plan_batches",
     "train_loop.run": "Run Stopped",
-    "train_loop.sharing.hub": "BackgroundPush PublishError Repository open_repository publish_command push_model",
+    "train_loop.sharing.hub": "BackgroundPush PublishError Repository open_repository push_model",
     "train_loop.sharing.model_card": "build_card write_card",
     "train_loop.step": "train_step",
     "train_loop.step_metrics": "NonFiniteError StepMetrics",

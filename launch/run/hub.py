@@ -1,6 +1,7 @@
 """Shares a run's model: a check of the Hub before training, a push at each save and at the end, the model's card."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class Sharing:
                 print(f"card       not written: {error}", file=sys.stderr)
         if (repository := self._repository) is None:
             return
-        again = f"{model} is complete; push it by: {hub.publish_command(model, repository)}"
+        again = f"{model} is complete; push it by: {publish_command(model, repository)}"
 
         def push() -> str:
             if self._background is not None:
@@ -89,3 +90,12 @@ class Sharing:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # a normal exit from Python would wait for the uploads of the Hub's client
+
+
+def publish_command(model: Path, repository: hub.Repository) -> str:
+    """The command that pushes a model again."""
+    words = ["mlm", "publish", "--model", str(model), "--repo_id", repository.repo_id]
+    words += ["--private"] * bool(repository.private) + ["--create_pr"] * repository.create_pr
+    if repository.revision is not None:
+        words += ["--revision", repository.revision]
+    return shlex.join(words)

@@ -10,7 +10,6 @@ import logging
 import os
 import queue
 import re
-import shlex
 import shutil
 import threading
 import time
@@ -137,15 +136,6 @@ def push_model(model: Path, repository: Repository, *, message: str) -> str:
         return commit.pr_url or commit.commit_url
 
     return _persist(push)
-
-
-def publish_command(model: Path, repository: Repository) -> str:
-    """The command that pushes a model again."""
-    words = ["mlm", "publish", "--model", str(model), "--repo_id", repository.repo_id]
-    words += ["--private"] * bool(repository.private) + ["--create_pr"] * repository.create_pr
-    if repository.revision is not None:
-        words += ["--revision", repository.revision]
-    return shlex.join(words)
 
 
 class BackgroundPush:
