@@ -1,5 +1,6 @@
 """The loss of this project for transformers' `Trainer`, whose own scales the gradient of many models wrongly."""
 
+import functools
 from typing import Any
 
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ class MaskedLMLoss:
         logits, forward = MaskedLogits(model), model.forward
         gather_in_last_layer(logits)
 
+        @functools.wraps(forward)  # `Trainer` asks its signature which columns the model takes
         def gathering(*args: Any, masked_positions: Tensor | None = None, **inputs: Any) -> Any:
             if masked_positions is None:
                 return forward(*args, **inputs)

@@ -1,11 +1,13 @@
 """`MaskedLMLoss`: what `Trainer` is given, beside the stock head."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from data import MaskedLMCollator
 from tests.conftest import sentences
@@ -46,3 +48,24 @@ def test_without_a_number_it_is_the_mean_of_the_batch(tokenizer: PreTrainedToken
     mean = F.cross_entropy(model(**batch).logits.flatten(0, 1), labels.flatten())
     found = loss(model(**batch, masked_positions=positions), labels)
     assert found.item() == pytest.approx(mean.item(), rel=1e-5)
+
+
+def test_trainer_takes_it_as_it_is(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """With its defaults, which drop the columns that the model's forward does not name."""
+    rows = [{**tokenizer(text, return_token_type_ids=False), "title": text} for text in sentences(12, 9)]
+    model = tiny_model("roberta")
+    options = {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True}
+    arguments = TrainingArguments(str(tmp_path), **options)
+    collator = MaskedLMCollator(tokenizer, seed=0, gives_positions=True)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    seen: list[int] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: seen.append(output.shape[:-1].numel()))
+    data = Dataset.from_list(rows)
+    loop = Trainer(model, arguments, collator, data, compute_loss_func=MaskedLMLoss(model))
+    loop.train()
+    assert 0 < max(seen[-2:]) < 4 * 9  # of the 4 texts, the masked tokens alone
+    assert any(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+    loop.save_model(str(tmp_path / "saved"))
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
