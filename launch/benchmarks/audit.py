@@ -19,13 +19,14 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from launch.terminal.tables import print_rows
 from train_loop.objectives.hf_loss import MaskedLMLoss
 
 _NUM_TEXTS, _LENGTH, _MASKED = 8, 64, 0.15
 _TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _TINY |= {"vocab_size": 160, "embedding_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_FORMS = {"loop": "<26", "processes": ">9", "accumulation": ">12", "gradient x": ">10.3f", "cosine": ">7.4f"}
-_FORMS |= {"eval loss": ">9.4f", "true eval loss": ">14.4f", "eval loss x": ">11.3f"}
+_FORMS = {"processes": "d", "accumulation": "d", "gradient x": ".3f", "cosine": ".4f"}
+_FORMS |= {"eval loss": ".4f", "true eval loss": ".4f", "eval loss x": ".3f"}
 
 Row = dict[str, Any]
 Texts = list[dict[str, Tensor]]
@@ -42,15 +43,12 @@ def audit(options: argparse.Namespace) -> None:
         if min(processes, accumulation) < 1 or _NUM_TEXTS % (processes * accumulation):
             raise ValueError(f"{processes} processes x accumulation {accumulation} must divide the {_NUM_TEXTS} texts")
     _open(options)  # a wrong name is told here, in one line
-    rows: list[Row] = []
-    for processes in options.processes:
-        for row in _in_processes(options, processes):
-            header = "  ".join(format(name, form.partition(".")[0]) for name, form in _FORMS.items())
-            line = "  ".join(format(row[name], form) for name, form in _FORMS.items())
-            print(json.dumps(row) if options.json else line if rows else f"{header}\n{line}", flush=True)
-            rows.append(row)
-    if not options.json:
-        print("\n".join(_advice([row for row in rows if "MaskedLMLoss" not in row["loop"]])))
+    rows = [row for processes in options.processes for row in _in_processes(options, processes)]
+    if options.json:
+        print("\n".join(map(json.dumps, rows)))
+        return
+    print_rows(rows, _FORMS)
+    print("\n".join(_advice([row for row in rows if "MaskedLMLoss" not in row["loop"]])))
 
 
 def _advice(rows: list[Row]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from launch.run.loaders import eval_loader
 from launch.run.processes import start_accelerator
 from launch.run.settings import Settings
 from launch.run.summary import show_log
+from launch.terminal.tables import print_rows
 from train_loop.evaluate import evaluate, sum_over_processes
 from train_loop.inference.scoring import TextScorer
 from train_loop.model import check_fit, load_model
@@ -47,7 +48,7 @@ def evaluate_all(cases: Sequence[tuple[Settings, Work]], *, as_json: bool) -> No
                 print(json.dumps(row), flush=True)
     if processes.is_main and not as_json:
         for rows in tables.values():
-            _print_table(rows)
+            print_rows(rows, _FORMS)
     processes.close()
     accelerator.end_training()
 
@@ -99,14 +100,3 @@ def _scored(name: str, texts: Iterable[str], most: int, accelerator: Accelerator
 def _bar(items: Iterable[Any], title: str, total: int, processes: Processes) -> Iterable[Any]:
     """A bar in the main process's terminal."""
     return tqdm(items, title, total, leave=False, disable=None if processes.is_main else True)
-
-
-def _print_table(rows: Sequence[Row]) -> None:
-    """Print names to the left, and numbers in their forms to the right."""
-    names = [name for name, value in rows[0].items() if isinstance(value, str) or name in _FORMS]
-    cells = [[name.replace("_", " ") for name in names]]
-    cells += [[format(row[name], _FORMS.get(name, "")) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sides = [">" if name in _FORMS else "<" for name in names]
-    for line in cells:
-        print("  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)))
