@@ -5,7 +5,6 @@ mlm doctor --output_dir /data/runs --recipe eli5    # and the memory that this r
 """
 
 import contextlib
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -28,7 +28,8 @@ _EXTRAS = {
     "wandb": "--report_to wandb",
     "trackio": "--report_to trackio",
     "onnxruntime": "mlm publish export --format onnx",
-    "keras_hub": "mlm publish export --format keras",
+    "keras-hub": "mlm publish export --format keras",
+    "scikit-learn": "mlm evaluate --labels",
 }
 _WRITTEN = 256_000_000  # bytes
 _PATIENCE = timedelta(seconds=60)  # for two processes to meet
@@ -188,10 +189,10 @@ def _hub() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for name, use in _EXTRAS.items():
-        if importlib.util.find_spec(name) is not None:
-            yield "ok", f"{name}, for {use}"
-        else:
-            yield "note", f"no {name}, for {use}: pip install {name.replace('_', '-')}"
+        try:
+            yield "ok", f"{name} {metadata.version(name)}, for {use}"
+        except metadata.PackageNotFoundError:
+            yield "note", f"no {name}, for {use}: pip install {name}"
 
 
 if __name__ == "__main__":
