@@ -16,7 +16,7 @@ from train_loop.objective import EvalMetrics, Objective
 
 @torch.no_grad()
 def evaluate(accelerator: Accelerator, objective: Objective, batches: Iterable[MaskedBatch]) -> EvalMetrics:
-    """Evaluate on the batches of all processes. Nothing is to be synchronised, so no DDP is around the objective."""
+    """Evaluate on the batches of all processes, without DDP: there are no gradients to synchronise."""
     was_training = objective.training
     objective.eval()
     sums = []

@@ -20,7 +20,7 @@ class StepMetrics:
     counts: Tensor  # [K], predictions in the global batch, 1 where there are none
     grad_norm: Tensor  # of the whole gradient, before clipping
     # Whether the loss or the gradient was not finite on any process. Parameters and optimizers are then unchanged, bit
-    # for bit. An overflow by which fp16's loss scaler finds the scale changes nothing either, but does not count.
+    # for bit. An overflow by which fp16's loss scaler finds the scale changes nothing either, but is not counted here.
     is_skipped: Tensor
     num_tokens: int  # in this process's micro-batches
     num_masked: int

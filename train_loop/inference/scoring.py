@@ -39,7 +39,7 @@ class TextScore:
 
 
 def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
-    """Over all tokens of some texts (Salazar et al. 2020, equation 3). Raises ValueError if there is no token."""
+    """The pseudo-perplexity over all tokens of texts (Salazar et al. 2020, equation 3). ValueError if there is none."""
     log_probs = [log_prob for score in scores for log_prob in score.log_probs]
     if not log_probs:
         raise ValueError("scores=[] have no token: a perplexity needs one text or more")
@@ -63,7 +63,7 @@ class TextScorer(MaskPredictor):
             within_word: Mask the later tokens of a token's word together with it.
             batch_size: Number of rows in one forward.
 
-        Raises ValueError if a text is empty, has a mask or is longer than the model, or the tokenizer tells no words.
+        Raises ValueError if a text is empty, has a mask or is too long, or the tokenizer cannot tell words.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more")
