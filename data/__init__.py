@@ -11,14 +11,13 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "data.batches.chunks": "StreamCorpus",
     "data.batch": "DocumentBorders Loader MaskedBatch",
     "data.batches.collator": "Collator",
     "data.batches.hf_collator": "MaskedLMCollator",
     "data.batches.loader": "MicroBatches TrainLoader eval_batches",
     "data.batches.masking": "MASK_RATES",
     "data.batches.order": "Order blocks_per_epoch",
-    "data.batches.streaming": "StreamLoader",
+    "data.batches.streaming": "StreamCorpus StreamLoader",
     "data.blocks.store": "BlockCounts JoinedBlocks TokenBlocks build_blocks",
     "data.blocks.tokenization": "open_tokenizer tokenizer_fingerprint",
     "data.blocks.vocabulary": "Vocabulary vocab_size vocabulary",

@@ -40,24 +40,15 @@ class CheckpointError(ValueError):
 
 @dataclass
 class TrainState:
-    """The state of a run besides the parameters and the optimizers.
+    """The state of a run besides the parameters and the optimizers."""
 
-    Attributes:
-        step: Number of updates made.
-        best_step, best_loss: Step and loss of the best evaluation so far.
-        evaluated_step: Step of the last evaluation. A run that was stopped within an evaluation makes it again.
-        evaluations_without_improvement: Number of evaluations since the best one, for early stopping.
-        num_skipped_steps: Number of updates that were skipped because they were not finite.
-        scaler: State of the fp16 loss scaler, or None.
-    """
-
-    step: int = 0
-    best_step: int | None = None
+    step: int = 0  # number of updates made
+    best_step: int | None = None  # of the best evaluation so far
     best_loss: float | None = None
-    evaluated_step: int | None = None
-    evaluations_without_improvement: int = 0
-    num_skipped_steps: int = 0
-    scaler: dict[str, Any] | None = None
+    evaluated_step: int | None = None  # of the last evaluation; a run that was stopped within one makes it again
+    evaluations_without_improvement: int = 0  # since the best one, for early stopping
+    num_skipped_steps: int = 0  # updates that were skipped because they were not finite
+    scaler: dict[str, Any] | None = None  # of fp16's loss scaler
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -71,21 +62,14 @@ def save_checkpoint(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tensors: dict[str, Tensor],
+    tensors: dict[str, Tensor],  # all but the model's weights
     *,
     state: TrainState,
-    identity: dict[str, Any],
-    settings: dict[str, Any],
-    data_state: dict[str, np.ndarray],
+    identity: dict[str, Any],  # what a run that resumes from here must have in common with this one
+    settings: dict[str, Any],  # all of them, so that a run that resumes from here can report which have changed
+    data_state: dict[str, np.ndarray],  # of the loaders of all processes, by name; empty where the step determines it
 ) -> None:
-    """Write a complete checkpoint or none.
-
-    Args:
-        tensors: All tensors but the model's weights.
-        data_state: State of the loaders of all processes, by name; empty where the step determines it.
-        identity: What a run that resumes from here must have in common with this one.
-        settings: All settings, so that a run that resumes from here can report which have changed.
-    """
+    """Write a complete checkpoint or none."""
     with whole_or_nothing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -111,11 +95,7 @@ def verify(folder: Path) -> None:
 
 
 def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
-    """The state of a verified checkpoint.
-
-    Raises:
-        CheckpointError: The checkpoint belongs to a different run; the message names the field.
-    """
+    """The state of a verified checkpoint; CheckpointError, naming the field, if it belongs to a different run."""
     facts = json.loads((folder / "state.json").read_text())
     saved = {"objective": "masked_lm", "objective_kwargs": {}} | facts.pop("identity")  # older ones name no objective
     facts.pop("settings", None)
@@ -155,8 +135,7 @@ def load_data_state(folder: Path) -> dict[str, np.ndarray]:
 def whole_or_nothing(folder: Path) -> Iterator[Path]:
     """A temporary folder that replaces ``folder`` at the end, and is removed after an error.
 
-    Raises:
-        OSError: A file could not be written, also where safetensors raises an error of its own.
+    Raises OSError if a file could not be written, also where safetensors raises an error of its own.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)

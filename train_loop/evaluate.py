@@ -16,10 +16,7 @@ from train_loop.objective import EvalMetrics, Objective
 
 @torch.no_grad()
 def evaluate(accelerator: Accelerator, objective: Objective, batches: Iterable[MaskedBatch]) -> EvalMetrics:
-    """Evaluate on the batches of all processes.
-
-    The objective is not wrapped in DDP: there are no gradients to synchronise.
-    """
+    """Evaluate on the batches of all processes, without DDP: there are no gradients to synchronise."""
     was_training = objective.training
     objective.eval()
     sums = []

@@ -19,10 +19,9 @@ from train_loop.watching.watch import Watch
 def train(run: Run, watch: Watch) -> EvalMetrics:
     """Train from ``run.state`` to the end, save the final model, and return its evaluation.
 
-    Raises:
-        Stopped: A process was told to stop. All processes stop at the same step, after a checkpoint of it.
-        NonFiniteError: An update was not finite, and the settings do not allow to skip it. This is noticed at the
-            next training row, before anything is evaluated or saved.
+    Raises Stopped if a process was told to stop: all processes stop at the same step, after a checkpoint of it. Raises
+    NonFiniteError if an update was not finite, and the settings do not allow to skip it. This is noticed at the next
+    training row, before anything is evaluated or saved.
     """
     try:
         evaluation = _make_updates(run, watch)

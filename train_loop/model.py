@@ -22,20 +22,14 @@ def open_model(
     config: ModelConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    vocab_size: int,
+    vocab_size: int,  # one more than the tokenizer's largest id
     block_size: int,
-    seed: int,
-    auto_class: Any = AutoModelForMaskedLM,
+    seed: int,  # of the initialisation
+    auto_class: Any = AutoModelForMaskedLM,  # see `Objective`; as for `load_model`
 ) -> PreTrainedModel:
     """Load or build the model of the settings, in fp32, and check it against the tokenizer and the blocks.
 
-    Args:
-        vocab_size: One more than the tokenizer's largest id.
-        seed: Seed of the initialisation.
-        auto_class: See `Objective`; as for `load_model`.
-
-    Raises:
-        ValueError: The model cannot be loaded or built, or does not fit.
+    Raises ValueError if the model cannot be loaded or built, or does not fit.
     """
     torch.manual_seed(seed)
     if config.model_name_or_path is not None:
@@ -62,14 +56,10 @@ def load_model(
     auto_class: Any = AutoModelForMaskedLM,
     needs_all_weights: bool = False,
 ) -> PreTrainedModel:
-    """Load a model from safetensors, in fp32.
+    """Load a model from safetensors, in fp32. Weights that were not saved, such as a head's, start at random.
 
-    Args:
-        needs_all_weights: Refuse a model that was saved without some of its weights, such as the head. In training
-            they start at random.
-
-    Raises:
-        ValueError: The model does not exist, or is not a masked language model.
+    Raises ValueError if the model does not exist, or is not a masked language model; with ``needs_all_weights`` also if
+    it was saved without some of its weights.
     """
     try:
         model, info = auto_class.from_pretrained(
@@ -149,10 +139,7 @@ def max_positions(model: PreTrainedModel) -> int:
 
 
 def first_position(model: PreTrainedModel) -> int:
-    """The position id of a text's first token.
-
-    RoBERTa's kin count from ``padding_idx + 1``, so 514 embeddings are 512 positions; the others from 0.
-    """
+    """The position id of a text's first token: 0, or ``padding_idx + 1`` of RoBERTa's kin (514 embeddings for 512)."""
     embeddings = _position_embeddings(model)
     return 0 if embeddings is None or embeddings.padding_idx is None else embeddings.padding_idx + 1
 

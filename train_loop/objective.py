@@ -15,12 +15,9 @@ from train_loop.config import TrainConfig
 
 @dataclass(frozen=True)
 class EvalMetrics:
-    """Of one evaluation, over all processes; the lowest loss is the best.
+    """Of one evaluation, over all processes. An objective adds fields of its own, which are logged by their names."""
 
-    An objective adds fields of its own, which are logged by their names.
-    """
-
-    eval_loss: float
+    eval_loss: float  # the lowest is the best
 
     @property
     def nats_per_token(self) -> float | None:
@@ -43,21 +40,15 @@ class Objective(nn.Module, ABC):
 
     So an objective gives sums and counts, and never divides. All that it draws must follow from the batch (its block
     ids) and from torch's generator, which `train_step` seeds: a resumed run then draws the same.
-
-    Attributes:
-        auto_class: The class of transformers that opens the model.
-        model: The model that is saved. All other weights of the objective are kept in the checkpoints alone.
-        terms: The weight of each of the K terms of the loss, by name.
-        takes_documents: Whether its batches may be one row of documents, see `MaskedBatch.documents`.
     """
 
-    auto_class: ClassVar[Any] = AutoModelForMaskedLM
-    terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}
-    takes_documents = False
+    auto_class: ClassVar[Any] = AutoModelForMaskedLM  # the class of transformers that opens the model
+    terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}  # the weight of each of the K terms of the loss, by name
+    takes_documents = False  # whether its batches may be one row of documents, see `MaskedBatch.documents`
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model
+        self.model = model  # what is saved; all other weights of the objective are kept in the checkpoints alone
 
     @abstractmethod
     def count(self, batch: MaskedBatch) -> Sequence[int]:
@@ -78,10 +69,8 @@ class Objective(nn.Module, ABC):
     def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
         """Try out what the model allows, once, on the run's device and at its precision.
 
-        With ``has_padding`` blocks may be shorter than ``block_size``.
-
-        Raises:
-            ValueError: A setting asks for something that the model does not allow.
+        With ``has_padding`` blocks may be shorter than ``block_size``. Raises ValueError if a setting asks for
+        something that the model does not allow.
         """
 
     @property
@@ -93,10 +82,8 @@ class Objective(nn.Module, ABC):
 def freeze_unused(objective: Objective) -> list[str]:
     """Freeze the parameters that the loss does not reach (some families keep a pooler) and return their names.
 
-    DDP would wait for their gradients for ever. One forward and backward of two tokens finds them.
-
-    Raises:
-        ValueError: The model does not compute at this precision, or with this attention.
+    DDP would wait for their gradients for ever. One forward and backward of two tokens finds them. Raises ValueError if
+    the model does not compute at this precision, or with this attention.
     """
     device = next(objective.parameters()).device
     try:

@@ -16,8 +16,7 @@ from train_loop.config import TrainConfig
 def build_schedule(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
     """A function from the update (from 0) to the factor on the peak learning rates, by transformers' schedules.
 
-    Raises:
-        ValueError: The schedule does not take these options, or its parts are longer than the run.
+    Raises ValueError if the schedule does not take these options, or its parts are longer than the run.
     """
     name, options = config.lr_scheduler_type, config.lr_scheduler_kwargs
     parts = {"warmup_steps": config.warmup_steps}
@@ -60,8 +59,8 @@ def step_unless(
 ) -> None:
     """Step all optimizers, or none of them if the update is bad; then update fp16's loss scale once.
 
-    Optimizers with torch's ``found_inf`` protocol, ours among them, read the flag on
-    the device. For any other this waits for the device.
+    Optimizers with torch's ``found_inf`` protocol, ours among them, read the flag on the device. For any other this
+    waits for the device.
     """
     for optimizer in (prepared.optimizer for prepared in optimizers):
         if getattr(optimizer, "_step_supports_amp_scaling", False):

@@ -27,16 +27,13 @@ from train_loop.model import encoder_layers
 from train_loop.objective import Objective
 from train_loop.optim import BuildOptimizers
 
-_OWN = "objective."
-
 
 def prepare(
     accelerator: Accelerator, objective: Objective, build_optimizers: BuildOptimizers, config: TrainConfig
 ) -> tuple[nn.Module, list[AcceleratedOptimizer]]:
     """The objective on the device, computing at the run's precision, sharded or wrapped in DDP; and its optimizers.
 
-    Raises:
-        ValueError: The objective, or this number of processes, cannot be sharded as the settings say.
+    Raises ValueError if the objective, or this number of processes, cannot be sharded as the settings say.
     """
     if config.shard and distributed.is_initialized():
         # Nobody writes to that tensor.
@@ -173,4 +170,4 @@ def _parameter_names(objective: Objective) -> dict[int, str]:
 
 
 def _name(name: str) -> str:
-    return name.removeprefix("model.") if name.startswith("model.") else f"{_OWN}{name}"
+    return name.removeprefix("model.") if name.startswith("model.") else f"objective.{name}"

@@ -10,23 +10,14 @@ _DEFAULT_GLOBAL_BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is divided: the numbers that ``--dry_run`` prints.
+    """How a global batch is divided: the numbers that ``--dry_run`` prints."""
 
-    Attributes:
-        global_batch_size: Blocks per update.
-        micro_batch_size: Blocks that a process takes at once.
-        micro_batches_per_step: Micro-batches of a process in an update (gradient accumulation).
-        steps_per_epoch: Updates in an epoch; the last may be smaller. None when streaming.
-        total_steps: Updates in the run.
-        eval_steps: Updates between evaluations.
-    """
-
-    global_batch_size: int
-    micro_batch_size: int
-    micro_batches_per_step: int
-    steps_per_epoch: int | None
-    total_steps: int
-    eval_steps: int
+    global_batch_size: int  # blocks per update
+    micro_batch_size: int  # blocks that a process takes at once
+    micro_batches_per_step: int  # of a process in an update (gradient accumulation)
+    steps_per_epoch: int | None  # updates in an epoch; the last may be smaller. None when streaming
+    total_steps: int  # updates in the run
+    eval_steps: int  # updates between evaluations
 
     def cut(self, micro_batches_per_step: int) -> "BatchPlan":
         """The same plan with each update cut into so many micro-batches. Requires a plan with one."""
@@ -38,8 +29,7 @@ class BatchPlan:
 def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processes: int) -> BatchPlan:
     """Work out the batch arithmetic; ``blocks_per_epoch`` is None when streaming.
 
-    Raises:
-        ValueError: The global batch cannot be divided as the settings say.
+    Raises ValueError if the global batch cannot be divided as the settings say.
     """
     per_device = None if config.per_device_train_batch_size == "auto" else config.per_device_train_batch_size
     global_batch_size = config.global_batch_size or _DEFAULT_GLOBAL_BATCH_SIZE

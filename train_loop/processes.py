@@ -1,7 +1,7 @@
 """How the processes of a run exchange messages, and check before training that they hold the same.
 
-All messages go through gloo groups on the CPU. A GPU collective would first wait
-for all queued work. One group has no time limit, for work that may take hours.
+All messages go through gloo groups on the CPU. A GPU collective would first wait for all queued work. One group has no
+time limit, for work that may take hours.
 """
 
 import platform
@@ -57,10 +57,7 @@ class Processes:
             distributed.barrier(group=self._patient)
 
     def close(self) -> None:
-        """Leave the groups when all processes are done.
-
-        Threads of a group that still exists when the process exits abort it now and then.
-        """
+        """Leave the groups when all processes are done: threads of a group left at the exit abort it now and then."""
         if self.number > 1:
             self.wait()
             for group in (self._votes, self._patient):
@@ -78,9 +75,8 @@ class Processes:
     def together(self, build: Callable[[], T]) -> T:
         """Call ``build`` on every process.
 
-        Raises:
-            AgreedError: ``build`` raised ValueError or OSError on some process. All processes raise, so that none
-                waits for another. A single process raises the original error.
+        Where it raises ValueError or OSError on some, all raise AgreedError, so that none waits for another. A single
+        process raises the original error.
         """
         try:
             result, problem = build(), None
@@ -126,11 +122,7 @@ class Processes:
         return tensors
 
     def require_same(self, facts: Mapping[str, object]) -> None:
-        """Check that all processes hold the same values, given by their names for an error.
-
-        Raises:
-            AgreedError: A value differs. The error names the process, its machine, and both values.
-        """
+        """Raise AgreedError, naming the process, its machine and both values, if processes hold different ones."""
         held = self.gather((platform.node(), dict(facts)))
         for rank, (machine, others) in enumerate(held):
             for name, value in held[0][1].items():

@@ -28,29 +28,20 @@ class Stopped(Exception):
 
 @dataclass
 class Run:
-    """The parts of a run.
-
-    Attributes:
-        objective, optimizers: Prepared by Accelerate; the objective is perhaps wrapped in DDP.
-        lr_factor: Step -> factor on the peak learning rates.
-        loader: Of this process's micro-batches.
-        eval_batches: This process's evaluation batches, from the start at each call.
-        eval_tokens_per_byte: Of the evaluation text, without special tokens.
-        checkpoints: Used on the main process only.
-    """
+    """The parts of a run."""
 
     config: TrainConfig
     accelerator: Accelerator
     processes: Processes
-    objective: nn.Module
+    objective: nn.Module  # prepared by Accelerate, as the optimizers are; perhaps wrapped in DDP
     optimizers: list[AcceleratedOptimizer]
-    lr_factor: Callable[[int], float]
+    lr_factor: Callable[[int], float]  # step -> factor on the peak learning rates
     plan: BatchPlan
-    loader: Loader
-    eval_batches: Callable[[], Iterable[MaskedBatch]]
-    eval_tokens_per_byte: float
+    loader: Loader  # of this process's micro-batches
+    eval_batches: Callable[[], Iterable[MaskedBatch]]  # this process's, from the start at each call
+    eval_tokens_per_byte: float  # of the evaluation text, without special tokens
     state: TrainState
-    checkpoints: RunCheckpoints
+    checkpoints: RunCheckpoints  # used on the main process only
 
     @property
     def output_dir(self) -> Path:

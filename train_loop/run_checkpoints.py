@@ -29,40 +29,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts, as the main process tells the other processes, which may not see its disk.
+    """Where a run starts, as the main process tells the other processes, which may not see its disk."""
 
-    Attributes:
-        folder: The checkpoint to resume from; None: the run starts anew.
-        model_config: The model's configuration, as ``config.json`` has it.
-        data_state: The positions of the streams of text; empty where the step determines them.
-        changed: A line for each setting that differs from those of the checkpoint.
-    """
-
-    folder: Path | None = None
+    folder: Path | None = None  # the checkpoint to resume from; None: the run starts anew
     state: TrainState = field(default_factory=TrainState)
-    model_config: dict[str, Any] = field(default_factory=dict)
-    data_state: dict[str, np.ndarray] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
+    model_config: dict[str, Any] = field(default_factory=dict)  # as ``config.json`` has it
+    data_state: dict[str, np.ndarray] = field(default_factory=dict)  # see `checkpoint.save_checkpoint`
+    changed: list[str] = field(default_factory=list)  # a line for each setting that differs from the checkpoint's
 
 
 @dataclass
 class RunCheckpoints:
     """Chooses, writes and rotates a run's checkpoints; used on the main process only.
 
-    A thread writes them, one at a time, so training stops only for the copy to
-    host memory. An error of the thread is raised by the next `wait`.
-
-    Attributes:
-        tokenizer: Saved with each model.
-        identity, settings: See `save_checkpoint`.
-        on_saved: Called with the folder of each written checkpoint, in the thread that wrote it.
+    A thread writes them, one at a time, so training stops only for the copy to host memory. An error of the thread is
+    raised by the next `wait`.
     """
 
     config: TrainConfig
-    tokenizer: PreTrainedTokenizerBase
-    identity: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase  # saved with each model
+    identity: dict[str, Any]  # see `checkpoint.save_checkpoint`, of the settings too
     settings: dict[str, Any]
-    on_saved: Callable[[Path], None]
+    on_saved: Callable[[Path], None]  # called with each written checkpoint's folder, in the thread that wrote it
     _host_model: PreTrainedModel | None = None
     _pending: tuple[Path, Future[None]] | None = None
 
@@ -73,8 +61,7 @@ class RunCheckpoints:
     def start(self) -> Start:
         """Find and verify the checkpoint that ``resume_from_checkpoint`` names.
 
-        Raises:
-            CheckpointError: No checkpoint is whole, or it belongs to a different run.
+        Raises CheckpointError if no checkpoint is whole, or it belongs to a different run.
         """
         wanted = self.config.resume_from_checkpoint
         folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
@@ -91,8 +78,7 @@ class RunCheckpoints:
     def begin(self, start: Start) -> list[str]:
         """Leave only this run's history among the checkpoints; return a line for each change.
 
-        Raises:
-            OSError: A checkpoint could not be renamed or copied.
+        Raises OSError if a checkpoint could not be renamed or copied.
         """
         lines, state = [], start.state
         ours = checkpoint_folder(self._output_dir, state.step)
@@ -163,11 +149,7 @@ class RunCheckpoints:
         return self._host_model
 
     def wait(self) -> None:
-        """Wait until the last save is written.
-
-        Raises:
-            CheckpointError: The last save failed, and the settings say to stop then.
-        """
+        """Wait until the last save is written; CheckpointError if it failed, and the settings say to stop then."""
         if self._pending is None:
             return
         folder, written = self._pending
@@ -181,11 +163,7 @@ class RunCheckpoints:
             logger.warning("%s; training goes on", text)
 
     def load(self, step: int, objective: Objective) -> dict[str, Tensor]:
-        """The full state in the checkpoint of a step.
-
-        Raises:
-            ValueError: The checkpoint is not whole.
-        """
+        """The full state in the checkpoint of a step; ValueError if that is not whole."""
         folder = checkpoint_folder(self._output_dir, step)
         verify(folder)
         return load_model(str(folder), auto_class=objective.auto_class).state_dict() | checkpoint.load_tensors(folder)
@@ -194,8 +172,7 @@ class RunCheckpoints:
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:
     """The checkpoint to resume from, verified. For 'latest': the newest whole one, or None if there are none.
 
-    Raises:
-        CheckpointError: The named checkpoint is not whole, or there are checkpoints and none of them is.
+    Raises CheckpointError if the named checkpoint is not whole, or there are checkpoints and none of them is.
     """
     if wanted != "latest":
         verify(Path(wanted))

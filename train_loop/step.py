@@ -1,7 +1,7 @@
 """One optimizer update. Read this file first.
 
-The loss of an update is a mean over all predictions of the global batch (the
-masked tokens), however that batch is spread over processes and micro-batches:
+The loss of an update is a mean over all predictions of the global batch (the masked tokens), however that batch is
+spread over processes and micro-batches:
 
     loss = sum over all masked tokens of -log p(token) / number of masked tokens
 
@@ -9,8 +9,8 @@ So the predictions are counted first, over all processes. Then each micro-batch 
 over that *global* count. Means of micro-batches are never averaged: their counts differ. An objective may have several
 such terms, each with its own count and weight.
 
-Nothing here waits for the GPU: whether an update is finite is known there, our
-optimizers look there, and the loop asks when it logs.
+Nothing here waits for the GPU: whether an update is finite is known there, our optimizers look there, and the loop asks
+when it logs.
 """
 
 import hashlib
@@ -29,24 +29,16 @@ from train_loop.step_metrics import StepMetrics
 
 def train_step(
     accelerator: Accelerator,
-    objective: nn.Module,
+    objective: nn.Module,  # prepared; gives the sums of a micro-batch
     optimizers: Sequence[AcceleratedOptimizer],
-    batches: Sequence[MaskedBatch],
+    batches: Sequence[MaskedBatch],  # this process's micro-batches of the update, at least one
     *,
-    step: int,
-    lr_factor: float,
-    max_grad_norm: float,
-    seed: int,
+    step: int,  # number of the update, from 0
+    lr_factor: float,  # on the peak learning rates
+    max_grad_norm: float,  # clip to this norm; 0 does not clip
+    seed: int,  # of dropout
 ) -> StepMetrics:
-    """Make one update of the parameters, or skip it if it is not finite.
-
-    Args:
-        objective: Prepared; gives the sums of a micro-batch.
-        batches: This process's micro-batches of the update, at least one.
-        step: Number of the update, from 0.
-        lr_factor: Factor on the peak learning rates.
-        max_grad_norm: Clip to this norm; 0 does not clip.
-    """
+    """Make one update of the parameters, or skip it if it is not finite."""
     bare = unwrapped(objective)
     local_counts = map(sum, zip(*(bare.count(batch) for batch in batches), strict=True))
     # full, not tensor: that would wait for the GPU to copy one number.

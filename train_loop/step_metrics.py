@@ -11,27 +11,16 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Measurements of one update. Tensors stay on the device until they are logged.
+    """Measurements of one update. Tensors stay on the device until they are logged."""
 
-    Attributes:
-        step: Number of the update, from 0.
-        lr_factor: Factor on the peak learning rates.
-        block_ids: Of this process's micro-batches, ``[B]`` each, on the CPU.
-        loss_sums: ``[micro-batches, K]``, of the K terms of the loss, summed over this process's predictions.
-        counts: ``[K]``, predictions in the global batch, 1 where there are none.
-        grad_norm: Norm of the whole gradient, before clipping.
-        is_skipped: Whether the loss or the gradient was not finite on any process. Parameters and optimizers are then
-            unchanged, bit for bit. An overflow by which fp16's loss scaler finds the scale changes nothing either, but
-            does not count as skipped.
-        num_tokens, num_masked: Tokens, and masked tokens, in this process's micro-batches.
-    """
-
-    step: int
-    lr_factor: float
-    block_ids: list[Tensor]
-    loss_sums: Tensor
-    counts: Tensor
-    grad_norm: Tensor
+    step: int  # number of the update, from 0
+    lr_factor: float  # on the peak learning rates
+    block_ids: list[Tensor]  # of this process's micro-batches, [B] each, on the CPU
+    loss_sums: Tensor  # [micro-batches, K], of the K terms of the loss, summed over this process's predictions
+    counts: Tensor  # [K], predictions in the global batch, 1 where there are none
+    grad_norm: Tensor  # of the whole gradient, before clipping
+    # Whether the loss or the gradient was not finite on any process. Parameters and optimizers are then unchanged, bit
+    # for bit. An overflow by which fp16's loss scaler finds the scale changes nothing either, but is not counted here.
     is_skipped: Tensor
-    num_tokens: int
+    num_tokens: int  # in this process's micro-batches
     num_masked: int

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from data.batch import MaskedBatch
-from data.batches.chunks import StreamCorpus
 from data.batches.collator import Collator
 from data.batches.loader import MicroBatches, TrainLoader, eval_batches
 from data.batches.masking import Choose, choose_token
 from data.batches.order import Order
-from data.batches.streaming import StreamLoader
+from data.batches.streaming import StreamCorpus, StreamLoader
 from data.blocks.store import JoinedBlocks
 from data.config import DataConfig
 from data.documents.ranges import DataError

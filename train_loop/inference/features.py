@@ -51,8 +51,7 @@ def features(
 def probe(features_ND: np.ndarray, labels: Sequence[str], *, penalty: float = 1.0) -> Score:
     """The accuracy of a logistic regression, over 5 folds that are always the same, with the interval of their mean.
 
-    Raises:
-        ValueError: scikit-learn is missing, or a label occurs less than 5 times.
+    Raises ValueError if scikit-learn is missing, or a label occurs less than 5 times.
     """
     try:
         from sklearn.linear_model import LogisticRegression

@@ -1,7 +1,7 @@
 """Fills ``<mask>`` with the most probable tokens.
 
-It gives the answers of ``pipeline("fill-mask")`` by explicit steps: encode the text,
-find its masks, run the head there only, and take the top-k of the logits.
+It gives the answers of ``pipeline("fill-mask")`` by explicit steps: encode the text, find its masks, run the head there
+only, and take the top-k of the logits.
 """
 
 import functools
@@ -64,8 +64,7 @@ class FillMask(MaskPredictor):
             ``token_str`` and ``sequence``; ``token`` is a list where a target has several tokens.
             With ``joint``: K fills for a text, whose ``token`` and ``token_str`` are lists with one item for each mask.
 
-        Raises:
-            ValueError: A setting, a target or a text cannot work.
+        Raises ValueError if a setting, a target or a text cannot work.
         """
         self._check(top_k, targets, joint, num_beams, batch_size)
         pieces = None if targets is None else target_pieces(self.tokenizer, targets)

@@ -1,9 +1,8 @@
 """Fills the masks of a text one after another, each given those already filled.
 
-The pipeline fills each mask as if the others stayed masks, so its first choices need
-not fit each other. Here the score is the product of the probabilities of the choices,
-each at the moment it is made. By the chain rule, this is the joint probability of the
-fills in the order in which they are made.
+The pipeline fills each mask as if the others stayed masks, so its first choices need not fit each other. Here the score
+is the product of the probabilities of the choices, each at the moment it is made. By the chain rule, this is the joint
+probability of the fills in the order in which they are made.
 """
 
 from collections.abc import Sequence
@@ -16,17 +15,11 @@ JOINT_METHODS: tuple[JointMethod, ...] = get_args(JointMethod)
 
 
 class Filling(NamedTuple):
-    """A text with some masks filled.
+    """A text with some masks filled."""
 
-    Attributes:
-        row: ``[L]`` tokens.
-        masks: Positions that are still masks, in order.
-        log_prob: The joint log-probability of the tokens filled in.
-    """
-
-    row: tuple[int, ...]
-    masks: tuple[int, ...]
-    log_prob: float
+    row: tuple[int, ...]  # [L] tokens
+    masks: tuple[int, ...]  # positions that are still masks, in order
+    log_prob: float  # the joint one of the tokens filled in
 
 
 def fill_jointly(
@@ -34,21 +27,17 @@ def fill_jointly(
     rows: Sequence[Sequence[int]],
     method: JointMethod,
     *,
-    top_k: int,
-    num_beams: int,
+    top_k: int,  # K fillings for each row, or all of them where there are fewer
+    num_beams: int,  # the width of the beam; at least K fillings are kept
     batch_size: int,
 ) -> list[list[Filling]]:
-    """The fillings of each row's masks, the most probable first.
+    """The fillings of each row's masks, the most probable first. The method says which mask is next, and what is kept.
 
-    Args:
-        method: Which mask is filled next, and which fillings are kept.
-            ``left_to_right``: the K best tokens of the first mask, each followed by the best token of every next mask.
-            ``confidence``: the same, but each time the mask with the most probable token is filled
-            (the decoding of Ghazvininejad et al. 2019, Mask-Predict, one token at a time).
-            ``beam``: from left to right, and the ``num_beams`` best fillings are kept. With as many beams as
-            there are fillings, it finds the most probable one.
-        top_k: K fillings for each row, or all of them where there are fewer.
-        num_beams: The width of the beam; at least K fillings are kept.
+    ``left_to_right``: the K best tokens of the first mask, each followed by the best token of every next mask.
+    ``confidence``: the same, but each time the mask with the most probable token is filled (the decoding of
+    Ghazvininejad et al. 2019, Mask-Predict, one token at a time).
+    ``beam``: from left to right, and the ``num_beams`` best fillings are kept. With as many beams as there are
+    fillings, it finds the most probable one.
     """
     beams = [[Filling(tuple(row), tuple(predictor.masks(row)), 0.0)] for row in rows]
     is_first = True

@@ -35,10 +35,7 @@ def judge(
     """The accuracy in each group of pairs, and in ``all``. Equally probable sentences count half.
 
     The intervals are Wilson's (1927). They take the pairs for independent, which pairs of one template are not quite.
-
-    Args:
-        within_word: See `TextScorer`.
-        batch_size: Rows in one forward.
+    ``within_word`` and ``batch_size`` are those of `TextScorer`.
     """
     given, texts = itertools.tee(pairs)
     scored = score((text for pair in texts for text in pair[:2]), within_word=within_word, batch_size=batch_size)

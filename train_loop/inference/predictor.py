@@ -1,7 +1,7 @@
 """Computes logits at chosen positions of texts, to fill masks and to score texts.
 
-The head runs at these positions only, rows of similar length share a batch, and
-nothing as large as the vocabulary leaves the device.
+The head runs at these positions only, rows of similar length share a batch, and nothing as large as the vocabulary
+leaves the device.
 """
 
 import itertools
@@ -56,8 +56,7 @@ class MaskPredictor:
     ) -> None:
         """Use a model where and as it is, unless a device or a dtype is given.
 
-        Raises:
-            ValueError: The model has no MLM head, the tokenizer has no mask token, or the dtype is unknown.
+        Raises ValueError if the model has no MLM head, the tokenizer has no mask token, or the dtype is unknown.
         """
         if model.get_output_embeddings() is None:
             raise ValueError(
@@ -103,37 +102,26 @@ class MaskPredictor:
     ) -> Any:
         """Return an answer for one text, a list for a list, and an iterator for an iterator.
 
-        Args:
-            answer: Gets some texts and the number of the first, counted from 1; None where there is only one text.
-            texts_at_once: How many texts ``answer`` gets. An iterator is read no further ahead than this.
+        ``answer`` gets so many texts at once, and the number of the first, counted from 1; None where there is only one
+        text. An iterator is read no further ahead than that.
         """
         if isinstance(texts, str):
             return answer([texts], None)[0]
         iterator = iter(texts)
         windows = iter(lambda: list(itertools.islice(iterator, texts_at_once)), [])  # ends at an empty window
-        answers = itertools.chain.from_iterable(
-            answer(window, 1 + i * texts_at_once) for i, window in enumerate(windows)
-        )
+        firsts = itertools.count(1, texts_at_once)
+        answers = itertools.chain.from_iterable(map(answer, windows, firsts))
         return list(answers) if isinstance(texts, Sequence) else answers
 
     def encode(
         self,
         texts: list[str],
         *,
-        first: int | None = None,
-        truncation: bool = False,
-        tokenizer_kwargs: dict[str, Any] | None = None,
+        first: int | None = None,  # number of the first text, for messages; None where there is only one
+        truncation: bool = False,  # cut a text that is longer than the model, and keep its masks
+        tokenizer_kwargs: dict[str, Any] | None = None,  # their ``padding`` is ignored: batches are padded here
     ) -> list[list[int]]:
-        """Tokenize texts, each of which must have a mask.
-
-        Args:
-            first: Number of the first text, for messages; None where there is only one.
-            truncation: Cut a text that is longer than the model, and keep its masks.
-            tokenizer_kwargs: For the tokenizer. Its ``padding`` is ignored, because batches are padded here.
-
-        Raises:
-            ValueError: A text is empty, has no mask or is too long.
-        """
+        """Tokenize texts. Raises ValueError if one is empty, has no mask or is too long."""
         ours = {"padding": False, "return_tensors": None, "return_attention_mask": False, "verbose": False}
         rows = tokenize(self.tokenizer, texts, **{**(tokenizer_kwargs or {}), **ours})["input_ids"]
         for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
@@ -245,8 +233,7 @@ class MaskPredictor:
 def load_with_tokenizer(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a trained model and its tokenizer from its folder, a run's folder or the Hub.
 
-    Raises:
-        ValueError: There is no such model or tokenizer, or the model has no trained MLM head.
+    Raises ValueError if there is no such model or tokenizer, or the model has no trained MLM head.
     """
     name = model_folder(name)
     require_hub(name)

@@ -9,6 +9,7 @@ Language Model Scoring", section 3, ``PLL-word-l2r``).
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import BatchEncoding
@@ -20,16 +21,11 @@ from train_loop.watching.columns import excerpt
 
 @dataclass(frozen=True)
 class TextScore:
-    """The score of one text.
-
-    Attributes:
-        tokens: Its tokens as the vocabulary spells them, without special tokens, which are not scored.
-        log_probs: The natural logarithm of each token's probability.
-    """
+    """The score of one text."""
 
     text: str
-    tokens: list[str]
-    log_probs: list[float]
+    tokens: list[str]  # as the vocabulary spells them, without special tokens, which are not scored
+    log_probs: list[float]  # the natural logarithm of each token's probability
 
     @property
     def pseudo_log_likelihood(self) -> float:
@@ -43,11 +39,7 @@ class TextScore:
 
 
 def pseudo_perplexity(scores: Iterable[TextScore]) -> float:
-    """The pseudo-perplexity over all tokens of some texts (Salazar et al. 2020, equation 3).
-
-    Raises:
-        ValueError: There is no token.
-    """
+    """The pseudo-perplexity over all tokens of texts (Salazar et al. 2020, equation 3). ValueError if there is none."""
     log_probs = [log_prob for score in scores for log_prob in score.log_probs]
     if not log_probs:
         raise ValueError("scores=[] have no token: a perplexity needs one text or more")
@@ -71,8 +63,7 @@ class TextScorer(MaskPredictor):
             within_word: Mask the later tokens of a token's word together with it.
             batch_size: Number of rows in one forward.
 
-        Raises:
-            ValueError: A text is empty, has a mask or is longer than the model; or the tokenizer cannot tell words.
+        Raises ValueError if a text is empty, has a mask or is too long, or the tokenizer cannot tell words.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be 1 or more")
@@ -80,11 +71,10 @@ class TextScorer(MaskPredictor):
             raise ValueError(
                 f"within_word needs a fast tokenizer: {type(self.tokenizer).__name__} cannot tell words; leave it off"
             )
-        return self.answer_each(
-            texts, lambda texts, first: self._score(texts, first, within_word, batch_size), batch_size
-        )
+        score = partial(self._score, within_word=within_word, batch_size=batch_size)
+        return self.answer_each(texts, score, batch_size)
 
-    def _score(self, texts: list[str], first: int | None, within_word: bool, batch_size: int) -> list[TextScore]:
+    def _score(self, texts: list[str], first: int | None, *, within_word: bool, batch_size: int) -> list[TextScore]:
         settings = {"return_special_tokens_mask": True, "return_offsets_mapping": within_word, "verbose": False}
         encodings = tokenize(self.tokenizer, texts, **settings)
         asks: list[list[Ask]] = []

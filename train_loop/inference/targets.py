@@ -16,8 +16,7 @@ from train_loop.inference.predictor import Ask, Choice, MaskPredictor, Pieces, t
 def target_pieces(tokenizer: PreTrainedTokenizerBase, targets: str | Sequence[str]) -> list[Pieces]:
     """The tokens of each target: the vocabulary's entry of that name, or else the target's text tokenized.
 
-    Raises:
-        ValueError: There is no target, or the tokenizer does not know some of them; the message names these.
+    Raises ValueError if there is no target, or the tokenizer does not know some of them; the message names these.
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     if not targets:
@@ -43,8 +42,7 @@ def score_targets(
 ) -> list[list[list[Choice]]]:
     """For each row and each of its masks, the targets in their order; the row's other masks stay.
 
-    Raises:
-        ValueError: A row with as many masks as a target has tokens is longer than the model.
+    Raises ValueError if a row with as many masks as a target has tokens is longer than the model.
     """
     most = max(map(len, targets))
     asks: list[Ask] = []

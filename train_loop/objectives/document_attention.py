@@ -30,15 +30,11 @@ def attend(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | None = None,  # a token attends to those nearer than this; None: to its whole document
     documents: DocumentBorders | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """``[1, T, H, D]`` of query, key and value ``[1, H, T, D]``; keys and values may have fewer heads.
-
-    Args:
-        sliding_window: A token attends to those nearer than this; None: to its whole document.
-    """
+    """``[1, T, H, D]`` of query, key and value ``[1, H, T, D]``; keys and values may have fewer heads."""
     if documents is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     options: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}

@@ -20,11 +20,7 @@ from transformers import PreTrainedModel
 
 
 def compute_logits(model: PreTrainedModel, inputs: dict[str, Any], *, pad_to: int = 1) -> Tensor:
-    """``model(**inputs).logits`` with the same gradients, ``[..., V]``.
-
-    Args:
-        pad_to: Compute them as if V were a multiple of this.
-    """
+    """``model(**inputs).logits``, ``[..., V]``, with its gradients, computed as if V were a multiple of ``pad_to``."""
     lookup, to_logits = model.get_input_embeddings(), model.get_output_embeddings()
     if not (torch.is_grad_enabled() and isinstance(lookup, nn.Embedding) and isinstance(to_logits, nn.Linear)):
         return model(**inputs).logits

@@ -95,10 +95,8 @@ def perplexity(loss: float) -> float:
 def unigram_perplexity(accelerator: Accelerator, weights: Tensor, batches: Iterable[MaskedBatch]) -> float:
     """Perplexity of predicting every masked token by its frequency alone. A model that has learned is below it.
 
-    Args:
-        weights: ``[V]``, occurrences in the training text plus one, so that no
-            label has probability 0; 0 for special tokens, which are never labels.
-        batches: This process's batches.
+    ``weights`` are ``[V]`` occurrences in the training text plus one, so that no label has probability 0; 0 for special
+    tokens, which are never labels. The batches are this process's.
     """
     losses = -torch.log(weights.double() / weights.sum())
     sums = [torch.stack([losses[b.labels.cpu()].sum(), torch.tensor(float(b.num_masked))]) for b in batches]

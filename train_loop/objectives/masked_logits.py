@@ -1,14 +1,12 @@
 """The logits of a masked language model at the masked positions, and nowhere else.
 
-A stock ``*ForMaskedLM`` computes logits of the whole vocabulary at every
-position and then ignores 85 % of them. Here the encoder's output is gathered at
-the masked positions before the head sees it: same loss, same gradients, and at
+A stock ``*ForMaskedLM`` computes logits of the whole vocabulary at every position and then ignores 85 % of them. Here
+the encoder's output is gathered at the masked positions before the head sees it: same loss, same gradients, and at
 length 128 a DistilRoBERTa step needs 1.67 times less arithmetic.
 
-In the last layer only the attention mixes positions, and nothing reads what the
-layer makes of the unmasked ones. So where the model's modules allow it, the gathering
-moves up into that attention, in front of its last product: 1.84 times less
-(`gather_in_last_layer`). Residual connections see the masked positions alone.
+In the last layer only the attention mixes positions, and nothing reads what the layer makes of the unmasked ones. So
+where the model's modules allow it, the gathering moves up into that attention, in front of its last product: 1.84 times
+less (`gather_in_last_layer`). Residual connections see the masked positions alone.
 """
 
 from contextvars import ContextVar
@@ -48,21 +46,17 @@ _gathering: ContextVar[_Gathering | None] = ContextVar("gathering", default=None
 class MaskedLogits:
     """Computes the logits of a model at the masked positions of a batch.
 
-    The gathering is a forward hook on the encoder (``model.base_model``), so it
-    serves any ``AutoModelForMaskedLM``. Outside of a call it does nothing.
-
-    Attributes:
-        last_layer: Where the gathering happens in the last layer; None: at the end of the encoder.
-        pad_vocabulary_to: In training the logits are computed as if the vocabulary
-            were a multiple of this; it changes no value and no shape.
+    The gathering is a forward hook on the encoder (``model.base_model``), so it serves any ``AutoModelForMaskedLM``.
+    Outside of a call it does nothing.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.first_position = first_position(model)
         self.has_windows = "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
-        self.last_layer: LastLayer | None = None
+        self.last_layer: LastLayer | None = None  # where positions are gathered; None: at the end of the encoder
         self._hooks: list[RemovableHandle] = []
+        # In training logits are computed as if the vocabulary were a multiple of this; no value or shape changes.
         self.pad_vocabulary_to = 1
         if _gather_after_encoder not in model.base_model._forward_hooks.values():  # of an earlier one
             model.base_model.register_forward_hook(_gather_after_encoder)
@@ -83,15 +77,10 @@ class MaskedLogits:
         position_ids: Tensor | None = None,
         documents: DocumentBorders | None = None,
     ) -> Tensor:
-        """``[M, V]``, in the precision of the forward.
+        """``[M, V]``, in the precision of the forward. Arguments are as in `MaskedBatch`.
 
-        Args:
-            input_ids: ``[B, L]``.
-            masked_positions: ``[M]``, in the flattened ``[B * L]``.
-            attention_mask: ``[B, L]``, or None where no block is padded.
-            position_ids: ``[B, L]``, counted from 0 in each document, and 0 in the padding: each document is computed
-                as if it were alone. Or None: a block is one document.
-            documents: Those of a single row, for a model whose attention is `attend`; instead of a mask.
+        With ``position_ids``, which are 0 in the padding, each document is computed as if it were alone; without, a
+        block is one document. ``documents`` are for a model whose attention is `attend`, instead of a mask.
         """
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if position_ids is not None:
@@ -166,8 +155,8 @@ def document_mask(position_ids: Tensor) -> Tensor:
     position_ids  0 1 2 0 1 0 0     two documents, then two tokens of padding
     document      1 1 1 2 2 3 4
 
-    Each token of padding is a document of its own. So no other token attends to
-    it, and its own row is not all False, which would give NaN.
+    Each token of padding is a document of its own. So no other token attends to it, and its own row is not all False,
+    which would give NaN.
     """
     document_BL = (position_ids == 0).cumsum(dim=1)
     return (document_BL[:, :, None] == document_BL[:, None, :]).unsqueeze(1)

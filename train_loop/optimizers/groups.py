@@ -11,8 +11,7 @@ from train_loop.optimizers.muon import Muon
 def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """AdamW on all parameters of the objective, or Muon on the hidden matrices and AdamW on the rest.
 
-    Weight decay is decoupled and applies to matrices and embeddings, not to
-    norms and biases (all that has one dimension).
+    Weight decay is decoupled and applies to matrices and embeddings, not to norms and biases (all of one dimension).
     """
     hidden = _hidden_matrices(objective) if config.optimizer == "muon" else []
     hidden_ids = {id(p) for p in hidden}
@@ -35,8 +34,8 @@ def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimize
 def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
     """The weights of linear layers, but not embeddings and the output layer, even where it is not tied to them.
 
-    Muon makes all singular values of an update alike, which suits a map between
-    hidden states and not a table of vectors (Jordan et al. 2024).
+    Muon makes all singular values of an update alike, which suits a map between hidden states and not a table of
+    vectors (Jordan et al. 2024).
     """
     models = [module for module in objective.modules() if isinstance(module, PreTrainedModel)]
     heads = [head for model in models if (head := model.get_output_embeddings()) is not None]

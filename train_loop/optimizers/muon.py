@@ -7,8 +7,8 @@ from torch import Tensor
 class Muon(torch.optim.Muon):
     """torch's Muon (Jordan et al. 2024), which on a CPU iterates in fp32.
 
-    torch iterates in bf16 everywhere. On a CPU without bf16 instructions that makes
-    a product of two matrices of width 768 fifty times slower.
+    torch iterates in bf16 everywhere. On a CPU without bf16 instructions that makes a product of two matrices of width
+    768 fifty times slower.
 
     Like torch's fused optimizers, it changes nothing while ``found_inf`` is not 0, and reads that on the device.
     """

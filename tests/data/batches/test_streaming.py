@@ -29,7 +29,7 @@ from data import (
     open_documents,
     vocabulary,
 )
-from data.batches.chunks import Arrays, chunks
+from data.batches.streaming import Arrays, chunks
 from data.blocks.tokens import flagged
 from tests.batches import CPU, PROBABILITY, Row, rows_of
 from tests.conftest import sentences
@@ -45,7 +45,7 @@ Write = Callable[..., DataConfig]
 def small_chunks() -> Iterator[None]:
     """So that a few steps meet many of their ends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.batches.chunks._BLOCKS_IN_CHUNK", 8)
+        patch.setattr("data.batches.streaming._BLOCKS_IN_CHUNK", 8)
         yield
 
 
@@ -304,7 +304,7 @@ def counted_encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return flagged(np.array(ids, dtype=np.uint32), np.full(len(batch), 16), None)
 
     with monkeypatch.context() as patch:
-        patch.setattr("data.batches.chunks.encoder", lambda *_, **__: encode)
+        patch.setattr("data.batches.streaming.encoder", lambda *_, **__: encode)
         yield texts
 
 
@@ -436,7 +436,7 @@ def test_shares_of_a_mixture_are_exact_and_follow_from_the_seed(
     folder: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "data.batches.chunks.encoder", lambda *_, **__: lambda batch: np.zeros(400 * len(batch), np.uint32)
+        "data.batches.streaming.encoder", lambda *_, **__: lambda batch: np.zeros(400 * len(batch), np.uint32)
     )
     mixture = {str(folder / "a.jsonl"): 0.7, str(folder / "b.txt"): 0.2, str(folder / "a.parquet"): 0.1}
     config = config_of(folder / "a.jsonl", mixture=mixture)
