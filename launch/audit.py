@@ -4,7 +4,6 @@ mlm audit trainer --model roberta-base       # transformers' Trainer, and Traine
 mlm audit accelerate --model_type bert       # a loop like run_mlm_no_trainer.py; random weights of a tiny shape
 """
 
-import argparse
 import sys
 
 from launch.run.errors import OneLineParser, one_line_errors
@@ -27,7 +26,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     parser.add_argument("--accumulation", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default: 1 2 4")
     parser.add_argument("--json", action="store_true", help="print one JSON line a row")
-    options: argparse.Namespace = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     from launch.benchmarks.audit import audit  # imports torch
 
     audit(options)

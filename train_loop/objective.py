@@ -1,9 +1,8 @@
 """What an objective is: the terms of the loss, what is evaluated, and which model is saved. `objectives/` has ours."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -19,16 +18,9 @@ class EvalMetrics:
 
     eval_loss: float  # the lowest is the best
 
-    @property
-    def nats_per_token(self) -> float | None:
-        """What a token of the text costs, for bits per byte; None if the loss does not say it."""
-        return None
-
-
-def bits_per_byte(metrics: EvalMetrics, tokens_per_byte: float) -> dict[str, float]:
-    """``eval_bits_per_byte``, which compares models of different tokenizers; empty if the loss does not say it."""
-    nats = metrics.nats_per_token
-    return {} if nats is None else {"eval_bits_per_byte": nats / math.log(2) * tokens_per_byte}
+    def row(self, tokens_per_byte: float) -> dict[str, float]:
+        """The numbers to log, of a text of so many tokens in a byte, without special tokens."""
+        return asdict(self)
 
 
 class Objective(nn.Module, ABC):

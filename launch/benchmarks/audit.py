@@ -34,11 +34,7 @@ Gradient = dict[str, Tensor]  # by the names of the parameters
 
 
 def audit(options: argparse.Namespace) -> None:
-    """Measure and print.
-
-    Raises:
-        ValueError: The model cannot be opened, or a number does not divide the 8 texts.
-    """
+    """Measure and print. Raises ValueError for a model that cannot be opened, or a number that does not divide."""
     for processes, accumulation in itertools.product(options.processes, options.accumulation):
         if min(processes, accumulation) < 1 or _NUM_TEXTS % (processes * accumulation):
             raise ValueError(f"{processes} processes x accumulation {accumulation} must divide the {_NUM_TEXTS} texts")

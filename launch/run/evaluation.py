@@ -21,7 +21,6 @@ from launch.terminal.tables import print_rows
 from train_loop.evaluate import evaluate, sum_over_processes
 from train_loop.inference.scoring import TextScorer
 from train_loop.model import check_fit, load_model
-from train_loop.objective import bits_per_byte
 from train_loop.objectives.masked_lm import MaskedLMObjective
 from train_loop.processes import Processes
 
@@ -75,7 +74,7 @@ def evaluate_text(
     batches = eval_loader(settings, corpus, **world, is_flat=objective.takes_documents)
     total = -(-len(corpus.eval) // processes.number // settings.train.per_device_eval_batch_size)
     metrics = evaluate(accelerator, objective, _bar(batches, "evaluating", total, processes))
-    numbers = vars(metrics) | bits_per_byte(metrics, corpus.eval_tokens_per_byte)
+    numbers = metrics.row(corpus.eval_tokens_per_byte)
     row: Row = {"model": name, "text": ", ".join(source.name for source in corpus.held_out)}
     row |= {key.removeprefix("eval_").removeprefix("num_"): value for key, value in numbers.items()}
     if num_scored is not None:

@@ -15,18 +15,14 @@ from train_loop.objectives.checks import without_dropout
 
 Pooling = Literal["mean", "first"]
 
+_BATCH = 32
 _NUM_FOLDS = 5
 _T_95 = 2.776  # Student's t of 4 degrees of freedom
 
 
 @torch.no_grad()
 def features(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    pooling: Pooling = "mean",
-    batch_size: int = 32,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], pooling: Pooling = "mean"
 ) -> np.ndarray:
     """``[N, D]`` fp32: the last hidden states of each text, their mean over its tokens or that of the first token.
 
@@ -36,8 +32,8 @@ def features(
     rows: list[np.ndarray] = [np.zeros(0)] * len(texts)
     options = {"truncation": True, "max_length": max_positions(model), "padding": True, "return_tensors": "pt"}
     with without_dropout(model):
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+        for start in range(0, len(order), _BATCH):
+            indices = order[start : start + _BATCH]
             inputs = tokenize(tokenizer, [texts[i] for i in indices], **options).to(model.device)
             mask_BL = inputs["attention_mask"]
             states_BLD = model.base_model(inputs["input_ids"], attention_mask=mask_BL)[0].float()
@@ -48,7 +44,7 @@ def features(
     return np.stack(rows)
 
 
-def probe(features_ND: np.ndarray, labels: Sequence[str], *, penalty: float = 1.0) -> Score:
+def probe(features_ND: np.ndarray, labels: Sequence[str]) -> Score:
     """The accuracy of a logistic regression, over 5 folds that are always the same, with the interval of their mean.
 
     Raises ValueError if scikit-learn is missing, or a label occurs less than 5 times.
@@ -62,10 +58,9 @@ def probe(features_ND: np.ndarray, labels: Sequence[str], *, penalty: float = 1.
         raise ValueError("labelled texts need scikit-learn: pip install 'mlm-train-loop[probes]'") from error
     names, counts = np.unique(labels, return_counts=True)
     if len(names) < 2 or counts.min() < _NUM_FOLDS:
-        raise ValueError(
-            f"labels={dict(zip(names.tolist(), counts.tolist(), strict=True))}: give two or more, 5 of each"
-        )
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=1000))
+        found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        raise ValueError(f"labels={found}: give two or more, 5 of each")
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
     accuracies = cross_val_score(classifier, features_ND, labels, cv=folds)
     mean, half = float(accuracies.mean()), _T_95 * float(accuracies.std(ddof=1)) / math.sqrt(_NUM_FOLDS)

@@ -28,9 +28,9 @@ class MaskedLMLoss:
 
         @functools.wraps(forward)  # `Trainer` asks its signature which columns the model takes
         def gathering(*args: Any, masked_positions: Tensor | None = None, **inputs: Any) -> Any:
-            if masked_positions is None:
+            if masked_positions is None or args or {"labels", "position_ids"} & inputs.keys():
                 return forward(*args, **inputs)
-            return MaskedLMOutput(logits=logits(inputs["input_ids"], masked_positions, inputs.get("attention_mask")))
+            return MaskedLMOutput(logits=logits(masked_positions=masked_positions, **inputs))
 
         model.forward = gathering
 

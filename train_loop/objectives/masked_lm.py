@@ -29,10 +29,9 @@ class MaskedLMMetrics(EvalMetrics):
     eval_accuracy: float
     eval_num_masked_tokens: int
 
-    @property
-    def nats_per_token(self) -> float:
-        """The loss: what each token costs that is masked with others, given those that are not."""
-        return self.eval_loss
+    def row(self, tokens_per_byte: float) -> dict[str, float]:
+        """Bits per byte too, for models of different tokenizers: as if each token of the text cost the loss."""
+        return super().row(tokens_per_byte) | {"eval_bits_per_byte": self.eval_loss / math.log(2) * tokens_per_byte}
 
 
 class MaskedLMObjective(Objective):

@@ -76,13 +76,14 @@ class MaskedLogits:
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         documents: DocumentBorders | None = None,
+        **others: Any,
     ) -> Tensor:
-        """``[M, V]``, in the precision of the forward. Arguments are as in `MaskedBatch`.
+        """``[M, V]``, in the precision of the forward. Arguments are as in `MaskedBatch`; others are the model's own.
 
         With ``position_ids``, which are 0 in the padding, each document is computed as if it were alone; without, a
         block is one document. ``documents`` are for a model whose attention is `attend`, instead of a mask.
         """
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, **others}
         if position_ids is not None:
             inputs["position_ids"] = position_ids + self.first_position
             if documents is None:

@@ -1,14 +1,13 @@
 """Everything that observes a run: rows, bar, trackers, report, profiler."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from train_loop import run_files
 from train_loop.evaluate import sum_over_processes
-from train_loop.objective import EvalMetrics, bits_per_byte
+from train_loop.objective import EvalMetrics
 from train_loop.parallel import is_sharded
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
@@ -74,11 +73,10 @@ class Watch:
 
     def evaluation_row(self, metrics: EvalMetrics, answers: dict[str, Any]) -> None:
         """Write the row of an evaluation, and that of its probes."""
-        probes = {name: answers.pop(name) for name in ("probes",) if name in answers}
-        bits = bits_per_byte(metrics, self._run.eval_tokens_per_byte)
-        self.row(asdict(metrics) | bits | answers | self._loader_counts())
-        if probes:
-            self.row(probes)
+        probes = answers.pop("probes", None)
+        self.row(metrics.row(self._run.eval_tokens_per_byte) | answers | self._loader_counts())
+        if probes is not None:
+            self.row({"probes": probes})
 
     def _count_skipped(self, updates: list[StepMetrics]) -> None:
         config, state = self._run.config, self._run.state

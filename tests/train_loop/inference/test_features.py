@@ -9,14 +9,14 @@ from tests.conftest import sentences
 from tests.models import sharpened, tiny_model
 from train_loop.inference.features import features, probe
 
-TEXTS = [text[: 5 + 7 * i % 60] for i, text in enumerate(sentences(20))]
+TEXTS = [text[: 5 + 7 * i % 60] for i, text in enumerate(sentences(40))]
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert", "albert"])
 def test_the_states_are_those_of_each_text_alone(family: str, tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_model(family)
-    mean = features(model, tokenizer, TEXTS, batch_size=8)
-    first = features(model, tokenizer, TEXTS, pooling="first", batch_size=3)
+    mean = features(model, tokenizer, TEXTS)
+    first = features(model, tokenizer, TEXTS, pooling="first")
     assert model.training  # as it was
     for i, text in enumerate(TEXTS):
         with torch.no_grad():

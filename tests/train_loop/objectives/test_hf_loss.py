@@ -40,6 +40,21 @@ def test_loss_and_gradients_are_those_of_the_whole_head(family: str, tokenizer: 
             assert (a.grad - b.grad).norm() <= 1e-5 * a.grad.norm() + 1e-9, name
 
 
+def test_other_inputs_of_the_model_still_count(tokenizer: PreTrainedTokenizerBase) -> None:
+    batch = _batch(tokenizer)
+    labels, positions = batch.pop("labels"), batch.pop("masked_positions")
+    batch["token_type_ids"] = (torch.arange(batch["input_ids"].shape[1]) > 4).long().expand_as(batch["input_ids"])
+    model = without_dropout(tiny_model("bert"))
+    expected = model(**batch).logits.flatten(0, 1)[positions]
+    MaskedLMLoss(model)
+    assert torch.allclose(model(**batch, masked_positions=positions).logits, expected, atol=1e-5)
+    assert not torch.allclose(
+        model(**{**batch, "token_type_ids": None}).logits.flatten(0, 1)[positions], expected, atol=1e-3
+    )
+    at = torch.arange(batch["input_ids"].shape[1]).flip(0)[None]  # a caller's own: the whole forward is computed
+    assert model(**batch, position_ids=at, masked_positions=positions).logits.shape == (*labels.shape, 300)
+
+
 def test_without_a_number_it_is_the_mean_of_the_batch(tokenizer: PreTrainedTokenizerBase) -> None:
     batch = _batch(tokenizer)
     labels, positions = batch.pop("labels"), batch.pop("masked_positions")
