@@ -27,8 +27,7 @@ def main(arguments: list[str]) -> None:
     """Print a row for each model on each text."""
     parser = OneLineParser(prog="mlm evaluate", description=f"{__doc__}{_MEANING}", allow_abbrev=False)
     parser.add_argument("--model", nargs="+", required=True, metavar="NAME", help="folders of runs or models, Hub ids")
-    default = "the evaluation text of the settings"
-    parser.add_argument("--text", nargs="+", metavar="SOURCE", help=f"texts (default: {default})")
+    parser.add_argument("--text", nargs="+", metavar="SOURCE", help="texts (default: that of the settings)")
     parser.add_argument("--pll", type=int, metavar="N", help="also score the first N texts by pseudo-likelihood")
     questions = parser.add_argument_group("questions, instead of the text of the settings")
     questions.add_argument("--pairs", nargs="+", default=[], metavar="SOURCE", help=_PAIRS)

@@ -3,9 +3,9 @@
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
@@ -23,12 +23,8 @@ Case = tuple[str, str, str, dict[str, float]]
 def in_child(function: Callable[[], T]) -> T:
     """Call a function in a new process, so that no cache and no setting of an earlier call matters."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_print_to_stderr) as child:
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=os.dup2, initargs=(2, 1)) as child:
         return child.submit(function).result()
-
-
-def _print_to_stderr() -> None:
-    sys.stdout = sys.stderr  # stdout holds the report alone
 
 
 def interleave(ways: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:

@@ -7,7 +7,6 @@ the machine or of accounts, and shows only the last part of a path outside the w
 """
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, parse_local_safetensors_file_metadata
 
 from train_loop.config import OVERRIDDEN_BY
-from train_loop.watching.report import templates
-from train_loop.watching.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_record, shown, shown_fills
+from train_loop.watching.report import spread, templates
+from train_loop.watching.run_record import EVAL_COLUMNS, RunRecord, is_number, read_record, shown, shown_fills
 
 CARD = "README.md"
 THIS_MODEL = "path/to/this/model"  # in a card until `push_model` knows the model's id
@@ -62,7 +61,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
         probes=probes[-1] if probes else None,
         main_settings=_main_settings(settings),
         columns=EVAL_COLUMNS,
-        curve=_curve(record),
+        curve=spread(record.having("eval_loss"), _MOST_ROWS),
         recipe=_recipe(settings),
     )
     return str(ModelCard(card))
@@ -114,13 +113,6 @@ def _results(record: RunRecord) -> list[EvalResult]:
         for metric in ("perplexity", "accuracy", "loss")
         if is_number(value := evaluation[f"eval_{metric}"])
     ]
-
-
-def _curve(record: RunRecord) -> list[Row]:
-    """Some rows of the evaluations, always with the last."""
-    rows = record.having("eval_loss")
-    every = math.ceil(len(rows) / _MOST_ROWS) or 1
-    return rows[(len(rows) - 1) % every :: every]
 
 
 def _main_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     styles = [(i % _NUM_COLOURS, _DASHES[i // _NUM_COLOURS % len(_DASHES)]) for i in range(len(runs))]
     settings = _side_by_side([run.settings for run in runs])
     probes = _probes(runs)
+    updates = f"{runs[0].rows[-1]['step']:,} updates" if runs[0].rows else "nothing logged yet"
     return (
         templates(Path(__file__).parent, autoescape=True)
         .get_template("report.html")
@@ -118,7 +120,7 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
             names=titles,
             styles=styles,
             perplexity=shown(_evaluation(runs[0]), "eval_perplexity"),
-            state=_state(runs[0]),
+            state=f"finished, {updates}" if runs[0].is_finished else f"not finished: {updates}",
             axes=[(axis, _AXES[axis]) for axis in axes],
             panels=[(panel, _picture(panel, columns)) for panel in panels],
             data={"panels": [asdict(panel) for panel in panels], "runs": columns, "styles": styles, "names": titles},
@@ -163,7 +165,7 @@ def _columns(rows: list[Row], names: Sequence[str], most: int) -> Columns:
     columns: Columns = {}
     for prefix in ("", "eval_"):
         of_kind = [name for name in names if name.startswith("eval_") == bool(prefix)]
-        taken = _spread([row for row in rows if any(is_number(row.get(name)) for name in of_kind)], max(1, most))
+        taken = spread([row for row in rows if any(is_number(row.get(name)) for name in of_kind)], max(1, most))
         columns |= {prefix + axis: [_short(row.get(axis)) for row in taken] for axis in _AXES}
         found = [name for name in of_kind if any(is_number(row.get(name)) for row in taken)]
         columns |= {name: [_short(row.get(name)) for row in taken] for name in found}
@@ -181,7 +183,7 @@ def _with_both_rates(run: RunRecord) -> list[Row]:
     ]
 
 
-def _spread(rows: list[Row], most: int) -> list[Row]:
+def spread(rows: list[Row], most: int) -> list[Row]:
     """The rows, or that many of them from the first to the last."""
     count = min(len(rows), most)
     return [rows[round(k * (len(rows) - 1) / max(1, count - 1))] for k in range(count)]
@@ -223,11 +225,6 @@ def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _state(run: RunRecord) -> str:
-    updates = f"{run.rows[-1]['step']:,} updates" if run.rows else "nothing logged yet"
-    return f"finished, {updates}" if run.is_finished else f"not finished: {updates}"
-
-
 def _figures(run: RunRecord) -> dict[str, str]:
     """The last and the best of everything; of held-out text what the model is worth."""
     held_out, last = _evaluation(run), run.rows[-1] if run.rows else {}
@@ -244,7 +241,7 @@ def _figures(run: RunRecord) -> dict[str, str]:
         "updates": shown(last, "step"),
         "epochs": shown(last, "epoch"),
         "tokens": shown(last, "tokens"),
-        "time (h:min:s)": _duration(last["seconds"]) if is_number(last.get("seconds")) else None,
+        "time (h:min:s)": str(timedelta(seconds=round(last["seconds"]))) if is_number(last.get("seconds")) else None,
         "tokens a second, median": shown(medians, "tokens_per_second"),
         "share of the measured matrix rate, median": shown(medians, "flop_utilization"),
         "peak memory of a process": memory and f"{max(memory) / 1e9:.2f} GB",
@@ -260,14 +257,14 @@ def _evaluation(run: RunRecord) -> Row:
 def _evaluations(run: RunRecord) -> tuple[int, list[tuple[str, ...]]]:
     """How many there were, and a table of them."""
     rows = run.having("eval_loss")
-    return len(rows), [tuple(shown(row, name) for name in EVAL_COLUMNS) for row in _spread(rows, _MOST_EVALUATIONS)]
+    return len(rows), [tuple(shown(row, name) for name in EVAL_COLUMNS) for row in spread(rows, _MOST_EVALUATIONS)]
 
 
 def _probes(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[int, list[tuple[int, list[Row]]]]]]]:
     """(sentence, [(run, [(step, fills), ...]), ...]): some evaluations from the first to the last."""
     sentences: dict[str, dict[int, list[tuple[int, list[Row]]]]] = {}
     for i, run in enumerate(runs):
-        for row in _spread(run.having("probes"), _MOST_PROBES):
+        for row in spread(run.having("probes"), _MOST_PROBES):
             for probe in row["probes"]:
                 sentences.setdefault(probe["text"], {}).setdefault(i, []).append((row["step"], probe["fills"]))
     return [(text, list(by_run.items())) for text, by_run in sentences.items()]
@@ -288,8 +285,3 @@ def _side_by_side(columns: Sequence[dict[str, Any]]) -> list[tuple[str, list[str
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

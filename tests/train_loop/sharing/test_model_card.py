@@ -45,7 +45,7 @@ START = {
 
 def _row(step: int, loss: float, perplexity: float | None) -> dict[str, Any]:
     result = {"eval_loss": loss, "eval_perplexity": perplexity, "eval_accuracy": 0.25, "eval_num_masked_tokens": 1234}
-    return {"step": step, "epoch": step / 10, **result}
+    return {"step": step, "epoch": step / 10, "eval_bits_per_byte": 1.5, **result}
 
 
 def _run(folder: Path, evaluations: int = 3, **settings: object) -> Path:
@@ -74,9 +74,9 @@ def test_what_a_reader_finds(tmp_path: Path) -> None:
         'FillMask.from_pretrained("me/one")',
         'fill_mask("the [MASK] sat", top_k=3)',
         r"| the \<mask\> sat | \_\_\|cat 50% |",
-        "| 146.40 | 4.9800 | 25.0% | 1,234 | 7 |",
+        "| 146.40 | 4.9800 | 25.0% | 1.5000 | 1,234 | 7 |",
         "15% of the\ntokens are masked",
-        "| 0 | 0.00 | 5.0000 | 148.40 | 25.0% |",
+        "| 0 | 0.00 | 5.0000 | 148.40 | 25.0% | 1.5000 |",
         "commit `c0ffee` with changes, Python 3.11.7, torch 2.13.0; 2 process(es) on cuda, mixed precision bf16.",
         "mlm train --recipe recipe.yaml",
         "`mit`.",
@@ -119,7 +119,7 @@ def test_an_evaluation_that_was_not_finite_is_no_result(tmp_path: Path) -> None:
     card = build_card(model)
     assert metadata_errors(card) == []
     assert {result.metric_type for result in ModelCard(card).data.eval_results} == {"accuracy", "loss"}
-    assert "| - | 800.0000 | 25.0% | 1,234 | 7 |" in card
+    assert "| - | 800.0000 | 25.0% | 1.5000 | 1,234 | 7 |" in card
 
 
 def test_a_long_run_has_a_short_curve_with_its_end(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_result_is_told_to_the_hub_of_its_data_sets_alone(tmp_path: Path, sett
     card = build_card(_run(tmp_path / "one", **settings))
     assert metadata_errors(card) == []
     assert ModelCard(card).data.eval_results is None
-    assert "| 146.40 | 4.9800 | 25.0% | 1,234 | 7 |" in card
+    assert "| 146.40 | 4.9800 | 25.0% | 1.5000 | 1,234 | 7 |" in card
 
 
 def test_the_recipe_has_no_setting_that_another_overrides(tmp_path: Path) -> None:
