@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     questions.add_argument("--group_by", metavar="COLUMN", help="what a pair is about (default: the name of its file)")
     questions.add_argument("--within_word", action="store_true", help="mask a word's later pieces too, see mlm score")
     questions.add_argument("--labels", nargs="+", default=[], metavar="SOURCE", help=_LABELS)
-    questions.add_argument("--pooling", default="mean", help="what is classified: mean (of all tokens) or first")
+    questions.add_argument("--pooling", default="mean", choices=("mean", "first"), help="which states are classified")
     parser.add_argument("--json", action="store_true", help="print one JSON line a row")
     options, words = parser.parse_known_args(arguments)
     if options.pll is not None and options.pll < 1:

@@ -141,7 +141,7 @@ def test_tables_of_texts_and_of_questions(
         (("--block_siz", "16"), "unknown setting --block_siz; did you mean --block_size?"),
         (("--block_size", "1000", "--last_block", "pad"), "block_size=1000 is longer than the model's"),
         (("--labels", "english"), "english: no such file"),
-        (("--labels", "python-docs", "--pooling", "last"), "pooling='last' must be mean or first"),
+        (("--labels", "python-docs", "--pooling", "last"), "invalid choice: 'last'"),
     ],
 )
 def test_a_wrong_word_is_one_line(

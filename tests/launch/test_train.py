@@ -26,6 +26,7 @@ from train_loop.evaluate import EvalMetrics, evaluate
 
 TRAIN_KEYS = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_masked_tokens", "num_tokens", *OF_THE_MACHINE}
 EVAL_KEYS = {"step", "epoch", "seconds", "eval_loss", "eval_perplexity", "eval_accuracy", "eval_num_masked_tokens"}
+EVAL_KEYS |= {"eval_bits_per_byte"}
 
 
 def _comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
