@@ -132,7 +132,6 @@ def _open(options: argparse.Namespace) -> PreTrainedModel:
 
 
 def _texts(model: PreTrainedModel, seed: int, number: int) -> Texts:
-    """Texts of random tokens, some of which are masked."""
     generator = torch.Generator().manual_seed(seed)
     texts = []
     for _ in range(number):

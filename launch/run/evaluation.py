@@ -97,5 +97,4 @@ def _scored(name: str, texts: Iterable[str], most: int, accelerator: Accelerator
 
 
 def _bar(items: Iterable[Any], title: str, total: int, processes: Processes) -> Iterable[Any]:
-    """A bar in the main process's terminal."""
     return tqdm(items, title, total, leave=False, disable=None if processes.is_main else True)

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ class MaskedLMLoss:
     """``compute_loss_func`` for `Trainer`: the mean over all predictions of an update, on any number of processes.
 
     With ``MaskedLMCollator(tokenizer, gives_positions=True)``, the model also computes its head, and where it can the
-    end of its last layer, at the masked positions only. `mlm audit trainer` proves both.
+    end of its last layer, at the masked positions only, unless it is compiled. `mlm audit trainer` proves both.
 
     >>> Trainer(model, arguments, data_collator=collator, compute_loss_func=MaskedLMLoss(model), ...)
     """
@@ -28,7 +29,8 @@ class MaskedLMLoss:
 
         @functools.wraps(forward)  # `Trainer` asks its signature which columns the model takes
         def gathering(*args: Any, masked_positions: Tensor | None = None, **inputs: Any) -> Any:
-            if masked_positions is None or args or {"labels", "position_ids"} & inputs.keys():
+            is_compiling = torch.compiler.is_compiling()  # by `Trainer`, as a whole: its graph would not gather
+            if masked_positions is None or args or is_compiling or {"labels", "position_ids"} & inputs.keys():
                 return forward(*args, **inputs)
             return MaskedLMOutput(logits=logits(masked_positions=masked_positions, **inputs))
 
