@@ -68,9 +68,8 @@ def _in_processes(options: argparse.Namespace, processes: int) -> list[Row]:
         try:
             spawn(_child, (options, processes, Path(folder)), nprocs=processes)  # type: ignore[no-untyped-call]
         except Exception as error:  # with the traceback of a process
-            raise ValueError(
-                f"a loop failed on {processes} processes: {str(error).strip().splitlines()[-1]}"
-            ) from error
+            *_, reason = str(error).strip().splitlines()
+            raise ValueError(f"a loop failed on {processes} processes: {reason}") from error
         return json.loads((Path(folder) / "rows.json").read_text())
 
 
@@ -124,7 +123,7 @@ def _open(options: argparse.Namespace) -> PreTrainedModel:
         for rate in [key for key, value in vars(config).items() if "drop" in key and isinstance(value, float)]:
             setattr(config, rate, 0.0)
         if options.model:
-            return AutoModelForMaskedLM.from_pretrained(name, config=config, dtype=torch.float32)
+            return AutoModelForMaskedLM.from_pretrained(name, config=config, dtype=torch.float32, use_safetensors=True)
         return AutoModelForMaskedLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
         problem = " ".join(str(error).split())

@@ -87,7 +87,8 @@ def _scored(name: str, texts: Iterable[str], most: int, accelerator: Accelerator
     """Bits per byte by pseudo-likelihood, of the first texts that the model has positions for."""
     score = TextScorer.from_pretrained(name, device=accelerator.device)
     fitting = (text for text in texts if len(score.tokenizer(text, verbose=False)["input_ids"]) <= score.longest)
-    taken = list(itertools.islice(fitting, most))
+    if not (taken := list(itertools.islice(fitting, most))):
+        raise ValueError(f"--pll {most}: no text fits into the {score.longest:,} positions of {name!r}")
     mine = taken[processes.rank :: processes.number]
     scored = _bar(score(iter(mine)), "pseudo-likelihood", len(mine), processes)
     sums = torch.tensor([sum(text.pseudo_log_likelihood for text in scored)], dtype=torch.double)

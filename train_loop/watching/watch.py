@@ -74,7 +74,7 @@ class Watch:
     def evaluation_row(self, metrics: EvalMetrics, answers: dict[str, Any]) -> None:
         """Write the row of an evaluation, and that of its probes."""
         probes = answers.pop("probes", None)
-        self.row(metrics.row(self._run.eval_tokens_per_byte) | answers | self._loader_counts())
+        self.row(answers | metrics.row(self._run.eval_tokens_per_byte) | self._loader_counts())
         if probes is not None:
             self.row({"probes": probes})
 
