@@ -1,7 +1,9 @@
 """Shared by all tests: an offline world, caches of the session's own, a tiny tokenizer and a tiny corpus."""
 
 import os
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _HOME = tempfile.mkdtemp(prefix="mlm-tests-")
@@ -16,6 +18,7 @@ import hypothesis
 import pytest
 import torch
 import transformers
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import PreTrainedTokenizerBase
 
 from data import DataConfig, Documents, open_documents, open_tokenizer
@@ -56,6 +59,17 @@ _WORDS = [
 def sentences(count: int, length: int = 12) -> list[str]:
     """Different sentences of the same few words."""
     return [" ".join(_WORDS[(i * 7 + j * (1 + i % 5)) % len(_WORDS)] for j in range(length)) for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps one state for a process, and a run its signal handlers; each test begins as in a new process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Runs of the real entry point in this process, on tiny local folders of the shapes that the Hub has."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,6 @@ from tests.models import tiny_model
 from tests.pushing import python, train_words
 
 Train = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps one state for a process, and a run its signal handlers; each test begins as in a new process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 @pytest.fixture(scope="session")

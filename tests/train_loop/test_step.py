@@ -20,7 +20,7 @@ from train_loop.step import dropout_seed
 from train_loop.watching.metrics import non_finite_error
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def accelerator() -> Accelerator:
     return Accelerator()
 
