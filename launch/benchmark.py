@@ -1,8 +1,9 @@
-"""Measure this project beside what people use today: ``mlm benchmark data|train|documents|fill_mask``."""
+"""Measure this project beside what people use today: ``mlm benchmark data|train|documents|fill_mask|race``."""
 
 import argparse
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
@@ -16,7 +17,7 @@ _DISTILROBERTA = {"vocab_size": 50265, "num_hidden_layers": 6, "max_position_emb
 def main(arguments: list[str]) -> None:
     """Run a benchmark and print its report."""
     options = _parser().parse_args(arguments)
-    for name in ("repeats", "copies", "length", "long", "batch", "steps", "warm_up", "texts"):
+    for name in ("repeats", "copies", "length", "long", "batch", "steps", "warm_up", "texts", "seeds"):
         if getattr(options, name, 1) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be 1 or more")
     if hasattr(options, "model_type"):
@@ -38,6 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     for timed in (train, documents):
         timed.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
     counts = {"texts": (1000, "Sentences.")}
+    race = commands.add_parser("race", help="who learns a fixed text best, by recipes and seeds")
+    race.add_argument("entries", nargs="*", metavar="ENTRY", help="ours/muon, or a path; none prints the ledger.")
+    race.add_argument("--limit", default="seconds", choices=("seconds", "flops"), help="What is the same for all.")
+    race.add_argument("--seeds", type=int, default=5, metavar="N", help="Runs of an entry. Default: %(default)s.")
+    race.add_argument("--replay", action="store_true", help="Race the first seed again, by the ledger's recipe.")
+    ledger = Path(__file__).parent / "benchmarks" / "race" / "ledger.jsonl"
+    race.add_argument("--ledger", default=ledger, metavar="FILE", help="Yours, on another machine. Default: ours.")
+    race.add_argument("--cache_dir", default=DataConfig.cache_dir, metavar="FOLDER", help="As in a run.")
     _add(commands, "fill_mask", 'filling masks beside pipeline("fill-mask")', counts, copies=1, repeats=3)
     return parser
 

@@ -88,13 +88,13 @@ def _row(case: dict[str, Any]) -> list[str]:
 
 def _flops_per_token(settings: Settings) -> float:
     """The operations that the loss needs, also for contenders that compute more."""
-    corpus, model = _opened(settings)
+    corpus, model = opened(settings)
     objective = MaskedLMObjective(model)
     gather_in_last_layer(objective.logits)
     return count_flops(objective, corpus.config.block_size).of(1, corpus.config.mlm_probability)
 
 
-def _opened(settings: Settings) -> tuple[Corpus, PreTrainedModel]:
+def opened(settings: Settings) -> tuple[Corpus, PreTrainedModel]:
     """The corpus, whose tokenizer returns RoBERTa's columns alone, and the model, always with the same weights."""
     corpus = open_corpus(settings)
     tokenizer = corpus.tokenizer
@@ -171,15 +171,35 @@ def trainer(
 
     One that ``is_right`` has this project's collator and loss.
     """
-    from transformers import Trainer, TrainerCallback, TrainingArguments  # 50 MB, which the others do without
+    from transformers import TrainerCallback  # 50 MB, which the others do without
 
-    config, clock = settings.train, _Clock(settings, steps)
+    clock = _Clock(settings, steps)
 
     class Ticks(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             clock.tick()
 
-    corpus, model = _opened(settings)
+    corpus, model = opened(settings)
+    made = make_trainer(settings, corpus, model, with_mask=with_mask, is_right=is_right, **options)
+    made.add_callback(Ticks())
+    made.train()
+    return clock.result()
+
+
+def make_trainer(
+    settings: Settings,
+    corpus: Corpus,
+    model: PreTrainedModel,
+    *,
+    with_mask: bool,
+    is_right: bool = False,
+    optimizers: Any = (None, None),
+    **options: Any,
+) -> Any:
+    """A `Trainer` for a run's settings; its ``optimizers`` are AdamW and a linear schedule unless they are given."""
+    from transformers import Trainer, TrainingArguments
+
+    config = settings.train
     collator: Any = _collator(corpus)
     loss = None
     if is_right:
@@ -207,13 +227,12 @@ def trainer(
         **options,
     )
     data: Any = (collator, _rows(corpus, with_mask=with_mask))
-    Trainer(model, arguments, *data, compute_loss_func=loss, callbacks=[Ticks()]).train()
-    return clock.result()
+    return Trainer(model, arguments, *data, compute_loss_func=loss, optimizers=optimizers)
 
 
 def accelerate_loop(settings: Settings, steps: int) -> dict[str, float]:
     """A loop like transformers' run_mlm_no_trainer.py, with clipping."""
-    corpus, model = _opened(settings)
+    corpus, model = opened(settings)
     config, clock = settings.train, _Clock(settings, steps)
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     decays: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}

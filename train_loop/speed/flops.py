@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,19 @@ def count_flops(objective: Objective, length: int) -> Flops:
     return Flops(per_token=3 * (one - per_masked) / length, per_masked_token=3 * per_masked)
 
 
-@torch.no_grad()
 def _flops_of_forward(objective: Objective, length: int, num_masked: int) -> int:
     batch = MaskedBatch.of_zeros(1, length, num_masked=num_masked, device=next(objective.parameters()).device)
+    with without_dropout(objective):
+        return flops_of(lambda: objective(batch))
+
+
+@torch.no_grad()
+def flops_of(forward: Callable[[], object]) -> int:
+    """The operations of a call."""
     # torch's counter does not know the attention on a CPU.
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    with without_dropout(objective), FlopCounterMode(display=False, custom_mapping=attention) as counter:
-        objective(batch)
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        forward()
     return counter.get_total_flops()
 
 
