@@ -91,6 +91,9 @@ class TrainConfig:
     """AdamW's decay rate of the second moment."""
     adam_epsilon: float = 1e-8
     """AdamW's epsilon."""
+    ema_decay: Annotated[float | None, "identity"] = None
+    """Keep an exponential moving average of the weights, which is evaluated and becomes the final model: 0.999 averages
+    about 1,000 updates."""
     max_grad_norm: float = 1.0
     """Clip the gradient to this norm; 0 does not clip."""
     lr_scheduler_type: str = "linear"
@@ -186,8 +189,8 @@ class TrainConfig:
         for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={value} must be 0 or more")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= (value := getattr(self, name)) < 1:
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be in [0, 1)")
         self._check_texts()
         if self.shard and (self.per_device_train_batch_size == "auto" or self.bf16_gradients):

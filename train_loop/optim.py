@@ -1,7 +1,7 @@
 """The schedule as a pure function of the step, and what an update asks of any optimizer."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -52,6 +52,46 @@ SCHEDULES: dict[str, BuildSchedule] = {
     for kind in TYPE_TO_SCHEDULER_FUNCTION
     if kind.value not in ("reduce_lr_on_plateau", "greedy")
 }
+
+
+class WeightAverage(Optimizer):
+    """The exponential moving average of the weights, in fp32, as an optimizer that steps after all others.
+
+    So it is skipped with a skipped update, and its tensors are sharded, saved and resumed as any optimizer's. The
+    weights of an update count ``decay`` times as much after the next one; all counts add up to one from the start.
+    Between `eval` and `train` the parameters hold the average.
+    """
+
+    SLOT = "weight_average"
+    _UPDATES = "weight_average_updates"
+    _step_supports_amp_scaling = True
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
+        super().__init__([p for p in parameters if p.requires_grad], {"lr": 0.0})
+        self._decay = decay
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Add the weights as they are now."""
+        found_inf = getattr(self, "found_inf", None)
+        for p in self.param_groups[0]["params"]:
+            if not (state := self.state[p]):
+                state[self.SLOT] = torch.zeros_like(p, dtype=torch.float32)
+                state[self._UPDATES] = torch.zeros((), device=p.device)
+            counts = torch.ones_like(state[self._UPDATES]) if found_inf is None else 1 - found_inf
+            updates = state[self._UPDATES].add_(counts).double()
+            share = counts * (1 - self._decay) / (1 - self._decay ** updates.clamp(min=1))
+            state[self.SLOT].add_((p - state[self.SLOT]) * share)
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Exchange the weights and their average."""
+        for p, state in self.state.items():
+            weights = p.clone()
+            p.copy_(state[self.SLOT])
+            state[self.SLOT].copy_(weights)
+
+    train = eval
 
 
 def step_unless(

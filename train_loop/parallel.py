@@ -25,7 +25,7 @@ from data.batch import MaskedBatch
 from train_loop.config import TrainConfig
 from train_loop.model import encoder_layers
 from train_loop.objective import Objective
-from train_loop.optim import BuildOptimizers
+from train_loop.optim import BuildOptimizers, WeightAverage
 
 
 def prepare(
@@ -44,8 +44,10 @@ def prepare(
         # broadcast_buffers is the only name that Accelerate has for it.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         prepared = accelerator.prepare_model(objective)
-    optimizers = [accelerator.prepare_optimizer(one) for one in build_optimizers(objective, config)]
-    return prepared, optimizers
+    optimizers = build_optimizers(objective, config)
+    if config.ema_decay is not None:
+        optimizers = [*optimizers, WeightAverage(objective.parameters(), config.ema_decay)]
+    return prepared, [accelerator.prepare_optimizer(one) for one in optimizers]
 
 
 def _shard(objective: Objective, accelerator: Accelerator, replicas: int) -> None:
@@ -153,7 +155,12 @@ def load_full_state(objective: Objective, optimizers: Sequence[Optimizer], tenso
         by_parameter.setdefault(name, {})[slot] = _share_of(like[name], tensors[f"{name}/{slot}"].clone())
     for optimizer in optimizers:
         parameters = [names_by_id[id(p)] for group in optimizer.param_groups for p in group["params"]]
-        state = {i: by_parameter[name] for i, name in enumerate(parameters) if name in by_parameter}
+        averages = isinstance(getattr(optimizer, "optimizer", optimizer), WeightAverage)
+        state = {
+            i: {slot: t for slot, t in by_parameter[name].items() if slot.startswith(WeightAverage.SLOT) == averages}
+            for i, name in enumerate(parameters)
+            if name in by_parameter
+        }
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -39,7 +39,10 @@ def _words(corpus_file: Path, cache_dir: str, tokenizer: PreTrainedTokenizerBase
     return words
 
 
-CASES = ("modernbert muon", "roberta adamw", "roberta muon --gradient_checkpointing true", "modernbert adamw")
+CASES = (
+    *("modernbert muon", "roberta adamw", "roberta muon --gradient_checkpointing true", "modernbert adamw"),
+    "modernbert muon --ema_decay 0.8",
+)
 
 
 @pytest.fixture(scope="module", params=[CASES[0], *(pytest.param(c, marks=pytest.mark.slow) for c in CASES[1:])])

@@ -104,9 +104,7 @@ def test_trainer_does_the_same_work(optimizer: str, tmp_path: Path, cache: Path)
         (["ours/muon", "--seeds", "0"], "seeds=0 must be 1 or more"),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: list[str], message: str, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line(words: list[str], message: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import re
 
     with pytest.raises(SystemExit):

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from data.batch import MaskedBatch
 from train_loop.model import encoder_layers
 from train_loop.objective import Objective
+from train_loop.optim import WeightAverage
 
 SHARE_OF_MEMORY = 0.9  # the rest is for what varies from step to step, and for others
 
@@ -86,8 +87,8 @@ def memory_needed(
     """
     weights = sum(p.nbytes for p in objective.parameters())
     gradients = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
-    # Muon has one tensor for each parameter, the others two.
-    slots = [(1 if isinstance(one, torch.optim.Muon) else 2, one.param_groups) for one in optimizers]
+    # Muon and an average have one tensor for each parameter, the others two.
+    slots = [(1 if isinstance(one, torch.optim.Muon | WeightAverage) else 2, one.param_groups) for one in optimizers]
     state = sum(number * p.nbytes for number, groups in slots for group in groups for p in group["params"])
     layers = [sum(p.nbytes for p in layer.parameters()) for layer in encoder_layers(objective.model)]
     root, layer = weights - sum(layers), max(layers, default=0)
