@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from data.config import DataConfig
 from data.documents import readers
 from data.documents.ranges import DataError, Range, Row, brief, first_key
-from data.documents.rows import FileRows, Rows
+from data.documents.rows import FileRows
 from data.documents.sources import Source, find_source, open_rows, split_names
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class TextBatch(NamedTuple):
 class Documents:
     """Texts that can be read from the start any number of times, whole or in logical streams."""
 
-    rows: Rows
+    rows: FileRows
     name: str  # the user's, for messages
     text_column: str  # dotted path of the text in a row
     row_slice: tuple[int, int] | None = None  # read only these rows, [first, end), as in a split name[first:end]

@@ -1,8 +1,8 @@
 """The files or the Hub dataset that a name means, and the part of it that is read.
 
-The `datasets` library finds and downloads what is on the Hub. The names of the files of a local folder tell its
-splits, as on the Hub. One line names the files of a folder that are not read; if they look like part of the text,
-the folder is refused.
+The `datasets` library finds what is on the Hub, and downloads it as Arrow files unless it is streamed. The names of the
+files of a local folder tell its splits, as on the Hub. One line names the files of a folder that are not read; if they
+look like part of the text, the folder is refused.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Any
 from data.config import PYTHON_DOCS, DataConfig
 from data.documents import python_docs
 from data.documents.files import KNOWN_FORMATS, file_format, file_size
-from data.documents.rows import FileRows, Rows, TableRows
+from data.documents.rows import FileRows
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Source:
     """A source of text."""
 
     name: str  # the user's
-    files: dict[str, list[str]] | None  # of each split; None for a Hub dataset, which `datasets` downloads
+    files: dict[str, list[str]] | None  # of each split; None for a Hub dataset before `datasets` has downloaded it
 
 
 def find_source(name: str, config: DataConfig) -> Source:
@@ -54,16 +54,20 @@ def find_source(name: str, config: DataConfig) -> Source:
 
 def open_rows(
     source: Source, split: str, config: DataConfig, *, is_endless: bool
-) -> tuple[Rows, tuple[int, int] | None]:
+) -> tuple[FileRows, tuple[int, int] | None]:
     """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
     An endless split, whose rows are streamed again and again in training, has no slice. Raises ValueError if there is
     no such split, or its files are not of one known format, or all are empty.
     """
+    whole = re.split(r"[\[+]", split)[0]
     if source.files is not None:
-        rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
-        return rows, _row_slice(split, rows, is_endless)
-    return TableRows(_from_hub("load_dataset", source.name, config, split=split)), None
+        paths = _chosen(source.name, source.files, whole)
+    else:
+        table = _from_hub("load_dataset", source.name, config, split=whole, keep_in_memory=False)
+        paths = tuple(file["filename"] for file in table.cache_files)
+    rows = FileRows(paths)
+    return rows, _row_slice(split, rows, is_endless)
 
 
 def split_names(source: Source, config: DataConfig) -> list[str]:
@@ -86,7 +90,7 @@ def _from_hub(function: str, name: str, config: DataConfig, **options: Any) -> A
         ) from error
 
 
-def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | None:
+def _row_slice(split: str, rows: FileRows, is_endless: bool) -> tuple[int, int] | None:
     """``(first, end)`` of ``train[10:500]`` or ``train[:20%]``; None for a whole split."""
     if re.fullmatch(r"[\w.-]+", split):
         return None
