@@ -30,13 +30,10 @@ class Collator:
     ) -> MaskedBatch:
         """Mask ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`), by their ``[B]`` ids and passes.
 
-        A pass is how often a block was seen before. If B is 0, the batch is one block of mask tokens, with nothing to
-        predict: a process without a share still takes part in forward and backward.
+        A pass is how often a block was seen before. If B is 0, the batch is `MaskedBatch.blank`.
         """
         if len(blocks) == 0:
-            block = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)
-            masks = replace(self, choose=choose_token)  # a user's function is not asked where nothing may be chosen
-            return masks(block, np.array([-1]), np.array([0]), mlm_probability)
+            return MaskedBatch.blank(torch.device("cpu"))
         length = blocks.shape[1]
         is_padding = blocks == np.iinfo(blocks.dtype).max
         input_ids = (blocks & ID_MASK if blocks.dtype == np.uint32 else blocks).astype(np.int64)

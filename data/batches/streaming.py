@@ -21,14 +21,13 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from data.batch import MaskedBatch
 from data.batches.collator import Collator
 from data.batches.hashing import key64
-from data.batches.loader import items_of
+from data.batches.loader import Place, items_of
 from data.batches.order import mixture
 from data.blocks.store import token_format
 from data.blocks.tokenization import encoder
@@ -219,20 +218,19 @@ class StreamLoader:
     mlm_probability: Callable[[int], float]
     global_batch_size: int
     micro_batch_size: int
-    rank: int
-    num_processes: int
-    device: torch.device
+    place: Place
     state_before: InitVar[Arrays]  # the joined `state` of all processes; empty at the beginning
 
     def __post_init__(self, state_before: Arrays) -> None:
         self._config = self.corpus.config
         self.source_names = [source.name for source in self.corpus.documents]
-        if self._config.num_streams < self.num_processes:
+        num_streams, num_processes = self._config.num_streams, self.place.num_processes
+        if num_streams < num_processes:
             raise ValueError(
-                f"num_streams={self._config.num_streams} is less than one logical stream for each of "
-                f"{self.num_processes} processes: use --num_streams {self.num_processes} or more"
+                f"num_streams={num_streams} is less than one logical stream for each of {num_processes} processes: "
+                f"use --num_streams {num_processes} or more"
             )
-        streams = list(range(self.rank, self._config.num_streams, self.num_processes))
+        streams = list(range(self.place.rank, num_streams, num_processes))
         self._buffers: dict[int, _ShuffleBuffer] = {}
         for stream in streams:
             prefix = f"{stream}/"
@@ -269,7 +267,7 @@ class StreamLoader:
         blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
         ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
         batch = self.collator(blocks, ids, np.zeros_like(ids), self.mlm_probability(step))
-        return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
+        return (batch.pin_memory() if self.place.device.type == "cuda" else batch).to(self.place.device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
         """The next chunk of a stream. Chunks of other streams that come before it are kept for later."""

@@ -35,7 +35,7 @@ class Source:
     """A source of text."""
 
     name: str  # the user's
-    files: dict[str, list[str]] | None  # of each split; None for a Hub dataset before `datasets` has downloaded it
+    files: dict[str, list[str]]  # of each split
 
 
 def find_source(name: str, config: DataConfig) -> Source:
@@ -45,36 +45,23 @@ def find_source(name: str, config: DataConfig) -> Source:
     """
     if name == PYTHON_DOCS:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
-    files = _local_files(name)
-    if files is None and config.streaming:
+    if (files := _local_files(name)) is not None:
+        return Source(name, files)
+    if config.streaming:
         builder = _from_hub("load_dataset_builder", name, config)
-        files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
-    return Source(name, files)
+        return Source(name, {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()})
+    tables = _from_hub("load_dataset", name, config, keep_in_memory=False)
+    return Source(name, {split: [file["filename"] for file in table.cache_files] for split, table in tables.items()})
 
 
-def open_rows(
-    source: Source, split: str, config: DataConfig, *, is_endless: bool
-) -> tuple[FileRows, tuple[int, int] | None]:
+def open_rows(source: Source, split: str, *, is_endless: bool) -> tuple[FileRows, tuple[int, int] | None]:
     """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
     An endless split, whose rows are streamed again and again in training, has no slice. Raises ValueError if there is
     no such split, or its files are not of one known format, or all are empty.
     """
-    whole = re.split(r"[\[+]", split)[0]
-    if source.files is not None:
-        paths = _chosen(source.name, source.files, whole)
-    else:
-        table = _from_hub("load_dataset", source.name, config, split=whole, keep_in_memory=False)
-        paths = tuple(file["filename"] for file in table.cache_files)
-    rows = FileRows(paths)
+    rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
     return rows, _row_slice(split, rows, is_endless)
-
-
-def split_names(source: Source, config: DataConfig) -> list[str]:
-    """The splits that a source has."""
-    if source.files is not None:
-        return list(source.files)
-    return _from_hub("get_dataset_split_names", source.name, config)
 
 
 def _from_hub(function: str, name: str, config: DataConfig, **options: Any) -> Any:

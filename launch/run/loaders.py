@@ -5,11 +5,9 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-import torch
-
 from data.batch import MaskedBatch
 from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader, eval_batches
+from data.batches.loader import MicroBatches, Place, TrainLoader, eval_batches
 from data.batches.masking import Choose, choose_token
 from data.batches.order import Order
 from data.batches.streaming import StreamCorpus, StreamLoader
@@ -20,17 +18,15 @@ from launch.run.corpus import Corpus
 from launch.run.settings import Settings
 from train_loop.plan import BatchPlan
 
-_CPU = torch.device("cpu")
+_ALONE = Place()
 
 
 def train_loader(
     settings: Settings,
     corpus: Corpus,
     plan: BatchPlan,
+    place: Place = _ALONE,
     *,
-    rank: int = 0,
-    num_processes: int = 1,
-    device: torch.device = _CPU,
     state: dict[str, Any] | None = None,
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
@@ -39,9 +35,7 @@ def train_loader(
     shared: dict[str, Any] = {
         "mlm_probability": mask_rate(corpus.config, plan.total_steps),
         "micro_batch_size": plan.micro_batch_size,
-        "rank": rank,
-        "num_processes": num_processes,
-        "device": device,
+        "place": place,
     }
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
@@ -51,12 +45,11 @@ def train_loader(
     order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, blocks.lengths)
     if corpus.config.grouping != "line_by_line":
         order = replace(order, lengths=None)  # padded to one length all the same
-    return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)
+    names = [source.name for source in corpus.documents]
+    return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, source_names=names, **shared)
 
 
-def eval_loader(
-    settings: Settings, corpus: Corpus, *, rank: int, num_processes: int, device: torch.device, is_flat: bool
-) -> Iterator[MaskedBatch]:
+def eval_loader(settings: Settings, corpus: Corpus, place: Place, *, is_flat: bool) -> Iterator[MaskedBatch]:
     """Yield a process's evaluation batches.
 
     Tokens are chosen one by one whatever the training does, so that runs compare.
@@ -65,7 +58,7 @@ def eval_loader(
     size = settings.train.per_device_eval_batch_size
     mlm_probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
     blocks = MicroBatches(corpus.eval, masks)
-    return eval_batches(blocks, size, mlm_probability, rank, num_processes, device, corpus.config)
+    return eval_batches(blocks, size, mlm_probability, place, corpus.config)
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False) -> Collator:

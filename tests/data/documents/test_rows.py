@@ -9,10 +9,10 @@ import datasets
 import pytest
 
 from data.config import DataConfig
-from data.documents import files
+from data.documents import files, sources
 from data.documents.documents import Documents
 from data.documents.rows import FileRows
-from data.documents.sources import Source, open_rows
+from data.documents.sources import find_source, open_rows
 
 
 def test_the_identity_is_that_of_the_content(tmp_path: Path) -> None:
@@ -80,11 +80,14 @@ def test_a_copy_with_the_same_time_and_size_is_another_version(tmp_path: Path) -
 
 @pytest.mark.parametrize("split", ["train", "train[1:3]", "train[10%:21%]", "train[-3:]", "train[:500]"])
 @pytest.mark.parametrize("flat", [False, True])
-def test_what_datasets_downloads_is_read_as_datasets_reads_it(split: str, flat: bool, tmp_path: Path) -> None:
+def test_what_datasets_downloads_is_read_as_datasets_reads_it(
+    split: str, flat: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also a part of it, and a column of the very name of a dotted path. A folder stands in for the Hub."""
     table = datasets.Dataset.from_list([{"answers": {"text": [f"a{i}", f"b{i}"]}, "n": i} for i in range(50)])
     (table.flatten() if flat else table).to_parquet(tmp_path / "train.parquet")
-    rows, part = open_rows(Source(str(tmp_path), None), split, DataConfig(), is_endless=False)
+    monkeypatch.setattr(sources, "_local_files", lambda name: None)
+    rows, part = open_rows(find_source(str(tmp_path), DataConfig()), split, is_endless=False)
     assert {"answers.text", "n"} <= rows.columns()
     texts = [text for batch in Documents(rows, "folder", "answers.text", part).texts() for text in batch]
     expected = datasets.load_dataset(str(tmp_path), split=split)
