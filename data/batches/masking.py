@@ -195,13 +195,10 @@ MASK_RATES: dict[str, MaskRate] = {"constant": _constant, "linear": _linear, "co
 
 def check_replacement(mask_replace_prob: float, random_replace_prob: float) -> None:
     """Raise ValueError unless both are fractions that add up to at most 1."""
-    for name, value in (("mask_replace_prob", mask_replace_prob), ("random_replace_prob", random_replace_prob)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value} must be between 0 and 1")
-    if mask_replace_prob + random_replace_prob > 1 + 1e-9:
+    if not (min(mask_replace_prob, random_replace_prob) >= 0 and mask_replace_prob + random_replace_prob <= 1 + 1e-9):
         raise ValueError(
-            f"mask_replace_prob={mask_replace_prob} and random_replace_prob={random_replace_prob} add up to more than "
-            "1: lower one of them"
+            f"mask_replace_prob={mask_replace_prob} and random_replace_prob={random_replace_prob}: neither may be "
+            "negative, nor may they add up to more than 1"
         )
 
 

@@ -240,10 +240,7 @@ class StreamLoader:
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
-        """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
-
-        Raises DataError if the text cannot be read, or a user's function returns another form than it must.
-        """
+        """See `Loader`. Raises DataError for text that cannot be read, or a bad result of a user's function."""
         with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):
                 first = step * self.global_batch_size
@@ -253,7 +250,7 @@ class StreamLoader:
                 yield [self._collate(drawn[i : i + self.micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]``: tokens of each source in the blocks that this process has drawn."""
+        """``[S]``: those of the blocks that this process has drawn, without padding."""
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
 
     @property

@@ -1,7 +1,6 @@
 """What hands a process its batches, as the settings name it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -31,20 +30,17 @@ def train_loader(
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
     """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
-    seed, size = settings.train.seed, plan.global_batch_size
-    shared: dict[str, Any] = {
-        "mlm_probability": mask_rate(corpus.config, plan.total_steps),
-        "micro_batch_size": plan.micro_batch_size,
-        "place": place,
-    }
+    seed, size, rate = settings.train.seed, plan.global_batch_size, mask_rate(corpus.config, plan.total_steps)
+    shared: dict[str, Any] = {"mlm_probability": rate, "micro_batch_size": plan.micro_batch_size, "place": place}
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
         return StreamLoader(sources, masks, global_batch_size=size, state_before=state or {}, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
-    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, blocks.lengths)
-    if corpus.config.grouping != "line_by_line":
-        order = replace(order, lengths=None)  # padded to one length all the same
+    lengths = (
+        blocks.lengths if corpus.config.grouping == "line_by_line" else None
+    )  # others are of one length, or nearly
+    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, lengths)
     names = [source.name for source in corpus.documents]
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, source_names=names, **shared)
 
