@@ -60,7 +60,18 @@ def open_rows(source: Source, split: str, *, is_endless: bool) -> tuple[FileRows
     An endless split, whose rows are streamed again and again in training, has no slice. Raises ValueError if there is
     no such split, or its files are not of one known format, or all are empty.
     """
-    rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
+    name, files, whole = source.name, source.files, re.split(r"[\[+]", split)[0]
+    if whole not in files:
+        raise ValueError(f"dataset={name!r} has no split {whole!r}: it has {', '.join(files)}")
+    examples = {file_format(path): PurePosixPath(path).name for path in files[whole]}
+    if None in examples:
+        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {KNOWN_FORMATS}")
+    if len(examples) > 1:
+        kinds = ", ".join(sorted(f"{file} is {kind}" for kind, file in examples.items()))
+        raise ValueError(f"dataset={name!r} must be files of one format ({KNOWN_FORMATS}), but {kinds}")
+    rows = FileRows(tuple(path for path in files[whole] if file_size(path) > 0))
+    if not rows.paths:
+        raise ValueError(f"dataset={name!r}: the file is empty: {', '.join(files[whole][:1])}")
     return rows, _row_slice(split, rows, is_endless)
 
 
@@ -97,23 +108,6 @@ def _row_slice(split: str, rows: FileRows, is_endless: bool) -> tuple[int, int] 
 
     first, end, _ = slice(*(None if bound is None else index(bound) for bound in match.groups())).indices(num_rows)
     return first, end
-
-
-def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:
-    """The files of a split that are not empty."""
-    if split not in files:
-        raise ValueError(f"dataset={name!r} has no split {split!r}: it has {', '.join(files)}")
-    chosen = files[split]
-    examples = {file_format(path): PurePosixPath(path).name for path in chosen}
-    if None in examples:
-        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {KNOWN_FORMATS}")
-    if len(examples) > 1:
-        kinds = ", ".join(sorted(f"{file} is {kind}" for kind, file in examples.items()))
-        raise ValueError(f"dataset={name!r} must be files of one format ({KNOWN_FORMATS}), but {kinds}")
-    filled = tuple(path for path in chosen if file_size(path) > 0)
-    if not filled:
-        raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
-    return filled
 
 
 def _local_files(name: str) -> dict[str, list[str]] | None:
