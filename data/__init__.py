@@ -14,7 +14,7 @@ _HOMES = {
     "data.batch": "DocumentBorders Loader MaskedBatch",
     "data.batches.collator": "Collator",
     "data.batches.hf_collator": "MaskedLMCollator",
-    "data.batches.loader": "MicroBatches TrainLoader eval_batches",
+    "data.batches.loader": "MicroBatches Place TrainLoader eval_batches",
     "data.batches.masking": "MASK_RATES",
     "data.batches.order": "Order blocks_per_epoch",
     "data.batches.streaming": "StreamCorpus StreamLoader",

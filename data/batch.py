@@ -33,7 +33,7 @@ class MaskedBatch:
     labels: torch.Tensor  # [M], the tokens that were there
     # [B, L], or None where no block is padded: a mask of ones costs a wait for the GPU and the fast attention path.
     attention_mask: torch.Tensor | None
-    # [B], on the CPU; for messages and for seeding dropout. -1: mask tokens for a process without a share.
+    # [B], on the CPU; for messages and for seeding dropout. -1: see `blank`.
     block_ids: torch.Tensor
     position_ids: torch.Tensor | None = None  # [B, L], from 0 in each document; where attention stays inside documents
     # Of a batch that is one row, [1, T], in which documents stand side by side, in order of length.
@@ -51,7 +51,7 @@ class MaskedBatch:
 
     @classmethod
     def blank(cls, device: torch.device) -> "MaskedBatch":
-        """A batch of no block and no prediction, for a process that must join a forward of the others."""
+        """A batch of no block and no prediction: a process without a share must join forward and backward of others."""
         return replace(cls.of_zeros(1, 2, num_masked=0, device=device), block_ids=torch.tensor([-1]))
 
     @property

@@ -15,7 +15,7 @@ from data import (
     build_blocks,
     vocabulary,
 )
-from data.batches.loader import Plan, eval_batches
+from data.batches.loader import Place, Plan, eval_batches
 from data.blocks.tokenization import encoder
 from data.blocks.tokens import ID_MASK, WORD_START
 
@@ -59,7 +59,7 @@ def loader_of(
     """The training loader of one process."""
     order = Order((len(dataset.blocks),), (1.0,), global_batch_size, dataset.collator.seed)
     config = DataConfig(dataloader_num_workers=num_workers)
-    return TrainLoader(dataset, order, lambda step: PROBABILITY, micro_batch_size, rank, num_processes, CPU, config)
+    return TrainLoader(dataset, order, lambda step: PROBABILITY, micro_batch_size, Place(rank, num_processes), config)
 
 
 def as_batch(
@@ -74,7 +74,7 @@ def as_batch(
 
 def all_batches(dataset: MicroBatches, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[MaskedBatch]:
     """The evaluation batches of one process."""
-    return list(eval_batches(dataset, batch_size, PROBABILITY, rank, num_processes, CPU, DataConfig()))
+    return list(eval_batches(dataset, batch_size, PROBABILITY, Place(rank, num_processes), DataConfig()))
 
 
 def rows_of(batch: MaskedBatch) -> list[Row]:

@@ -19,8 +19,7 @@ class Collator:
     seed: int  # of the masks
     pad_token_id: int = 0  # the id at positions where a block has no token
     choose: Choose = choose_token
-    mask_replace_prob: float = 0.8  # see `replacements`
-    random_replace_prob: float = 0.1
+    shares: tuple[float, float] = (0.8, 0.1)  # of the chosen: that become the mask token, and a random token
     document_attention: bool = False  # attention stays inside documents; else inside blocks
     trims: bool = False  # a batch is as wide as its longest block, rounded up to a multiple of 8, instead of L
     is_flat: bool = False  # a batch is one row, without padding; see `MaskedBatch.documents`
@@ -30,13 +29,10 @@ class Collator:
     ) -> MaskedBatch:
         """Mask ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`), by their ``[B]`` ids and passes.
 
-        A pass is how often a block was seen before. If B is 0, the batch is one block of mask tokens, with nothing to
-        predict: a process without a share still takes part in forward and backward.
+        A pass is how often a block was seen before. If B is 0, the batch is `MaskedBatch.blank`.
         """
         if len(blocks) == 0:
-            block = np.full((1, blocks.shape[1]), self.vocabulary.mask_token_id, dtype=np.uint32)
-            masks = replace(self, choose=choose_token)  # a user's function is not asked where nothing may be chosen
-            return masks(block, np.array([-1]), np.array([0]), mlm_probability)
+            return MaskedBatch.blank(torch.device("cpu"))
         length = blocks.shape[1]
         is_padding = blocks == np.iinfo(blocks.dtype).max
         input_ids = (blocks & ID_MASK if blocks.dtype == np.uint32 else blocks).astype(np.int64)
@@ -72,8 +68,7 @@ class Collator:
         positions, kinds = self.choose(input_ids, allowed, word_starts, draws, rate)
         flat = input_ids.reshape(-1)
         labels = flat[positions]
-        shares = self.mask_replace_prob, self.random_replace_prob
-        flat[positions] = replacements(labels, kinds, draws.reshape(-1)[positions], self.vocabulary, *shares)
+        flat[positions] = replacements(labels, kinds, draws.reshape(-1)[positions], self.vocabulary, self.shares)
         return positions, labels
 
 

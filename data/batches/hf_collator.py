@@ -63,7 +63,7 @@ class MaskedLMCollator:
         if self.seed is None:
             self.seed = secrets.randbits(63)
         shares = self.mask_replace_prob, self.random_replace_prob
-        self._masks = Collator(vocabulary(self.tokenizer), self.seed, 0, choose, *shares)
+        self._masks = Collator(vocabulary(self.tokenizer), self.seed, 0, choose, shares)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a spawned worker, with the rank: its process is in no group and cannot ask for it."""

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.batch import MaskedBatch
 from data.batches.collator import Collator
-from data.batches.order import Batch, Order, micro_batches, share
+from data.batches.order import Batch, Order, micro_batches
 from data.blocks.store import Blocks
 from data.config import DataConfig
 from data.documents.ranges import DataError
@@ -46,6 +46,14 @@ class MicroBatches(Dataset[MaskedBatch | DataError]):
             return error
 
 
+class Place(NamedTuple):
+    """The process that gets a loader's batches, and its device."""
+
+    rank: int = 0  # of num_processes: they decide this process's contiguous share of each global batch
+    num_processes: int = 1
+    device: torch.device = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class TrainLoader:
     """The micro-batches of one process, on its device."""
@@ -54,28 +62,27 @@ class TrainLoader:
     order: Order
     mlm_probability: Callable[[int], float]  # step -> the rate at which tokens are chosen
     micro_batch_size: int  # the most blocks in one micro-batch
-    rank: int  # of num_processes: they decide this process's contiguous share of each global batch
-    num_processes: int
-    device: torch.device
+    place: Place
     config: DataConfig  # gives the number of workers
-    source_names: Sequence[str] = ()
+    source_names: Sequence[str] = ()  # where they are to be counted
     bad_rows: ClassVar[None] = None  # they were counted when the blocks were made
 
     def plan(self, step: int) -> list[Plan]:
         """This process's micro-batches of an update."""
-        mine = share(self.order.global_batch(step), self.rank, self.num_processes)
-        return [Plan(batch, self.mlm_probability(step)) for batch in micro_batches(mine, self.micro_batch_size)]
+        batch = self.order.global_batch(step)
+        mine = micro_batches(batch, self.place.rank, self.place.num_processes, self.micro_batch_size)
+        return [Plan(batch, self.mlm_probability(step)) for batch in mine]
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
         plans, ahead = itertools.tee(map(self.plan, range(start, stop)))  # workers ask for plans ahead of time
-        batches = load(self.dataset, itertools.chain.from_iterable(ahead), self.device, self.config)
+        batches = load(self.dataset, itertools.chain.from_iterable(ahead), self.place.device, self.config)
         for plan in plans:
             yield list(itertools.islice(batches, len(plan)))
 
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]``: tokens of each source in the updates before ``step``. Rank 0 counts for all; the others return 0."""
-        return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.rank == 0)
+        return self.order.draws_by_source(step) * self.dataset.blocks.block_size * (self.place.rank == 0)
 
     def state(self) -> dict[str, np.ndarray]:
         """Empty: the next step follows from its number."""
@@ -83,19 +90,12 @@ class TrainLoader:
 
 
 def eval_batches(
-    dataset: MicroBatches,
-    batch_size: int,
-    mlm_probability: float,
-    rank: int,
-    num_processes: int,
-    device: torch.device,
-    config: DataConfig,
+    dataset: MicroBatches, batch_size: int, mlm_probability: float, place: Place, config: DataConfig
 ) -> Iterator[MaskedBatch]:
     """Yield this process's share of all blocks, in order, always with the masks of the first pass."""
     ids = np.arange(len(dataset.blocks))
-    mine = share((np.zeros_like(ids), ids), rank, num_processes)
-    plans = (Plan(batch, mlm_probability) for batch in micro_batches(mine, batch_size))
-    return load(dataset, plans, device, config)
+    mine = micro_batches((np.zeros_like(ids), ids), place.rank, place.num_processes, batch_size)
+    return load(dataset, (Plan(batch, mlm_probability) for batch in mine), place.device, config)
 
 
 def leave_signals_to_the_trainer(worker_id: int) -> None:

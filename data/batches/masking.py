@@ -6,7 +6,7 @@ token, 10 % stay. Unlike in transformers, a random token is never a special one.
 
     draws = uniform(block_ids, L, seed, epoch)
     positions, kinds = MASKINGS[name](input_ids, allowed, word_starts, draws, probability)
-    seen = replacements(labels, kinds, draws at positions, vocabulary, 0.8, 0.1)
+    seen = replacements(labels, kinds, draws at positions, vocabulary, (0.8, 0.1))
 
 Every draw is a hash of (seed, epoch, block id, position), and more draws are hashes of these, so a block's masks do not
 depend on its batch, process or worker. A masking is one function, in `MASKINGS` or in a user's own file; so is the
@@ -195,33 +195,25 @@ MASK_RATES: dict[str, MaskRate] = {"constant": _constant, "linear": _linear, "co
 
 def check_replacement(mask_replace_prob: float, random_replace_prob: float) -> None:
     """Raise ValueError unless both are fractions that add up to at most 1."""
-    for name, value in (("mask_replace_prob", mask_replace_prob), ("random_replace_prob", random_replace_prob)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value} must be between 0 and 1")
-    if mask_replace_prob + random_replace_prob > 1 + 1e-9:
+    if not (min(mask_replace_prob, random_replace_prob) >= 0 and mask_replace_prob + random_replace_prob <= 1 + 1e-9):
         raise ValueError(
-            f"mask_replace_prob={mask_replace_prob} and random_replace_prob={random_replace_prob} add up to more than "
-            "1: lower one of them"
+            f"mask_replace_prob={mask_replace_prob} and random_replace_prob={random_replace_prob}: neither may be "
+            "negative, nor may they add up to more than 1"
         )
 
 
 def replacements(
-    labels: np.ndarray,
-    kinds: np.ndarray,
-    draws: np.ndarray,
-    vocabulary: Vocabulary,
-    mask_replace_prob: float,
-    random_replace_prob: float,
+    labels: np.ndarray, kinds: np.ndarray, draws: np.ndarray, vocabulary: Vocabulary, shares: tuple[float, float]
 ) -> np.ndarray:
     """What the model sees at the chosen positions, ``[M]``, in place of the ``[M]`` labels.
 
-    Kinds, see `Choose`, below ``mask_replace_prob`` become the mask token; those from there to the sum of both a random
-    regular token; others keep the label. ``draws``, ``[M]``, are each position's own, so that each token of a word gets
-    its own random token.
+    Kinds, see `Choose`, below the first of the ``shares`` become the mask token; those from there to the sum of both a
+    random regular token; others keep the label. ``draws``, ``[M]``, are each position's own, so that each token of a
+    word gets its own random token.
     """
     out = labels.copy()
-    out[kinds < mask_replace_prob] = vocabulary.mask_token_id
-    is_random = (kinds >= mask_replace_prob) & (kinds < mask_replace_prob + random_replace_prob)
+    out[kinds < shares[0]] = vocabulary.mask_token_id
+    is_random = (kinds >= shares[0]) & (kinds < sum(shares))
     # The low bits of the draw's hash are independent of its size, which may have decided the choice.
     bits = hash64(draws[is_random].view(np.uint64))
     out[is_random] = vocabulary.regular_ids[bits % np.uint64(len(vocabulary.regular_ids))]

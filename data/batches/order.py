@@ -116,7 +116,7 @@ class Order:
     # 16 updates are sorted together. None: do not sort.
     lengths: np.ndarray | None = None
 
-    def global_batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def global_batch(self, step: int) -> Batch:
         """The blocks of an update: ``[G]``, the number of earlier passes over each block's source, and ``[G]`` ids.
 
         The last update of an epoch of one source has the remaining blocks, so that each block is seen exactly once.
@@ -143,7 +143,7 @@ class Order:
         sources, _ = mixture(np.arange(rest) + thousands * MIXTURE_PERIOD, self.weights, self.seed)
         return thousands * mixture_counts(self.weights) + np.bincount(sources, minlength=len(self.sizes))
 
-    def _blocks(self, epoch: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _blocks(self, epoch: int, slots: np.ndarray) -> Batch:
         """Passes and ids of the blocks in consecutive slots of an epoch, or of the endless row of a mixture."""
         if len(self.sizes) == 1:
             key = key64(self.seed, epoch)
@@ -160,16 +160,10 @@ class Order:
         return passes, ids
 
 
-def share(batch: Batch, rank: int, num_processes: int) -> Batch:
-    """The contiguous part of a batch for one process. Parts differ by at most one block and may be empty."""
-    passes, ids = (np.array_split(part, num_processes)[rank] for part in batch)
-    return passes, ids
+def micro_batches(batch: Batch, rank: int, num_processes: int, size: int) -> list[Batch]:
+    """The contiguous share of one process in a batch, in micro-batches of ``size``.
 
-
-def micro_batches(batch: Batch, size: int) -> list[Batch]:
-    """Cut a process's share into micro-batches of ``size``.
-
-    An empty share is one empty micro-batch, so that the process takes part in the gradient all-reduce.
+    Shares differ by at most one block. An empty one is one empty micro-batch.
     """
-    passes, ids = batch
-    return [(passes[i : i + size], ids[i : i + size]) for i in range(0, len(ids), size)] or [batch]
+    passes, ids = (np.array_split(part, num_processes)[rank] for part in batch)
+    return [(passes[i : i + size], ids[i : i + size]) for i in range(0, max(1, len(ids)), size)]

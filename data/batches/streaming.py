@@ -21,14 +21,13 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from data.batch import MaskedBatch
 from data.batches.collator import Collator
 from data.batches.hashing import key64
-from data.batches.loader import items_of
+from data.batches.loader import Place, items_of
 from data.batches.order import mixture
 from data.blocks.store import token_format
 from data.blocks.tokenization import encoder
@@ -219,20 +218,19 @@ class StreamLoader:
     mlm_probability: Callable[[int], float]
     global_batch_size: int
     micro_batch_size: int
-    rank: int
-    num_processes: int
-    device: torch.device
+    place: Place
     state_before: InitVar[Arrays]  # the joined `state` of all processes; empty at the beginning
 
     def __post_init__(self, state_before: Arrays) -> None:
         self._config = self.corpus.config
         self.source_names = [source.name for source in self.corpus.documents]
-        if self._config.num_streams < self.num_processes:
+        num_streams, num_processes = self._config.num_streams, self.place.num_processes
+        if num_streams < num_processes:
             raise ValueError(
-                f"num_streams={self._config.num_streams} is less than one logical stream for each of "
-                f"{self.num_processes} processes: use --num_streams {self.num_processes} or more"
+                f"num_streams={num_streams} is less than one logical stream for each of {num_processes} processes: "
+                f"use --num_streams {num_processes} or more"
             )
-        streams = list(range(self.rank, self._config.num_streams, self.num_processes))
+        streams = list(range(self.place.rank, num_streams, num_processes))
         self._buffers: dict[int, _ShuffleBuffer] = {}
         for stream in streams:
             prefix = f"{stream}/"
@@ -242,10 +240,7 @@ class StreamLoader:
         self._received: dict[int, deque[Chunk]] = {stream: deque() for stream in streams}
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
-        """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update.
-
-        Raises DataError if the text cannot be read, or a user's function returns another form than it must.
-        """
+        """See `Loader`. Raises DataError for text that cannot be read, or a bad result of a user's function."""
         with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):
                 first = step * self.global_batch_size
@@ -255,7 +250,7 @@ class StreamLoader:
                 yield [self._collate(drawn[i : i + self.micro_batch_size], step) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
-        """``[S]``: tokens of each source in the blocks that this process has drawn."""
+        """``[S]``: those of the blocks that this process has drawn, without padding."""
         return np.sum([buffer.tokens_by_source for buffer in self._buffers.values()], axis=0)
 
     @property
@@ -269,7 +264,7 @@ class StreamLoader:
         blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
         ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
         batch = self.collator(blocks, ids, np.zeros_like(ids), self.mlm_probability(step))
-        return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device)
+        return (batch.pin_memory() if self.place.device.type == "cuda" else batch).to(self.place.device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:
         """The next chunk of a stream. Chunks of other streams that come before it are kept for later."""

@@ -48,12 +48,6 @@ def open_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"tokenizer {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
-    check_tokenizer(tokenizer, config)
-    return tokenizer
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> None:
-    """Raise ValueError if the tokenizer lacks a token that the settings need."""
     if tokenizer.mask_token_id is None:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path!r} has no mask token: use the tokenizer of a masked language model, "
@@ -65,6 +59,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> N
                 f"{setting}={value}: tokenizer {tokenizer.name_or_path!r} has no pad token: "
                 "use --grouping concatenate --last_block drop"
             )
+    return tokenizer
 
 
 def _trained(config: DataConfig, documents: Sequence[Documents]) -> PreTrainedTokenizerBase:

@@ -1,7 +1,7 @@
-"""Any source of text as a stream of documents: a Hub dataset, local files or the embedded corpus.
+"""Any source of text as a stream of documents.
 
-`sources` finds the source and `rows` reads it. This file takes the text from each row, holds documents out for
-evaluation, and raises errors that name file, row and column.
+This file takes the text from each row, holds documents out for evaluation, and raises errors that name file, row and
+column.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from data.config import DataConfig
 from data.documents import readers
 from data.documents.ranges import DataError, Range, Row, brief, first_key
-from data.documents.rows import FileRows, Rows
-from data.documents.sources import Source, find_source, open_rows, split_names
+from data.documents.rows import FileRows
+from data.documents.sources import Source, find_source, open_rows
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TextBatch(NamedTuple):
 class Documents:
     """Texts that can be read from the start any number of times, whole or in logical streams."""
 
-    rows: Rows
+    rows: FileRows
     name: str  # the user's, for messages
     text_column: str  # dotted path of the text in a row
     row_slice: tuple[int, int] | None = None  # read only these rows, [first, end), as in a split name[first:end]
@@ -132,12 +132,10 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
     split = config.eval_split
     if config.eval_dataset is not None:
         source = find_source(config.eval_dataset, config)
-        if not split:
-            splits = split_names(source, config)
-            split = next((name for name in ("validation", "test") if name in splits), "train")
+        split = split or next((name for name in ("validation", "test") if name in source.files), "train")
         return train, [_open(source, split, config)]
     if split is None and config.eval_fraction is None:
-        split = _own_eval_split(sources, config)
+        split = _own_eval_split(sources)
     if split is not None:
         return train, [_open(source, split, config) for source in sources]
     fraction = config.eval_fraction or _DEFAULT_EVAL_FRACTION
@@ -147,13 +145,13 @@ def open_documents(config: DataConfig) -> tuple[list[Documents], list[Documents]
     return held_in, held_out
 
 
-def _own_eval_split(sources: list[Source], config: DataConfig) -> str | None:
+def _own_eval_split(sources: list[Source]) -> str | None:
     """The validation split of the only source, if it has one.
 
     A mixture has none: a text in the validation split of one source may occur in the training text of another, so
     all sources hold out texts by the same hash.
     """
-    with_split = [source for source in sources if "validation" in split_names(source, config)]
+    with_split = [source for source in sources if "validation" in source.files]
     if len(sources) == 1:
         return "validation" if with_split else None
     for source in with_split:
@@ -166,7 +164,7 @@ def _own_eval_split(sources: list[Source], config: DataConfig) -> str | None:
 
 
 def _open(source: Source, split: str, config: DataConfig, *, is_endless: bool = False) -> Documents:
-    rows, row_slice = open_rows(source, split, config, is_endless=is_endless)
+    rows, row_slice = open_rows(source, split, is_endless=is_endless)
     column = _text_column(rows.columns(), source.name, config.text_column, anywhere=bool(config.mixture))
     return Documents(rows, source.name, column, row_slice, skips_bad_rows=config.on_bad_row == "skip")
 

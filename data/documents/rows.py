@@ -1,9 +1,4 @@
-"""Rows of a source, which can be divided over streams and read from any position.
-
-Files in which reading can start anywhere are divided into ranges: of bytes for lines (.txt, .jsonl), of rows for
-Parquet. Any other file (compressed, .csv, .json, .arrow) is read from its start by each stream, which skips the rows
-before its position.
-"""
+"""Rows of a source, which can be divided over streams and read from any position."""
 
 import itertools
 import sys
@@ -12,33 +7,34 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.documents import files, readers
 from data.documents.files import file_format
-from data.documents.ranges import Range, Row, first_key
+from data.documents.ranges import Range
 from data.documents.tables import parquet, schema_columns
 
-if TYPE_CHECKING:  # importing it takes a second, which local files need not wait for
-    import datasets
-
-_BATCH_OF_ROWS = 1000
 _BYTES_AT_ONCE = 1 << 16
 _FILES_AT_ONCE = 16  # whose sizes are asked for together: on the Hub, each needs some requests
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """Rows of files of one format, on this machine or, by an ``hf://`` path, on the Hub."""
+    """Rows of files of one format, on this machine or, by an ``hf://`` path, on the Hub.
+
+    Files in which reading can start anywhere are divided into ranges: of bytes for lines (.txt, .jsonl), of rows for
+    Parquet. Any other file (compressed, .csv, .json, .arrow) is read from its start by each stream, which skips the
+    rows before its position.
+    """
 
     paths: tuple[str, ...]
 
     def ranges(self, num_streams: int, stream: int) -> list[Range]:
         """What a logical stream reads: together the streams read each row once.
 
-        Files in which reading can start anywhere are laid end to end and cut into ``num_streams`` equal parts. Of other
-        files, a stream takes whole ones; if there are fewer files than streams, it takes every ``num_streams``-th row
-        of each. Raises DataError if a Parquet file is damaged.
+        Ranges are equal parts of the files end to end. Of files without ranges, a stream takes whole ones; if there are
+        fewer of them than streams, it takes every ``num_streams``-th row of each. Raises DataError if a Parquet file
+        is damaged.
         """
         if self._sizes is None:
             if len(self.paths) >= num_streams:
@@ -130,46 +126,3 @@ def _names(row: dict[str, Any]) -> Iterator[str]:
             for key, item in value.items():
                 yield f"{prefix}{key}"
                 left.append((f"{prefix}{key}.", item))
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """Rows of a table that `datasets` has downloaded and memory-mapped. The methods are those of `FileRows`."""
-
-    table: "datasets.Dataset"
-
-    def ranges(self, num_streams: int, stream: int) -> list[Range]:
-        """One range of rows."""
-        begin, end = (len(self.table) * (stream + i) // num_streams for i in (0, 1))
-        return [Range("", begin, end)]
-
-    def read(self, part: Range, start: int, column: str) -> Iterator[Row]:
-        """Yield the rows of a range from a position on."""
-        key = first_key(column, self.table.column_names)
-        assert key is not None  # it was looked for in `columns`
-        rows = self.table.select_columns([key]).select(range(start, part.end))
-        values = itertools.chain.from_iterable(batch[key] for batch in rows.iter(batch_size=_BATCH_OF_ROWS))
-        for position, value in enumerate(values, start):
-            yield Row(position, position + 1, {key: value})
-
-    def place(self, part: Range, position: int) -> str:
-        """A row by number."""
-        return f"row {position}"
-
-    def columns(self) -> set[str]:
-        """Dotted paths of the columns."""
-        return schema_columns(self.table.features.arrow_schema)
-
-    def count(self) -> int:
-        """The number of rows."""
-        return len(self.table)
-
-    @property
-    def identity(self) -> str:
-        """The fingerprint of `datasets`: changes with the source, the revision and the split."""
-        return str(self.table._fingerprint)
-
-    version = identity  # the fingerprint is quick to compute
-
-
-Rows = FileRows | TableRows

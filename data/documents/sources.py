@@ -1,8 +1,8 @@
 """The files or the Hub dataset that a name means, and the part of it that is read.
 
-The `datasets` library finds and downloads what is on the Hub. The names of the files of a local folder tell its
-splits, as on the Hub. One line names the files of a folder that are not read; if they look like part of the text,
-the folder is refused.
+The `datasets` library finds what is on the Hub, and downloads it as Arrow files unless it is streamed. The names of the
+files of a local folder tell its splits, as on the Hub. One line names the files of a folder that are not read; if they
+look like part of the text, the folder is refused.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Any
 from data.config import PYTHON_DOCS, DataConfig
 from data.documents import python_docs
 from data.documents.files import KNOWN_FORMATS, file_format, file_size
-from data.documents.rows import FileRows, Rows, TableRows
+from data.documents.rows import FileRows
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Source:
     """A source of text."""
 
     name: str  # the user's
-    files: dict[str, list[str]] | None  # of each split; None for a Hub dataset, which `datasets` downloads
+    files: dict[str, list[str]]  # of each split
 
 
 def find_source(name: str, config: DataConfig) -> Source:
@@ -45,32 +45,34 @@ def find_source(name: str, config: DataConfig) -> Source:
     """
     if name == PYTHON_DOCS:
         return Source(name, {"train": [str(python_docs.cached_rows(Path(config.cache_dir)))]})
-    files = _local_files(name)
-    if files is None and config.streaming:
+    if (files := _local_files(name)) is not None:
+        return Source(name, files)
+    if config.streaming:
         builder = _from_hub("load_dataset_builder", name, config)
-        files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
-    return Source(name, files)
+        return Source(name, {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()})
+    tables = _from_hub("load_dataset", name, config, keep_in_memory=False)
+    return Source(name, {split: [file["filename"] for file in table.cache_files] for split, table in tables.items()})
 
 
-def open_rows(
-    source: Source, split: str, config: DataConfig, *, is_endless: bool
-) -> tuple[Rows, tuple[int, int] | None]:
+def open_rows(source: Source, split: str, *, is_endless: bool) -> tuple[FileRows, tuple[int, int] | None]:
     """The rows of a split, and the slice ``(first, end)`` of them to read if it is a part such as ``train[:5000]``.
 
     An endless split, whose rows are streamed again and again in training, has no slice. Raises ValueError if there is
     no such split, or its files are not of one known format, or all are empty.
     """
-    if source.files is not None:
-        rows = FileRows(_chosen(source.name, source.files, re.split(r"[\[+]", split)[0]))
-        return rows, _row_slice(split, rows, is_endless)
-    return TableRows(_from_hub("load_dataset", source.name, config, split=split)), None
-
-
-def split_names(source: Source, config: DataConfig) -> list[str]:
-    """The splits that a source has."""
-    if source.files is not None:
-        return list(source.files)
-    return _from_hub("get_dataset_split_names", source.name, config)
+    name, files, whole = source.name, source.files, re.split(r"[\[+]", split)[0]
+    if whole not in files:
+        raise ValueError(f"dataset={name!r} has no split {whole!r}: it has {', '.join(files)}")
+    examples = {file_format(path): PurePosixPath(path).name for path in files[whole]}
+    if None in examples:
+        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {KNOWN_FORMATS}")
+    if len(examples) > 1:
+        kinds = ", ".join(sorted(f"{file} is {kind}" for kind, file in examples.items()))
+        raise ValueError(f"dataset={name!r} must be files of one format ({KNOWN_FORMATS}), but {kinds}")
+    rows = FileRows(tuple(path for path in files[whole] if file_size(path) > 0))
+    if not rows.paths:
+        raise ValueError(f"dataset={name!r}: the file is empty: {', '.join(files[whole][:1])}")
+    return rows, _row_slice(split, rows, is_endless)
 
 
 def _from_hub(function: str, name: str, config: DataConfig, **options: Any) -> Any:
@@ -86,7 +88,7 @@ def _from_hub(function: str, name: str, config: DataConfig, **options: Any) -> A
         ) from error
 
 
-def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | None:
+def _row_slice(split: str, rows: FileRows, is_endless: bool) -> tuple[int, int] | None:
     """``(first, end)`` of ``train[10:500]`` or ``train[:20%]``; None for a whole split."""
     if re.fullmatch(r"[\w.-]+", split):
         return None
@@ -106,23 +108,6 @@ def _row_slice(split: str, rows: Rows, is_endless: bool) -> tuple[int, int] | No
 
     first, end, _ = slice(*(None if bound is None else index(bound) for bound in match.groups())).indices(num_rows)
     return first, end
-
-
-def _chosen(name: str, files: dict[str, list[str]], split: str) -> tuple[str, ...]:
-    """The files of a split that are not empty."""
-    if split not in files:
-        raise ValueError(f"dataset={name!r} has no split {split!r}: it has {', '.join(files)}")
-    chosen = files[split]
-    examples = {file_format(path): PurePosixPath(path).name for path in chosen}
-    if None in examples:
-        raise ValueError(f"dataset={name!r}: {examples[None]} is not a file that can be read: {KNOWN_FORMATS}")
-    if len(examples) > 1:
-        kinds = ", ".join(sorted(f"{file} is {kind}" for kind, file in examples.items()))
-        raise ValueError(f"dataset={name!r} must be files of one format ({KNOWN_FORMATS}), but {kinds}")
-    filled = tuple(path for path in chosen if file_size(path) > 0)
-    if not filled:
-        raise ValueError(f"dataset={name!r}: the file is empty: {chosen[0]}")
-    return filled
 
 
 def _local_files(name: str) -> dict[str, list[str]] | None:

@@ -24,6 +24,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedModel
 from transformers.optimization import get_scheduler
 
 from data.batches.hf_collator import MaskedLMCollator
+from data.batches.loader import Place
 from data.blocks.vocabulary import vocab_size
 from data.cores import available_cores
 from launch.benchmarks.measuring import in_child, interleave, print_report, rate, ratio, spread, times
@@ -140,7 +141,7 @@ def updates(settings: Settings, *, side_by_side: bool = True) -> Iterator[int]:
     assert ready is not None
     run, loader = ready.run, ready.run.loader
     if not side_by_side:
-        loader = train_loader(settings, ready.corpus, run.plan, device=run.accelerator.device)
+        loader = train_loader(settings, ready.corpus, run.plan, Place(device=run.accelerator.device))
     run.objective.train()
     for step, batches in enumerate(loader.steps(0, run.plan.total_steps)):
         train_step(

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from data.batches.loader import Place
 from data.blocks.tokenization import tokenizer_fingerprint
 from data.blocks.vocabulary import vocab_size
 from data.functions import OwnFunction
@@ -79,9 +80,8 @@ def assemble(
         load_full_state(objective, optimizers, processes.tensors_from_main(lambda: load_tensors(folder_of_start)))
     if accelerator.scaler is not None and start.state.scaler is not None:
         accelerator.scaler.load_state_dict(start.state.scaler)
-    world = {"rank": processes.rank, "num_processes": processes.number, "device": accelerator.device}
-    world["is_flat"] = objective.takes_documents
-    loader = train_loader(settings, corpus, plan, state=start.data_state, **world)
+    place, is_flat = Place(processes.rank, processes.number, accelerator.device), objective.takes_documents
+    loader = train_loader(settings, corpus, plan, place, state=start.data_state, is_flat=is_flat)
     processes.from_main(lambda: open_folder(folder, settings, accelerator, checkpoints, start))
     open_trackers(accelerator, config, settings.as_dict(), step=start.state.step)
     return Run(
@@ -93,7 +93,7 @@ def assemble(
         lr_factor=lr_factor,
         plan=plan,
         loader=loader,
-        eval_batches=partial(eval_loader, settings, corpus, **world),
+        eval_batches=partial(eval_loader, settings, corpus, place, is_flat=is_flat),
         eval_tokens_per_byte=corpus.eval_tokens_per_byte,
         state=start.state,
         checkpoints=checkpoints,

@@ -23,20 +23,14 @@ _STREAMING_EVAL_BLOCKS = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """The text of a run, ready to be made into batches.
-
-    Attributes:
-        documents, held_out: The documents of each source to train and to evaluate on.
-        train: The blocks of each source; empty when streaming or not training.
-        eval: The blocks to evaluate on.
-    """
+    """The text of a run, ready to be made into batches."""
 
     config: DataConfig
     tokenizer: PreTrainedTokenizerBase
     vocabulary: Vocabulary
-    documents: list[Documents]
-    held_out: list[Documents]
-    train: list[TokenBlocks]
+    documents: list[Documents]  # of each source
+    held_out: list[Documents]  # to evaluate on
+    train: list[TokenBlocks]  # of each source; empty when streaming or not training
     eval: TokenBlocks
 
     @property

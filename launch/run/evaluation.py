@@ -11,6 +11,7 @@ import transformers
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from data.batches.loader import Place
 from data.blocks.vocabulary import vocab_size
 from launch.run.corpus import open_corpus
 from launch.run.loaders import eval_loader
@@ -70,8 +71,8 @@ def evaluate_text(
         return objective
 
     objective = processes.together(load)
-    world = {"rank": processes.rank, "num_processes": processes.number, "device": accelerator.device}
-    batches = eval_loader(settings, corpus, **world, is_flat=objective.takes_documents)
+    place = Place(processes.rank, processes.number, accelerator.device)
+    batches = eval_loader(settings, corpus, place, is_flat=objective.takes_documents)
     total = -(-len(corpus.eval) // processes.number // settings.train.per_device_eval_batch_size)
     metrics = evaluate(accelerator, objective, _bar(batches, "evaluating", total, processes))
     numbers = metrics.row(corpus.eval_tokens_per_byte)

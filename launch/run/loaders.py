@@ -1,15 +1,12 @@
 """What hands a process its batches, as the settings name it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-import torch
-
 from data.batch import MaskedBatch
 from data.batches.collator import Collator
-from data.batches.loader import MicroBatches, TrainLoader, eval_batches
+from data.batches.loader import MicroBatches, Place, TrainLoader, eval_batches
 from data.batches.masking import Choose, choose_token
 from data.batches.order import Order
 from data.batches.streaming import StreamCorpus, StreamLoader
@@ -20,43 +17,35 @@ from launch.run.corpus import Corpus
 from launch.run.settings import Settings
 from train_loop.plan import BatchPlan
 
-_CPU = torch.device("cpu")
+_ALONE = Place()
 
 
 def train_loader(
     settings: Settings,
     corpus: Corpus,
     plan: BatchPlan,
+    place: Place = _ALONE,
     *,
-    rank: int = 0,
-    num_processes: int = 1,
-    device: torch.device = _CPU,
     state: dict[str, Any] | None = None,
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
     """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
-    seed, size = settings.train.seed, plan.global_batch_size
-    shared: dict[str, Any] = {
-        "mlm_probability": mask_rate(corpus.config, plan.total_steps),
-        "micro_batch_size": plan.micro_batch_size,
-        "rank": rank,
-        "num_processes": num_processes,
-        "device": device,
-    }
+    seed, size, rate = settings.train.seed, plan.global_batch_size, mask_rate(corpus.config, plan.total_steps)
+    shared: dict[str, Any] = {"mlm_probability": rate, "micro_batch_size": plan.micro_batch_size, "place": place}
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
         return StreamLoader(sources, masks, global_batch_size=size, state_before=state or {}, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
-    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, blocks.lengths)
-    if corpus.config.grouping != "line_by_line":
-        order = replace(order, lengths=None)  # padded to one length all the same
-    return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, **shared)
+    lengths = (
+        blocks.lengths if corpus.config.grouping == "line_by_line" else None
+    )  # others are of one length, or nearly
+    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, lengths)
+    names = [source.name for source in corpus.documents]
+    return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, source_names=names, **shared)
 
 
-def eval_loader(
-    settings: Settings, corpus: Corpus, *, rank: int, num_processes: int, device: torch.device, is_flat: bool
-) -> Iterator[MaskedBatch]:
+def eval_loader(settings: Settings, corpus: Corpus, place: Place, *, is_flat: bool) -> Iterator[MaskedBatch]:
     """Yield a process's evaluation batches.
 
     Tokens are chosen one by one whatever the training does, so that runs compare.
@@ -65,7 +54,7 @@ def eval_loader(
     size = settings.train.per_device_eval_batch_size
     mlm_probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
     blocks = MicroBatches(corpus.eval, masks)
-    return eval_batches(blocks, size, mlm_probability, rank, num_processes, device, corpus.config)
+    return eval_batches(blocks, size, mlm_probability, place, corpus.config)
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False) -> Collator:
@@ -76,8 +65,7 @@ def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False
         seed,
         pad_token_id=corpus.tokenizer.pad_token_id or 0,
         choose=choose,
-        mask_replace_prob=config.mask_replace_prob,
-        random_replace_prob=config.random_replace_prob,
+        shares=(config.mask_replace_prob, config.random_replace_prob),
         document_attention=config.document_attention,
         trims=config.grouping == "line_by_line",
         is_flat=is_flat,

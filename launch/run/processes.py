@@ -80,8 +80,14 @@ def _check_environment() -> None:
         )
 
 
-def precision_notes(accelerator: Accelerator) -> Iterator[str]:
-    """Lines on what the launcher asked for in vain, and on bf16 arithmetic that the run leaves unused."""
+def device_notes(accelerator: Accelerator) -> Iterator[str]:
+    """Lines on GPUs and bf16 arithmetic that the run leaves unused, and on what the launcher asked for in vain."""
+    available = torch.cuda.device_count()
+    if accelerator.device.type == "cuda" and available > local_processes():
+        yield (
+            f"{available - local_processes()} of this machine's {available} GPUs are idle; to use all: mlm train "
+            f"--num_processes {available} ..., or torchrun --nproc_per_node {available} on each of several machines"
+        )
     used = accelerator.mixed_precision
     if (asked := os.environ.get("ACCELERATE_MIXED_PRECISION", used).lower()) != used:
         yield f"the launcher says precision {asked}: --mixed_precision {used} counts"
@@ -137,16 +143,6 @@ def _arguments_of_accelerate() -> list[str] | None:
     if "accelerate" in names and words[names.index("accelerate") + 1 :][:1] == ["launch"]:
         return words[names.index("accelerate") + 2 :]
     return None
-
-
-def idle_gpus(available: int, used: int) -> str | None:
-    """A line that says how many GPUs are idle and how to use them; None if there are none."""
-    if available <= used:
-        return None
-    return (
-        f"{available - used} of this machine's {available} GPUs are idle; to use all: mlm train "
-        f"--num_processes {available} ..., or torchrun --nproc_per_node {available} on each of several machines"
-    )
 
 
 def local_processes() -> int:

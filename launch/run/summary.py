@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from launch.run.corpus import Corpus, print_corpus
 from launch.run.errors import is_local_main
-from launch.run.processes import idle_gpus, local_processes, precision_notes
+from launch.run.processes import device_notes, local_processes
 from launch.run.settings import Settings
 from train_loop import run_files
 from train_loop.objective import EvalMetrics, Objective
@@ -42,9 +42,7 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model:
     device = accelerator.device.type
     threads = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
     print(f"device   {device}, precision {accelerator.mixed_precision}{threads}")
-    if device == "cuda" and (idle := idle_gpus(torch.cuda.device_count(), local_processes())):
-        say(idle, "         ")
-    for note in precision_notes(accelerator):
+    for note in device_notes(accelerator):
         say(note, "         ")
 
 

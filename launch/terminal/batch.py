@@ -73,22 +73,14 @@ def mark(kind: Kind, label: str, seen: str, *, colours: bool) -> str:
 
 def row_text(
     tokenizer: PreTrainedTokenizerBase,
-    is_special: np.ndarray,
-    labels: list[int],
-    seen: list[int],
-    predicted: list[bool],
+    is_special: np.ndarray,  # [V], which ids are special tokens
+    labels: list[int],  # [L], the tokens of the text
+    seen: list[int],  # [L], the tokens that the model sees
+    predicted: list[bool],  # [L], which tokens are predicted
     *,
-    colours: bool,
+    colours: bool,  # whether to mark by colour, not by brackets
 ) -> str:
-    """A row as text, on one line. Where a character takes several tokens, a mark names the part: ``é(1/2)``.
-
-    Args:
-        is_special: ``[V]``, which ids are special tokens.
-        labels: ``[L]``, the tokens of the text.
-        seen: ``[L]``, the tokens that the model sees.
-        predicted: ``[L]``, which tokens are predicted.
-        colours: Whether to mark by colour, not by brackets.
-    """
+    """A row as text, on one line. Where a character takes several tokens, a mark names the part: ``é(1/2)``."""
     parts: list[tuple[str, bool]] = []  # (text, whether it is a special token)
     i = 0
     for piece in pieces(tokenizer, labels):

@@ -29,11 +29,7 @@ def as_json(options: argparse.Namespace) -> bool:
 
 
 def open_texts(options: argparse.Namespace) -> Iterator[str]:
-    """The texts of a command, without blank lines. If results do not go to the terminal, it shows a progress bar.
-
-    Raises:
-        ValueError: There are texts and a file, or the file cannot be read.
-    """
+    """The texts of a command, without blank lines. If results do not go to the terminal, it shows a progress bar."""
     if options.file is None:
         return iter(options.texts or (line.rstrip("\r\n") for line in sys.stdin if line.strip()))
     if options.texts:

@@ -18,6 +18,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 from launch.run.settings import parse_settings
 from launch.train import COMMAND, main
 from tests.conftest import sentences
+from tests.files import write_texts
 from tests.launch.conftest import Train
 from tests.launchers import OF_THE_MACHINE
 from tests.models import tiny_model
@@ -74,6 +75,17 @@ def test_what_a_run_leaves(train: Train, tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     for expected in ("tokens kept", "unigram", f"{evaluations[-1]['eval_perplexity']:.2f}", "mlm fill --model"):
         assert expected in out
+
+
+def test_the_tokens_of_each_source_of_a_mixture_are_counted(train: Train, tmp_path: Path) -> None:
+    """6 updates of 32 blocks of 32 tokens."""
+    for name in ("a", "b"):
+        write_texts(tmp_path / f"{name}.txt", [f"{name} {text}" for text in sentences(200, 3)])
+    mixture = ("--mixture", f"{tmp_path}/a.txt=3", f"{tmp_path}/b.txt=1")
+    rows = train(tmp_path / "run", *mixture, "--global_batch_size", "32", "--block_size", "32")
+    counts = [list(row["tokens_by_source"].values()) for row in rows if "eval_loss" in row][-1]
+    assert sum(counts) == 6 * 32 * 32
+    assert counts[0] > 2 * counts[1]
 
 
 def test_a_profile_of_some_updates(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

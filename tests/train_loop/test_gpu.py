@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
-from data import DataConfig, Documents, Order, TrainLoader
+from data import DataConfig, Documents, Order, Place, TrainLoader
 from tests.batches import batch_of, micro_batches_of
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, train_step
@@ -81,9 +81,7 @@ def test_no_update_waits_for_the_gpu(
         Order((len(dataset.blocks),), (1.0,), 8, 0),
         mlm_probability=lambda step: 0.15,
         micro_batch_size=4,
-        rank=0,
-        num_processes=1,
-        device=accelerator.device,
+        place=Place(device=accelerator.device),
         config=replace(data_config, dataloader_num_workers=1),
     )
     losses = []

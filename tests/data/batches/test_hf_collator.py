@@ -272,7 +272,8 @@ def test_trainer_trains_with_it(tokenizer: PreTrainedTokenizerBase, tmp_path: Pa
     [
         ({"masking": "words"}, "masking='words' must be one of: token, whole_word, span, fixed_count"),
         ({"mlm_probability": 1.5}, "mlm_probability=1.5 must be between 0 and 1"),
-        ({"mask_replace_prob": 0.8, "random_replace_prob": 0.3}, "add up to more than 1: lower one of them"),
+        ({"mask_replace_prob": 0.8, "random_replace_prob": 0.3}, "add up to more than 1"),
+        ({"mask_replace_prob": -0.1}, "neither may be negative"),
         ({"return_tensors": "tf"}, "return_tensors='tf' must be 'pt' or 'np'"),
         ({"masking": "span"}, "masking=span needs in each feature word_ids.*remove_unused_columns=False"),
     ],

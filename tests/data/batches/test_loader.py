@@ -92,8 +92,8 @@ def test_masks_differ_between_epochs(dataset: MicroBatches) -> None:
 def test_a_process_without_a_share_gets_a_batch_with_nothing_to_predict(dataset: MicroBatches) -> None:
     loader = loader_of(dataset, global_batch_size=2, micro_batch_size=1, rank=2, num_processes=3)
     ((batch,),) = loader.steps(0, 1)
-    assert batch.num_masked == 0
-    assert batch.input_ids.shape == (1, 16)
+    assert batch.num_masked == batch.num_tokens == 0
+    assert batch.block_ids.tolist() == [-1]
 
 
 def test_labels_are_the_tokens_at_the_masked_positions(dataset: MicroBatches) -> None:

@@ -86,7 +86,7 @@ def test_rates_are_those_asked_for(vocab: Vocabulary, name: str, p: float, mask:
         return abs(count - n * rate) <= 5 * np.sqrt(n * rate * (1 - rate)) + 1e-9
 
     labels = ids.ravel()[positions]
-    out = replacements(labels, kinds, draws.ravel()[positions], vocab, mask, random)
+    out = replacements(labels, kinds, draws.ravel()[positions], vocab, (mask, random))
     units, first = np.unique(kinds, return_index=True)
     assert len(units) == len(positions) or needs_words(MASKINGS[name])
     assert close(int((out == MASK)[first].sum()), len(units), mask)
@@ -107,7 +107,7 @@ def test_special_tokens_are_never_chosen_and_never_drawn(vocab: Vocabulary, name
     positions, kinds = MASKINGS[name](NO_IDS, ~vocab.is_special[ids], starts, draws, 0.5)
     labels = ids.ravel()[positions]
     assert not vocab.is_special[labels].any()
-    drawn = replacements(labels, kinds, draws.ravel()[positions], vocab, 0.0, 1.0)
+    drawn = replacements(labels, kinds, draws.ravel()[positions], vocab, (0.0, 1.0))
     assert not vocab.is_special[drawn].any()
     counts = np.bincount(drawn, minlength=V)[~vocab.is_special]
     expected = len(drawn) / len(counts)
@@ -157,7 +157,7 @@ def test_words_are_chosen_whole_or_not_at_all(vocab: Vocabulary, name: str, p: f
     assert np.all((np.diff(kinds) == 0)[same_word])
     if name == "whole_word":
         assert np.all((np.diff(kinds) != 0)[~same_word])
-    drawn = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions], vocab, 0.0, 1.0)
+    drawn = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions], vocab, (0.0, 1.0))
     assert same_word.sum() < 20 or (np.diff(drawn) == 0)[same_word].mean() < 0.2
 
 
@@ -209,7 +209,7 @@ def test_token_masks_stay_as_they_were(vocab: Vocabulary) -> None:
     ids = np.arange(64 * 128).reshape(64, 128) * 7919 % V
     draws = uniform(np.arange(64), 128, seed=7, passes=3)
     positions, kinds = choose_token(NO_IDS, ~vocab.is_special[ids], None, draws, 0.15)
-    out = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions] / 0.15, vocab, 0.8, 0.1)
+    out = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions] / 0.15, vocab, (0.8, 0.1))
     digest = hashlib.sha256(positions.astype("<i8").tobytes() + out.astype("<i8").tobytes()).hexdigest()
     assert (len(positions), digest[:16]) == (1223, "90ddd3ca7824dca6")
 
@@ -263,7 +263,7 @@ def test_the_meaning_is_that_of_the_reference_collator(tokenizer: PreTrainedToke
     draws = uniform(np.arange(len(ids)), 64, seed=0, passes=0)
     positions, kinds = choose_token(NO_IDS, ~vocab.is_special[ids], None, draws, 0.15)
     inputs, chosen = ids.copy(), np.zeros(ids.size, dtype=bool)
-    inputs.ravel()[positions] = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions], vocab, 0.8, 0.1)
+    inputs.ravel()[positions] = replacements(ids.ravel()[positions], kinds, draws.ravel()[positions], vocab, (0.8, 0.1))
     chosen[positions] = True
     ours = rates(inputs, chosen.reshape(ids.shape))
     for name, rate in theirs.items():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batches.hashing import key64
-from data.batches.order import Order, blocks_per_epoch, micro_batches, mixture, permute, permuted_range, share
+from data.batches.order import Order, blocks_per_epoch, micro_batches, mixture, permute, permuted_range
 
 
 def steps_per_epoch(num_blocks: int, global_batch_size: int) -> int:
@@ -51,7 +51,8 @@ def test_an_epoch_meets_every_block_once_however_it_is_shared(
     for step in range(per_epoch, 2 * per_epoch):
         epoch, ids = global_batch(step, num_blocks, global_batch_size, seed)
         assert epoch == 1
-        shares = [share((ids, ids), rank, num_processes)[1] for rank in range(num_processes)]
+        batches = [micro_batches((ids, ids), rank, num_processes, global_batch_size) for rank in range(num_processes)]
+        shares = [ids for ((_, ids),) in batches]
         assert np.array_equal(np.concatenate(shares), ids)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         seen.append(ids)
@@ -61,7 +62,7 @@ def test_an_epoch_meets_every_block_once_however_it_is_shared(
 @given(size=st.integers(1, 9), count=st.integers(0, 40))
 def test_micro_batches_cut_a_share_without_loss(size: int, count: int) -> None:
     ids = np.arange(count)
-    parts = [part for _, part in micro_batches((ids, ids), size)]
+    parts = [part for _, part in micro_batches((ids, ids), 0, 1, size)]
     assert np.array_equal(np.concatenate(parts), ids)
     assert len(parts) == max(1, -(-count // size))
     assert all(len(part) <= size for part in parts)

@@ -8,9 +8,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from data.documents import files
-from data.documents.ranges import Range
-from data.documents.rows import FileRows, TableRows
+from data.config import DataConfig
+from data.documents import files, sources
+from data.documents.documents import Documents
+from data.documents.rows import FileRows
+from data.documents.sources import find_source, open_rows
 
 
 def test_the_identity_is_that_of_the_content(tmp_path: Path) -> None:
@@ -76,9 +78,17 @@ def test_a_copy_with_the_same_time_and_size_is_another_version(tmp_path: Path) -
     assert rows.version != first
 
 
-def test_a_column_of_the_very_name_of_a_table(tmp_path: Path) -> None:
-    table = datasets.Dataset.from_list([{"answers": {"text": ["a", "b"]}, "n": 1}])
-    (row,) = TableRows(table).read(Range("", 0, 1), 0, "answers.text")
-    assert row.value == {"answers": {"text": ["a", "b"]}}
-    (row,) = TableRows(table.flatten()).read(Range("", 0, 1), 0, "answers.text")
-    assert row.value == {"answers.text": ["a", "b"]}
+@pytest.mark.parametrize("split", ["train", "train[1:3]", "train[10%:21%]", "train[-3:]", "train[:500]"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_datasets_downloads_is_read_as_datasets_reads_it(
+    split: str, flat: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a part of it, and a column of the very name of a dotted path. A folder stands in for the Hub."""
+    table = datasets.Dataset.from_list([{"answers": {"text": [f"a{i}", f"b{i}"]}, "n": i} for i in range(50)])
+    (table.flatten() if flat else table).to_parquet(tmp_path / "train.parquet")
+    monkeypatch.setattr(sources, "_local_files", lambda name: None)
+    rows, part = open_rows(find_source(str(tmp_path), DataConfig()), split, is_endless=False)
+    assert {"answers.text", "n"} <= rows.columns()
+    texts = [text for batch in Documents(rows, "folder", "answers.text", part).texts() for text in batch]
+    expected = datasets.load_dataset(str(tmp_path), split=split)
+    assert texts == [f"a{i} b{i}" for i in expected["n"]]

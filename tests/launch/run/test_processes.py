@@ -1,21 +1,28 @@
 """Which launchers and settings are refused, and how threads are set; tests/distributed starts several processes."""
 
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from launch.run.processes import idle_gpus, precision_notes, requested_processes, start_accelerator
+from launch.run.processes import device_notes, requested_processes, start_accelerator
 from train_loop.config import TrainConfig
 
 
-def test_idle_gpus_are_named_with_the_line_that_uses_them() -> None:
-    line = idle_gpus(available=8, used=1)
-    assert line is not None
-    assert line.startswith("7 of this machine's 8 GPUs are idle")
-    assert "mlm train --num_processes 8" in line
-    assert idle_gpus(available=8, used=8) is None
-    assert idle_gpus(available=0, used=2) is None
+@pytest.mark.parametrize(("device", "used", "is_said"), [("cuda", 1, True), ("cuda", 8, False), ("cpu", 1, False)])
+def test_idle_gpus_are_named_with_the_line_that_uses_them(
+    device: str, used: int, is_said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of GPUs that are not at hand."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(used))
+    accelerator: Any = SimpleNamespace(device=torch.device(device), mixed_precision="bf16")
+    lines = list(device_notes(accelerator))
+    assert len(lines) == is_said
+    for line in lines:
+        assert line.startswith("7 of this machine's 8 GPUs are idle")
+        assert "mlm train --num_processes 8" in line
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,7 @@ def test_bf16_arithmetic_that_is_not_used_is_said(
     """Of processors that are not at hand."""
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: known)
     accelerator = start_accelerator(TrainConfig(cpu_threads=1, mixed_precision=precision))
-    assert any("--mixed_precision bf16" in line for line in precision_notes(accelerator)) == is_said
+    assert any("--mixed_precision bf16" in line for line in device_notes(accelerator)) == is_said
 
 
 def test_nothing_was_requested_where_no_launcher_did() -> None:
