@@ -96,7 +96,7 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     runs = [read_run(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
         runs = [read_run(folder, name=str(folder)) for folder in folders]
-    rows = [_with_both_rates(run) for run in runs]
+    rows = [run.rows for run in runs]
     panels = _panels(rows)
     names = [name for panel in panels for name in panel.names]
     most = _MOST_NUMBERS // (len(runs) * max(1, len(names)))
@@ -170,17 +170,6 @@ def _columns(rows: list[Row], names: Sequence[str], most: int) -> Columns:
         found = [name for name in of_kind if any(is_number(row.get(name)) for row in taken)]
         columns |= {name: [_short(row.get(name)) for row in taken] for name in found}
     return columns
-
-
-def _with_both_rates(run: RunRecord) -> list[Row]:
-    """The rows, with the rate of Muon's matrices too: ``learning_rate`` is of the other weights."""
-    if run.settings.get("optimizer") != "muon" or not run.settings.get("learning_rate"):
-        return run.rows
-    ratio = run.settings["muon_learning_rate"] / run.settings["learning_rate"]  # always: one schedule scales both
-    return [
-        {**row, "muon_learning_rate": ratio * row["learning_rate"]} if is_number(row.get("learning_rate")) else row
-        for row in run.rows
-    ]
 
 
 def spread(rows: list[Row], most: int) -> list[Row]:

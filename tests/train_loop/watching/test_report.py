@@ -158,14 +158,12 @@ def test_a_still_picture_of_nothing_is_nothing(tmp_path: Path) -> None:
     assert _pictures(tmp_path, "grad_norm", (0.0,)) == []  # which has no logarithm
 
 
-def test_each_optimizer_has_its_rate(tmp_path: Path) -> None:
-    """A row has the rate of AdamW; Muon's follows the same schedule from its own peak."""
-    rates = {"learning_rate": 2e-3, "muon_learning_rate": 0.02}
-    page = _page(_write(tmp_path / "one", _rows(), optimizer="muon", **rates))
-    assert page.data["runs"][0]["learning_rate"] == [1e-3] * 4
+def test_the_rate_of_muon_is_beside_the_other(tmp_path: Path) -> None:
+    rows = [{**row, "muon_learning_rate": 0.01} if "loss" in row else row for row in _rows()]
+    page = _page(_write(tmp_path / "one", rows))
+    (panel,) = (panel for panel in page.data["panels"] if panel["title"] == "Learning rate")
+    assert panel["names"] == ["learning_rate", "muon_learning_rate"]
     assert page.data["runs"][0]["muon_learning_rate"] == [0.01] * 4
-    page = _page(_write(tmp_path / "two", _rows(), optimizer="adamw", **rates))
-    assert "muon_learning_rate" not in page.data["runs"][0]
 
 
 @pytest.mark.parametrize(
@@ -332,11 +330,12 @@ _RANGES = "figures => figures.map(f => f.querySelector('.plot')._fullLayout.xaxi
 def _compared(tmp_path: Path) -> Path:
     """The page of three runs, of which one has a hostile name and ended earlier."""
     for name, last, loss in (("b", 40, 0.0), (BAD.replace("/", ""), 20, 1.0), ("a", 40, 2.0)):
-        rows = [{**row, "loss": row["loss"] + loss} if "loss" in row else row for row in _rows(last)]
+        muon = {"muon_learning_rate": 0.02}
+        rows = [{**row, **muon, "loss": row["loss"] + loss} if "loss" in row else row for row in _rows(last)]
         for row in rows:
             if "probes" in row:
                 row["probes"] = [{"text": BAD, "fills": [{"token_str": BAD, "score": 0.5}]}]
-        _write(tmp_path / name, rows, optimizer="muon", muon_learning_rate=0.02, seed=loss)
+        _write(tmp_path / name, rows, optimizer="muon", **muon, seed=loss)
     write_report(list(tmp_path.iterdir()), tmp_path / "page.html")
     return tmp_path / "page.html"
 
