@@ -17,7 +17,11 @@ from accelerate.utils import gather_object
 
 from train_loop.evaluate import sum_over_processes
 from train_loop.speed.flops import Arithmetic, measure_rate
-from train_loop.step_metrics import NonFiniteError, StepMetrics
+from train_loop.step import StepMetrics
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient of an update is not a finite number, so the update was skipped."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from train_loop.parallel import is_sharded
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
 from train_loop.speed.profiler import StepProfiler
-from train_loop.step_metrics import StepMetrics
+from train_loop.step import StepMetrics
 from train_loop.watching.metrics import MetricsFile, TrainWindow, non_finite_error
 from train_loop.watching.progress import Progress
 from train_loop.watching.report import LiveReport
