@@ -27,8 +27,8 @@ _HOMES = {
     "train_loop.run": "Run Stopped",
     "train_loop.sharing.hub": "BackgroundPush PublishError Repository open_repository push_model",
     "train_loop.sharing.model_card": "build_card write_card",
-    "train_loop.step": "train_step",
-    "train_loop.step_metrics": "NonFiniteError StepMetrics",
+    "train_loop.step": "StepMetrics train_step",
+    "train_loop.watching.metrics": "NonFiniteError",
     "train_loop.watching.trackers": "open_trackers",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

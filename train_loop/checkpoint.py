@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _MANIFEST = "manifest.json"
 _TENSORS = "optimizer.safetensors"
@@ -49,6 +49,17 @@ class TrainState:
     evaluations_without_improvement: int = 0  # since the best one, for early stopping
     num_skipped_steps: int = 0  # updates that were skipped because they were not finite
     scaler: dict[str, Any] | None = None  # of fp16's loss scaler
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts, as the main process tells the other processes, which may not see its disk."""
+
+    folder: Path | None = None  # the checkpoint to resume from; None: the run starts anew
+    state: TrainState = field(default_factory=TrainState)
+    model_config: dict[str, Any] = field(default_factory=dict)  # as ``config.json`` has it
+    data_state: dict[str, np.ndarray] = field(default_factory=dict)  # see `save_checkpoint`
+    changed: list[str] = field(default_factory=list)  # a line for each setting that differs from the checkpoint's
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,41 +105,33 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 is not the one in {_MANIFEST})")
 
 
-def load_state(folder: Path, identity: dict[str, Any]) -> TrainState:
-    """The state of a verified checkpoint; CheckpointError, naming the field, if it belongs to a different run."""
+def load_start(folder: Path, identity: dict[str, Any], settings: dict[str, Any]) -> Start:
+    """Where a run of this identity and these settings starts from a verified checkpoint: all of it but the tensors.
+
+    Raises CheckpointError, naming the field, if the checkpoint belongs to a different run.
+    """
     facts = json.loads((folder / "state.json").read_text())
     saved = {"objective": "masked_lm", "objective_kwargs": {}} | facts.pop("identity")  # older ones name no objective
-    facts.pop("settings", None)
     for name, value in identity.items():
         if saved.get(name) != value:
             raise CheckpointError(
                 f"{folder} was made with {name}={saved.get(name)!r}, and this run has {name}={value!r}: "
                 "its next step would not be the same; change it back, or start anew in another output_dir"
             )
-    return TrainState(**facts)
-
-
-def changed_settings(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """A line for each setting that differs from the checkpoint's."""
-    saved = json.loads((folder / "state.json").read_text()).get("settings", {})
-    ours = json.loads(json.dumps(settings))
+    given = facts.pop("settings", {})
     places = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")  # they change no result
-    return [
-        f"changed  {name}: {value!r}, was {saved[name]!r}"
-        for name, value in ours.items()
-        if name in saved and name not in places and saved[name] != value
+    changed = [
+        f"changed  {name}: {value!r}, was {given[name]!r}"
+        for name, value in json.loads(json.dumps(settings)).items()
+        if name in given and name not in places and given[name] != value
     ]
+    data_state = safetensors.numpy.load_file(folder / _DATA_STATE) if (folder / _DATA_STATE).exists() else {}
+    return Start(folder, TrainState(**facts), AutoConfig.from_pretrained(folder).to_dict(), data_state, changed)
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
     """What `save_checkpoint` was given as ``tensors``."""
     return safetensors.torch.load_file(folder / _TENSORS)
-
-
-def load_data_state(folder: Path) -> dict[str, np.ndarray]:
-    """What `save_checkpoint` was given as ``data_state``."""
-    path = folder / _DATA_STATE
-    return safetensors.numpy.load_file(path) if path.exists() else {}
 
 
 @contextmanager

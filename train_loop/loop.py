@@ -11,8 +11,7 @@ from train_loop.evaluate import evaluate
 from train_loop.objective import EvalMetrics
 from train_loop.parallel import even_out, full_state, is_sharded, load_full_state
 from train_loop.run import Run, Stopped
-from train_loop.step import train_step
-from train_loop.step_metrics import StepMetrics
+from train_loop.step import StepMetrics, train_step
 from train_loop.watching.watch import Watch
 
 

@@ -9,33 +9,22 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from train_loop import checkpoint, run_files
-from train_loop.checkpoint import CheckpointError, TrainState, verify
+from train_loop.checkpoint import CheckpointError, Start, TrainState, verify
 from train_loop.config import TrainConfig
 from train_loop.model import load_model
 from train_loop.objective import Objective
 from train_loop.run_files import checkpoint_folder, checkpoints
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run starts, as the main process tells the other processes, which may not see its disk."""
-
-    folder: Path | None = None  # the checkpoint to resume from; None: the run starts anew
-    state: TrainState = field(default_factory=TrainState)
-    model_config: dict[str, Any] = field(default_factory=dict)  # as ``config.json`` has it
-    data_state: dict[str, np.ndarray] = field(default_factory=dict)  # see `checkpoint.save_checkpoint`
-    changed: list[str] = field(default_factory=list)  # a line for each setting that differs from the checkpoint's
 
 
 @dataclass
@@ -65,15 +54,7 @@ class RunCheckpoints:
         """
         wanted = self.config.resume_from_checkpoint
         folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
-        if folder is None:
-            return Start()
-        return Start(
-            folder=folder,
-            state=checkpoint.load_state(folder, self.identity),
-            model_config=AutoConfig.from_pretrained(folder).to_dict(),
-            data_state=checkpoint.load_data_state(folder),
-            changed=checkpoint.changed_settings(folder, self.settings),
-        )
+        return Start() if folder is None else checkpoint.load_start(folder, self.identity, self.settings)
 
     def begin(self, start: Start) -> list[str]:
         """Leave only this run's history among the checkpoints; return a line for each change.

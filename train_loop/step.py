@@ -15,16 +15,33 @@ when it logs.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
+from torch import Tensor, nn
 
 from data.batch import MaskedBatch
 from train_loop.optim import set_learning_rates, step_unless
 from train_loop.parallel import clip_grad_norm, gradient_sync, unwrapped
-from train_loop.step_metrics import StepMetrics
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Measurements of one update. Tensors stay on the device until they are logged."""
+
+    step: int  # number of the update, from 0
+    lr_factor: float  # on the peak learning rates
+    block_ids: list[Tensor]  # of this process's micro-batches, [B] each, on the CPU
+    loss_sums: Tensor  # [micro-batches, K], of the K terms of the loss, summed over this process's predictions
+    counts: Tensor  # [K], predictions in the global batch, 1 where there are none
+    grad_norm: Tensor  # of the whole gradient, before clipping
+    # Whether the loss or the gradient was not finite on any process. Parameters and optimizers are then unchanged, bit
+    # for bit. An overflow by which fp16's loss scaler finds the scale changes nothing either, but is not counted here.
+    is_skipped: Tensor
+    num_tokens: int  # in this process's micro-batches
+    num_masked: int
 
 
 def train_step(

@@ -18,7 +18,7 @@ import torch
 
 from launch.benchmarks.measuring import in_child, print_report, rate, ratio, spread, times
 from launch.benchmarks.text import write_text
-from launch.benchmarks.train import this_project, updates
+from launch.benchmarks.train import measured, this_project, updates
 from launch.run.settings import Settings
 from train_loop.config import TrainConfig
 
@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> None:
             settings = Settings(data, options.model, train)
             ours, theirs = (rates[options.warm_up :] for rates in in_child(partial(in_turn, settings)))
             once = replace(settings, train=replace(train, max_steps=2))
-            ways = [partial(this_project, once, steps=1, side_by_side=is_flat) for is_flat in (True, False)]
-            memory = [in_child(way)["peak_memory"] for way in ways]
+            ways = [partial(this_project, side_by_side=is_flat) for is_flat in (True, False)]
+            memory = [in_child(partial(measured, way, once, steps=1))["peak_memory"] for way in ways]
             speeds = {"ours": spread(ours), "padded or masked": spread(theirs), "ratio": ratio(ours, theirs)}
             cases.append({"name": name, **speeds, "required_ratio": 1.15, "peak_memory_bytes": memory})
             shown = [rate(speeds["ours"]), rate(speeds["padded or masked"]), times(speeds["ratio"])]
@@ -59,10 +59,10 @@ def in_turn(settings: Settings) -> tuple[list[float], list[float]]:
     ways = tuple(updates(settings, side_by_side=is_flat) for is_flat in (True, False))
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(settings.train.max_steps or 0):
-        for way, measured in zip(ways, rates, strict=True):
+        for way, of_way in zip(ways, rates, strict=True):
             start = time.perf_counter()
             num_tokens = next(way)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # else the GPU is still at it
-            measured.append(num_tokens / (time.perf_counter() - start))
+            of_way.append(num_tokens / (time.perf_counter() - start))
     return rates

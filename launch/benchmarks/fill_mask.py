@@ -1,9 +1,6 @@
 """Compares `FillMask` with ``pipeline("fill-mask")``, on one model and the same sentences.
 
-- ``as it comes``: both get the list of texts, and the pipeline gets no batch size.
-- ``batch_size=32``: the pipeline is told to batch.
-- ``one at a time``: both are called text by text, as a server does.
-
+Both get a list of texts, which the pipeline takes one by one unless it is told to batch, or text by text, as a server.
 The model has random weights, which take as long as trained ones. The word in the middle of each sentence is masked.
 """
 

@@ -2,7 +2,7 @@
 
 All start from the same weights and train on the same blocks, with the model's own dropout, AdamW and clipping. Each
 runs in a process of its own, in every round. A contender is a function of a run's settings, which say how many updates
-it makes, and of how many of them are timed, the last ones.
+it makes, and of a function that it calls after each of them, with the tokens of text where blocks are not full.
 """
 
 import argparse
@@ -43,6 +43,9 @@ from train_loop.speed.flops import count_flops, matmul_rate
 from train_loop.step import train_step
 from train_loop.watching.metrics import peak_memory
 
+Tick = Callable[..., None]
+Contender = Callable[[Settings, Tick], None]
+
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print."""
@@ -59,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError(f"batch={options.batch}: the text has {num_blocks} blocks: use --batch {num_blocks}")
         flops_per_token = in_child(partial(_flops_per_token, settings))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        ways: dict[str, Any] = {name: partial(way, settings, options.steps) for name, way in CONTENDERS.items()}
+        ways: dict[str, Any] = {}
+        ways |= {name: partial(measured, way, settings, options.steps) for name, way in CONTENDERS.items()}
         ways["matmul"] = partial(matmul_rate, device, options.precision, seconds=3.0)
         results = interleave({name: partial(in_child, way) for name, way in ways.items()}, options.repeats)
     speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in CONTENDERS}
@@ -104,30 +108,23 @@ def opened(settings: Settings) -> tuple[Corpus, PreTrainedModel]:
     return corpus, open_model(settings.model, tokenizer, **sizes, seed=settings.train.seed).train()
 
 
-class _Clock:
-    """Times the last ``steps`` updates."""
+def measured(contender: Contender, settings: Settings, steps: int) -> dict[str, float]:
+    """Tokens per second of the last ``steps`` updates, and the peak of the memory in bytes."""
+    num_updates = settings.train.max_steps or 0
+    full = (settings.train.global_batch_size or 0) * settings.data.block_size
+    sizes: list[int] = []
+    times: list[float] = []
 
-    def __init__(self, settings: Settings, steps: int) -> None:
-        config = settings.train
-        assert config.max_steps is not None
-        assert config.global_batch_size is not None
-        self._borders = (config.max_steps - steps, config.max_steps)
-        self._full = config.global_batch_size * settings.data.block_size
-        self._num_updates = self._num_tokens = 0
-        self._start = self._seconds = 0.0
-
-    def tick(self, num_tokens: int | None = None) -> None:
-        """Count an update that has ended, and its tokens; blocks are full where it is not said."""
-        self._num_tokens += (self._full if num_tokens is None else num_tokens) * bool(self._start)
-        self._num_updates += 1
-        if self._num_updates in self._borders:
+    def tick(num_tokens: int = full) -> None:
+        sizes.append(num_tokens)
+        if len(sizes) in (num_updates - steps, num_updates):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self._seconds, self._start = time.perf_counter() - self._start, time.perf_counter()
+            times.append(time.perf_counter())
 
-    def result(self) -> dict[str, float]:
-        """Tokens per second, and the peak of the memory in bytes."""
-        return {"tokens_per_second": self._num_tokens / self._seconds, "peak_memory": peak_memory()}
+    contender(settings, tick)
+    start, end = times
+    return {"tokens_per_second": sum(sizes[-steps:]) / (end - start), "peak_memory": peak_memory()}
 
 
 def updates(settings: Settings, *, side_by_side: bool = True) -> Iterator[int]:
@@ -157,34 +154,27 @@ def updates(settings: Settings, *, side_by_side: bool = True) -> Iterator[int]:
         yield sum(b.num_tokens if b.attention_mask is None else int(b.attention_mask.sum()) for b in batches)
 
 
-def this_project(settings: Settings, steps: int, *, side_by_side: bool = True) -> dict[str, float]:
+def this_project(settings: Settings, tick: Tick, *, side_by_side: bool = True) -> None:
     """`train_step` on cached blocks: see `updates`."""
-    clock = _Clock(settings, steps)
     for num_tokens in updates(settings, side_by_side=side_by_side):
-        clock.tick(num_tokens)
-    return clock.result()
+        tick(num_tokens)
 
 
-def trainer(
-    settings: Settings, steps: int, *, with_mask: bool, is_right: bool = False, **options: Any
-) -> dict[str, float]:
+def trainer(settings: Settings, tick: Tick, *, with_mask: bool, is_right: bool = False, **options: Any) -> None:
     """`Trainer` with the stock collator, as the guide uses it; ``options`` are more `TrainingArguments`.
 
     One that ``is_right`` has this project's collator and loss.
     """
     from transformers import TrainerCallback  # 50 MB, which the others do without
 
-    clock = _Clock(settings, steps)
-
     class Ticks(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            clock.tick()
+            tick()
 
     corpus, model = opened(settings)
     made = make_trainer(settings, corpus, model, with_mask=with_mask, is_right=is_right, **options)
     made.add_callback(Ticks())
     made.train()
-    return clock.result()
 
 
 def make_trainer(
@@ -231,10 +221,10 @@ def make_trainer(
     return Trainer(model, arguments, *data, compute_loss_func=loss, optimizers=optimizers)
 
 
-def accelerate_loop(settings: Settings, steps: int) -> dict[str, float]:
+def accelerate_loop(settings: Settings, tick: Tick) -> None:
     """A loop like transformers' run_mlm_no_trainer.py, with clipping."""
     corpus, model = opened(settings)
-    config, clock = settings.train, _Clock(settings, steps)
+    config = settings.train
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     decays: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
@@ -254,8 +244,7 @@ def accelerate_loop(settings: Settings, steps: int) -> dict[str, float]:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        clock.tick()
-    return clock.result()
+        tick()
 
 
 def _rows(corpus: Corpus, *, with_mask: bool) -> Any:
@@ -273,7 +262,7 @@ def _collator(corpus: Corpus) -> DataCollatorForLanguageModeling:
 
 
 _TUNED: dict[str, Any] = {"dataloader_num_workers": available_cores(), "optim": "adamw_torch_fused"}
-CONTENDERS: dict[str, Callable[[Settings, int], dict[str, float]]] = {
+CONTENDERS: dict[str, Contender] = {
     "this project": this_project,
     "Trainer": partial(trainer, with_mask=True),
     "Trainer, tuned": partial(trainer, with_mask=False, **_TUNED),

@@ -25,7 +25,7 @@ from launch.run.folder import RunFolder
 from launch.run.loaders import eval_loader, train_loader
 from launch.run.processes import check_compiler
 from launch.run.settings import Settings
-from train_loop.checkpoint import load_tensors
+from train_loop.checkpoint import Start, load_tensors
 from train_loop.inference.probes import check_probes
 from train_loop.model import open_model
 from train_loop.objective import Objective, freeze_unused
@@ -33,7 +33,7 @@ from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run
-from train_loop.run_checkpoints import RunCheckpoints, Start
+from train_loop.run_checkpoints import RunCheckpoints
 from train_loop.run_files import checkpoints as checkpoint_folders
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches

@@ -22,17 +22,16 @@ from launch.run.signals import StopSignals, stop_with_launcher
 from launch.run.suite import Suite, open_suite
 from launch.run.summary import memory_plan, print_end, print_plan, show_log
 from train_loop import run_files
-from train_loop.checkpoint import CheckpointError
+from train_loop.checkpoint import CheckpointError, Start
 from train_loop.inference.probes import fill_probes
 from train_loop.loop import save_alone, train
 from train_loop.objectives.masked_lm import unigram_perplexity
 from train_loop.plan import plan_batches
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run, Stopped
-from train_loop.run_checkpoints import Start
 from train_loop.speed.flops import measure_arithmetic
-from train_loop.step_metrics import NonFiniteError
 from train_loop.watching.columns import say
+from train_loop.watching.metrics import NonFiniteError
 from train_loop.watching.watch import Watch
 
 

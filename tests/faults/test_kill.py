@@ -15,7 +15,7 @@ from tests.faults.running import start
 from tests.launchers import OF_THE_MACHINE, launcher, rows, run, tiny_run
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective, TrainConfig, TrainState, build_optimizers
-from train_loop.checkpoint import load_state, load_tensors, save_checkpoint, verify
+from train_loop.checkpoint import load_start, load_tensors, save_checkpoint, verify
 from train_loop.parallel import full_state, load_full_state
 from train_loop.run_checkpoints import checkpoint_folder, checkpoints, find_checkpoint, remove_old
 
@@ -117,7 +117,7 @@ def test_killed_while_saving_no_checkpoint_loads_and_is_wrong(
             verify(folder)  # under its final name a checkpoint is complete
         latest = find_checkpoint("latest", tmp_path)
         assert latest is not None
-        state = load_state(latest, IDENTITY)
+        state = load_start(latest, IDENTITY, {}).state
         assert state.step >= newest
         newest = state.step
         assert all((tensor == newest).all() for tensor in load_file(latest / "model.safetensors").values())

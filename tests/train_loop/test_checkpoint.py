@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, P
 
 from tests.models import tiny_model
 from train_loop import CheckpointError, MaskedLMObjective, TrainConfig, TrainState, build_optimizers
-from train_loop.checkpoint import load_state, load_tensors, save_checkpoint, save_model, verify
+from train_loop.checkpoint import load_start, load_tensors, save_checkpoint, save_model, verify
 from train_loop.model import load_model
 from train_loop.parallel import full_state, load_full_state
 from train_loop.run_checkpoints import (
@@ -61,7 +61,7 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(
     save_checkpoint(folder, model, tokenizer, tensors, **facts)
 
     verify(folder)
-    assert load_state(folder, IDENTITY) == state
+    assert load_start(folder, IDENTITY, {}).state == state
     reopened = AutoModelForMaskedLM.from_pretrained(folder)
     for (name, saved), loaded in zip(model.named_parameters(), reopened.parameters(), strict=True):
         assert torch.equal(saved, loaded), name
@@ -151,7 +151,7 @@ def test_leftovers_of_a_broken_off_save_are_no_checkpoints(tmp_path: Path, token
 def test_a_checkpoint_of_another_run_is_refused_by_field(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     folder = _save(tmp_path, tokenizer, 1)
     with pytest.raises(CheckpointError, match=r"made with block_size=16, and this run has block_size=32"):
-        load_state(folder, {**IDENTITY, "block_size": 32})
+        load_start(folder, {**IDENTITY, "block_size": 32}, {})
 
 
 def test_old_ones_go_but_never_the_best_and_never_the_one_just_written(
@@ -217,7 +217,7 @@ def test_what_the_writer_writes_is_what_was_there_when_it_was_told(
     writer.wait()
     assert called == [True]
     verify(folder)
-    assert load_state(folder, IDENTITY).step == 3
+    assert load_start(folder, IDENTITY, {}).state.step == 3
     reopened = AutoModelForMaskedLM.from_pretrained(folder)
     assert all(torch.equal(p, expected[name]) for name, p in reopened.named_parameters())
     written = load_file(folder / "optimizer.safetensors")

@@ -83,8 +83,7 @@ class MaskPredictor:
         self.longest = max_positions(model)
         self._pads = True
         self.vocab_size = model.get_input_embeddings().num_embeddings
-        pads = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)
-        self._pad = next(pad for pad in pads if pad is not None)  # the attention mask hides it, so any token will do
+        self._pad = tokenizer.pad_token_id or 0  # the attention mask hides it, so any token will do
 
     @classmethod
     def from_pretrained(

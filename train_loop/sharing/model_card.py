@@ -15,8 +15,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, parse_local_safetensors_file_metadata
 
 from train_loop.config import OVERRIDDEN_BY
-from train_loop.watching.report import spread, templates
-from train_loop.watching.run_record import EVAL_COLUMNS, RunRecord, is_number, read_record, shown, shown_fills
+from train_loop.watching.report import templates
+from train_loop.watching.run_record import EVAL_COLUMNS, RunRecord, is_number, read_record
 
 CARD = "README.md"
 THIS_MODEL = "path/to/this/model"  # in a card until `push_model` knows the model's id
@@ -26,11 +26,6 @@ _NOT_SHOWN = re.compile(  # where a run was, how it was watched and shared; none
     r"|save_total_limit|on_save_error|profile_.*|push_to_hub|hub_.*|report_to|project|.*_(token|key|password)"
 )
 _DATA_SUFFIX = re.compile(r"\.(txt|text|jsonl?|ndjson|csv|tsv|parquet|arrow|gz|zst)$", re.IGNORECASE)
-_MOST_ROWS = 12
-_MAIN_SETTINGS = re.compile(
-    r"dataset_revision|text_column|block_size|mlm_probability|masking|global_batch_size|gradient_accumulation_steps"
-    r"|optimizer|learning_rate|muon_learning_rate|lr_scheduler_type|warmup_steps|weight_decay|seed"
-)
 
 
 def write_card(model: Path, repo_id: str | None = None) -> None:
@@ -46,8 +41,8 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
     text = next(iter(settings.get("probe") or ["The default <mask> is None."])).replace("<mask>", _mask_token(model))
     probes = [row["probes"] for row in record.rows if "probes" in row and row["step"] == record.step]
     environment = templates(Path(__file__).parent, keep_trailing_newline=True)
-    environment.filters |= {"escaped": _escaped, "linked": _linked, "public": _public}
-    environment.filters |= {"shown": shown, "shown_fills": shown_fills}
+    environment.filters |= {"escaped": _escaped, "public": _public}
+    environment.tests["hub_id"] = _is_hub_id
     headers = map(parse_local_safetensors_file_metadata, model.glob("model*.safetensors"))  # of the weights
     card = environment.get_template("model_card.jinja").render(
         metadata=_metadata(name, model, record).to_yaml(),
@@ -59,9 +54,7 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
         model_id=json.dumps(repo_id or THIS_MODEL),
         text=json.dumps(text, ensure_ascii=False),
         probes=probes[-1] if probes else None,
-        main_settings=_main_settings(settings),
         columns=EVAL_COLUMNS,
-        curve=spread(record.having("eval_loss"), _MOST_ROWS),
         recipe=_recipe(settings),
     )
     return str(ModelCard(card))
@@ -115,12 +108,6 @@ def _results(record: RunRecord) -> list[EvalResult]:
     ]
 
 
-def _main_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    unused = "" if settings.get("optimizer") == "muon" else "muon_learning_rate"
-    main = {name: value for name, value in settings.items() if _MAIN_SETTINGS.fullmatch(name) and name != unused}
-    return {name: _public(value) for name, value in main.items() if value is not None}
-
-
 def _recipe(settings: dict[str, Any]) -> str:
     """The settings that make the same model, as YAML."""
     recipe = {
@@ -163,14 +150,6 @@ def _is_hub_id(name: str) -> bool:
     """Whether a name can be a repository's, and is not a file or folder here."""
     is_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) and not _DATA_SUFFIX.search(name)
     return bool(is_id) and name != "python-docs" and not Path(name).exists()
-
-
-def _linked(name: str, revision: str | None = None, kind: str = "") -> str:
-    """A link to a repository of the Hub, with its revision; the name alone for anything else."""
-    if not _is_hub_id(name):
-        return "the documentation of Python" if name == "python-docs" else f"`{_public(name)}`"
-    at = f" (revision `{revision}`)" if revision else ""
-    return f"[{_escaped(name)}](https://huggingface.co/{kind}{name}){at}"
 
 
 def _escaped(text: str) -> str:

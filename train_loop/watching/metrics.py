@@ -17,7 +17,11 @@ from accelerate.utils import gather_object
 
 from train_loop.evaluate import sum_over_processes
 from train_loop.speed.flops import Arithmetic, measure_rate
-from train_loop.step_metrics import NonFiniteError, StepMetrics
+from train_loop.step import StepMetrics
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient of an update is not a finite number, so the update was skipped."""
 
 
 @dataclass
@@ -29,7 +33,7 @@ class TrainWindow:
 
     accelerator: Accelerator
     terms: Mapping[str, float]  # the weight of each term of the loss, by name
-    learning_rate: float
+    peaks: Mapping[str, float]  # learning rates by the names that they have in a row; one schedule scales all
     arithmetic: Arithmetic
 
     def __post_init__(self) -> None:
@@ -60,7 +64,7 @@ class TrainWindow:
         """A training row, over all processes. A new window begins.
 
         ``loss`` is the mean over the window's masked tokens. If it has several terms, it is their weighted sum, and
-        ``loss_NAME`` is the mean of each. ``learning_rate`` and ``grad_norm`` are those of the last update.
+        ``loss_NAME`` is the mean of each. Learning rates and ``grad_norm`` are those of the last update.
         ``num_tokens`` and ``tokens_per_second`` count all tokens. ``flop_utilization`` is the share of the devices'
         measured matrix-product rate that was used for arithmetic which the loss needs, and ``mfu`` that of their
         published peak, where it is known. A rate below what the updates reached was measured on a busy machine, and is
@@ -84,7 +88,7 @@ class TrainWindow:
         row = {
             "loss": sum(self.terms[name] * mean for name, mean in means.items()),
             **({f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}),
-            "learning_rate": self.learning_rate * last.lr_factor,
+            **{name: peak * last.lr_factor for name, peak in self.peaks.items()},
             "grad_norm": float(last.grad_norm),
             "num_masked_tokens": int(num_masked),
             "num_tokens": int(num_tokens),

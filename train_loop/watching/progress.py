@@ -17,12 +17,7 @@ _WIDE = 120  # columns, in which a bar has room for all numbers
 
 
 class Progress:
-    """Shows progress on the main process; it is silent on the others.
-
-    In a terminal or a notebook, the last training row stands beside a bar. In a log file, training
-    rows are lines, at most one every ten seconds. The probe sentences appear from the
-    first evaluation with a fill of 10 % or more, and at the last step.
-    """
+    """Shows progress on the main process, by a bar in a terminal or a notebook; it is silent on the others."""
 
     def __init__(self, *, first_step: int, total_steps: int, shows: bool) -> None:
         self._shows = shows

@@ -8,6 +8,7 @@ import base64
 import functools
 import gzip
 import json
+import math
 import secrets
 import statistics
 import time
@@ -18,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from train_loop import run_files
-from train_loop.watching.plots import draw
-from train_loop.watching.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_run, shown
+from train_loop.watching.run_record import EVAL_COLUMNS, Row, RunRecord, is_number, read_run, shown, shown_fills
 
 _SHARE_OF_TIME = 0.05
 _MOST_PROBES = 6
-_MOST_EVALUATIONS = 100  # in the table of a run
 _MOST_NUMBERS = 90_000  # in all curves: at most 3 MB, and plots that still move at once
 _NUM_COLOURS = 12
 _DASHES = ("solid", "dash", "dot")  # of the first twelve runs, the next twelve, and so on; plotly's words
@@ -97,7 +96,7 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     runs = [read_run(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
         runs = [read_run(folder, name=str(folder)) for folder in folders]
-    rows = [_with_both_rates(run) for run in runs]
+    rows = [run.rows for run in runs]
     panels = _panels(rows)
     names = [name for panel in panels for name in panel.names]
     most = _MOST_NUMBERS // (len(runs) * max(1, len(names)))
@@ -107,7 +106,6 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
     styles = [(i % _NUM_COLOURS, _DASHES[i // _NUM_COLOURS % len(_DASHES)]) for i in range(len(runs))]
     settings = _side_by_side([run.settings for run in runs])
     probes = _probes(runs)
-    updates = f"{runs[0].rows[-1]['step']:,} updates" if runs[0].rows else "nothing logged yet"
     return (
         templates(Path(__file__).parent, autoescape=True)
         .get_template("report.html")
@@ -117,16 +115,16 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
             nonce=secrets.token_urlsafe(),
             is_watched=is_watched,
             num_colours=_NUM_COLOURS,
+            runs=runs,
             names=titles,
             styles=styles,
             perplexity=shown(_evaluation(runs[0]), "eval_perplexity"),
-            state=f"finished, {updates}" if runs[0].is_finished else f"not finished: {updates}",
             axes=[(axis, _AXES[axis]) for axis in axes],
-            panels=[(panel, _picture(panel, columns)) for panel in panels],
+            panels=[(panel, _curves(panel, columns)) for panel in panels],
             data={"panels": [asdict(panel) for panel in panels], "runs": columns, "styles": styles, "names": titles},
             masking=_masking_notes(runs),
             figures=_side_by_side([_figures(run) for run in runs]),
-            evaluations=[_evaluations(run) for run in runs],
+            columns=EVAL_COLUMNS,
             probes=probes,
             probe_columns=max((len(row) for _, by_run in probes for _, row in by_run), default=1),
             differing=[(name, values) for name, values in settings if len(set(values)) > 1 and name not in _WHERE],
@@ -137,11 +135,13 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
 
 
 def templates(folder: Path, **options: Any) -> Any:
-    """Jinja's templates in a folder, in which a name that nobody gave is an error."""
+    """Jinja's templates in a folder, with what report and card have in common; a name that nobody gave is an error."""
     import jinja2
 
     options |= {"loader": jinja2.FileSystemLoader(folder), "undefined": jinja2.StrictUndefined}
-    return jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **options)
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **options)
+    environment.filters |= {"shown": shown, "shown_fills": shown_fills, "spread": spread}
+    return environment
 
 
 @functools.cache
@@ -172,17 +172,6 @@ def _columns(rows: list[Row], names: Sequence[str], most: int) -> Columns:
     return columns
 
 
-def _with_both_rates(run: RunRecord) -> list[Row]:
-    """The rows, with the rate of Muon's matrices too: ``learning_rate`` is of the other weights."""
-    if run.settings.get("optimizer") != "muon" or not run.settings.get("learning_rate"):
-        return run.rows
-    ratio = run.settings["muon_learning_rate"] / run.settings["learning_rate"]  # always: one schedule scales both
-    return [
-        {**row, "muon_learning_rate": ratio * row["learning_rate"]} if is_number(row.get("learning_rate")) else row
-        for row in run.rows
-    ]
-
-
 def spread(rows: list[Row], most: int) -> list[Row]:
     """The rows, or that many of them from the first to the last."""
     count = min(len(rows), most)
@@ -196,16 +185,19 @@ def _short(value: object) -> float | None:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _picture(panel: Panel, columns: Sequence[Columns]) -> dict[str, Any] | None:
-    """The panel without scripts, over updates."""
+def _curves(panel: Panel, columns: Sequence[Columns]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """The curves of the panel without scripts, each by its CSS and its points over updates; their logarithms on log."""
     curves = []
     for name in panel.names:
         place = "eval_step" if name.startswith("eval_") else "step"
         for i, of_run in enumerate(columns):
             style = f"stroke: var(--run-{i % _NUM_COLOURS}); stroke-width: {1.2 if name == panel.names[0] else 2.4}"
             pairs = zip(of_run[place], of_run.get(name, ()), strict=False)
-            curves.append((style, [(x, y) for x, y in pairs if x is not None and y is not None]))
-    return draw(curves, y_axis=panel.y_axis)
+            points = [(x, y) for x, y in pairs if x is not None and y is not None]
+            if panel.y_axis == "log":
+                points = [(x, math.log10(y)) for x, y in points if y > 0]
+            curves.append((style, points))
+    return [(style, points) for style, points in curves if points]
 
 
 def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
@@ -252,12 +244,6 @@ def _figures(run: RunRecord) -> dict[str, str]:
 def _evaluation(run: RunRecord) -> Row:
     """The model's own, as its card has it; while there is none, the last one."""
     return run.evaluation or next(reversed(run.having("eval_loss")), {})
-
-
-def _evaluations(run: RunRecord) -> tuple[int, list[tuple[str, ...]]]:
-    """How many there were, and a table of them."""
-    rows = run.having("eval_loss")
-    return len(rows), [tuple(shown(row, name) for name in EVAL_COLUMNS) for row in spread(rows, _MOST_EVALUATIONS)]
 
 
 def _probes(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[int, list[tuple[int, list[Row]]]]]]]:

@@ -12,7 +12,7 @@ from train_loop.parallel import is_sharded
 from train_loop.run import Run
 from train_loop.speed.flops import Arithmetic
 from train_loop.speed.profiler import StepProfiler
-from train_loop.step_metrics import StepMetrics
+from train_loop.step import StepMetrics
 from train_loop.watching.metrics import MetricsFile, TrainWindow, non_finite_error
 from train_loop.watching.progress import Progress
 from train_loop.watching.report import LiveReport
@@ -34,8 +34,12 @@ class Watch:
         self._rows = MetricsFile(run.output_dir / run_files.METRICS, keep=self._is_kept, writes=is_main)
         self.report = LiveReport(run.output_dir, self.line, writes=is_main)
         self._profiler = StepProfiler(run.config.profiled if is_main else None, run.output_dir, self.line)
-        self.window = TrainWindow(run.accelerator, run.bare_objective.terms, run.config.learning_rate, arithmetic)
-        self._ask = ask if is_main or is_sharded(run.bare_objective) else dict
+        peaks = {"learning_rate": run.config.learning_rate}
+        if run.config.optimizer == "muon":  # and the other is of all weights but its matrices
+            peaks["muon_learning_rate"] = run.config.muon_learning_rate
+        self.window = TrainWindow(run.accelerator, run.bare_objective.terms, peaks, arithmetic)
+        # What the weights as they are answer to the probe sentences and the suite.
+        self.answers = ask if is_main or is_sharded(run.bare_objective) else dict
 
     def row(self, row: dict[str, Any]) -> None:
         """Write a row of ``metrics.jsonl``, give it to the trackers, and show it."""
@@ -66,10 +70,6 @@ class Watch:
             self._count_skipped(self.window.take_skipped())
         if self.window.num_steps:
             self.row(self.window.read())
-
-    def answers(self) -> dict[str, Any]:
-        """What the weights as they are answer to the probe sentences and the suite."""
-        return self._ask()
 
     def evaluation_row(self, metrics: EvalMetrics, answers: dict[str, Any]) -> None:
         """Write the row of an evaluation, and that of its probes."""

@@ -31,7 +31,7 @@ def _update(step: int, losses: list[float], num_masked: int, *, is_skipped: bool
 
 def test_a_row_worked_by_hand() -> None:
     """Loss (2 + 4 + 3) / (4 + 2), not the mean of 6/4 and 3/2; rate and norm of the last update that was made."""
-    window = TrainWindow(Accelerator(), {"loss": 1.0}, learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, peaks={"learning_rate": 0.5}, arithmetic=_ARITHMETIC)
     window.add(_update(0, [2.0, 4.0], 4))
     window.add(_update(1, [3.0], 2))
     window.add(_update(2, [5.0, torch.nan], 9, is_skipped=True))
@@ -47,15 +47,24 @@ def test_a_row_worked_by_hand() -> None:
 
 
 def test_mfu_is_the_share_of_the_published_peak() -> None:
-    window = TrainWindow(Accelerator(), {"loss": 1.0}, 0.5, replace(_ARITHMETIC, peak=2e9))
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, {"learning_rate": 0.5}, replace(_ARITHMETIC, peak=2e9))
     window.add(_update(0, [2.0], 4))
     row = window.read()
     assert row["mfu"] == pytest.approx(row["flop_utilization"] / 2)
 
 
+def test_each_optimizer_has_its_rate() -> None:
+    """Muon's follows the same schedule from its own peak."""
+    peaks = {"learning_rate": 1e-3, "muon_learning_rate": 0.02}
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, peaks, _ARITHMETIC)
+    window.add(_update(1, [2.0], 4))
+    row = window.read()
+    assert (row["learning_rate"], row["muon_learning_rate"]) == (5e-4, 0.01)
+
+
 def test_a_rate_below_what_was_reached_is_measured_again() -> None:
     """As on a machine that was busy at the start; then a share of more than 1 is impossible."""
-    window = TrainWindow(Accelerator(), {"loss": 1.0}, 0.5, replace(_ARITHMETIC, rate=1.0))
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, {"learning_rate": 0.5}, replace(_ARITHMETIC, rate=1.0))
     shares = []
     for _ in range(2):
         window.add(_update(0, [2.0], 4))
@@ -69,7 +78,7 @@ def test_a_rate_below_what_was_reached_is_measured_again() -> None:
 
 def test_counts_are_exact_beyond_what_fp32_holds() -> None:
     """2 ** 24 + 1 is the first whole number that fp32 has not."""
-    window = TrainWindow(Accelerator(), {"loss": 1.0}, learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, peaks={"learning_rate": 0.5}, arithmetic=_ARITHMETIC)
     window.add(replace(_update(0, [2.0], 2**24), num_tokens=2**24))
     window.add(replace(_update(1, [3.0], 1), num_tokens=1))
     row = window.read()
@@ -78,7 +87,7 @@ def test_counts_are_exact_beyond_what_fp32_holds() -> None:
 
 
 def test_a_window_of_nothing_but_updates_left_out_is_empty() -> None:
-    window = TrainWindow(Accelerator(), {"loss": 1.0}, learning_rate=0.5, arithmetic=_ARITHMETIC)
+    window = TrainWindow(Accelerator(), {"loss": 1.0}, peaks={"learning_rate": 0.5}, arithmetic=_ARITHMETIC)
     window.add(_update(0, [torch.inf], 4, is_skipped=True))
     assert [update.step for update in window.take_skipped()] == [0]
     assert window.num_steps == 0

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from tests.browser import open_page, wait_until
-from train_loop.watching.plots import draw
 from train_loop.watching.report import PANELS, LiveReport, write_report
 
 PROBE = {"text": "the cat <mask> on a mat", "fills": [{"token_str": " sat", "score": 0.5}]}
@@ -115,23 +114,34 @@ def test_what_else_is_logged_has_a_panel_too(tmp_path: Path) -> None:
     assert page.data["runs"][0]["own"] == [2.5] * 4
 
 
+def _pictures(tmp_path: Path, name: str, values: tuple[float, ...]) -> list[str]:
+    """Those of a run with a number that has these values at updates 0, 10 and so on."""
+    folder = _write(tmp_path / "one", [{"step": 10 * i, name: value} for i, value in enumerate(values)])
+    write_report([folder], tmp_path / "page.html")
+    return re.findall(r"<svg.*?</svg>", (tmp_path / "page.html").read_text(encoding="utf-8"), re.DOTALL)
+
+
 @pytest.mark.parametrize(
-    ("y_axis", "y", "ends"),
+    ("name", "y", "ends"),
     [
-        ("linear", (5.9, 5.6, 5.7), ["5.9", "5.6"]),
-        ("log", (0, 1, 20_000), ["20,000", "1"]),
-        ("percent", (0.1, 0.25, 0.2), ["25.0%", "10.0%"]),
-        ("linear", (3, 3, 3), ["3", "3"]),
+        ("loss", (5.9, 5.6, 5.7), ["5.9", "5.6"]),
+        ("grad_norm", (0, 1, 20_000), ["20,000", "1"]),
+        ("flop_utilization", (0.1, 0.25, 0.2), ["25.0%", "10.0%"]),
+        ("loss", (3, 3, 3), ["3", "3"]),
     ],
 )
-def test_a_still_picture_has_the_ends_of_its_axes(y_axis: str, y: tuple[float, ...], ends: list[str]) -> None:
-    picture = draw([("stroke: red", list(zip((0, 10, 20), y, strict=True)))], y_axis=y_axis)
-    assert picture is not None
-    assert [picture["high"], picture["low"]] == ends
-    assert [picture["left"], picture["right"]] == ["10" if y_axis == "log" else "0", "20"]
-    ((style, path),) = picture["paths"]
-    assert style == "stroke: red"
-    assert len(re.findall(r"[ML]([\d.]+ [\d.]+)", path)) == (2 if y_axis == "log" else 3)
+def test_a_still_picture_has_the_ends_of_its_axes(
+    name: str, y: tuple[float, ...], ends: list[str], tmp_path: Path
+) -> None:
+    """On a linear axis, one of logarithms and one of percent."""
+    (picture,) = _pictures(tmp_path, name, y)
+    assert re.findall(r">([^<]+)</text>", picture) == [*ends, "10" if name == "grad_norm" else "0", "20"]
+    assert len(re.findall(r"[ML]([\d.]+ [\d.]+)", picture.partition('"/>')[2])) == (2 if name == "grad_norm" else 3)
+
+
+def test_a_still_picture_of_one_point_is_a_dot_in_the_middle(tmp_path: Path) -> None:
+    (picture,) = _pictures(tmp_path, "loss", (2.0,))
+    assert '"M233.0 110.0 h0"' in picture
 
 
 def test_the_page_draws_the_still_pictures(tmp_path: Path) -> None:
@@ -144,19 +154,16 @@ def test_the_page_draws_the_still_pictures(tmp_path: Path) -> None:
     ]
 
 
-def test_a_still_picture_of_nothing_is_nothing() -> None:
-    assert draw([("stroke: red", [])], y_axis="linear") is None
-    assert draw([("stroke: red", [(0, 0.0)])], y_axis="log") is None
+def test_a_still_picture_of_nothing_is_nothing(tmp_path: Path) -> None:
+    assert _pictures(tmp_path, "grad_norm", (0.0,)) == []  # which has no logarithm
 
 
-def test_each_optimizer_has_its_rate(tmp_path: Path) -> None:
-    """A row has the rate of AdamW; Muon's follows the same schedule from its own peak."""
-    rates = {"learning_rate": 2e-3, "muon_learning_rate": 0.02}
-    page = _page(_write(tmp_path / "one", _rows(), optimizer="muon", **rates))
-    assert page.data["runs"][0]["learning_rate"] == [1e-3] * 4
+def test_the_rate_of_muon_is_beside_the_other(tmp_path: Path) -> None:
+    rows = [{**row, "muon_learning_rate": 0.01} if "loss" in row else row for row in _rows()]
+    page = _page(_write(tmp_path / "one", rows))
+    (panel,) = (panel for panel in page.data["panels"] if panel["title"] == "Learning rate")
+    assert panel["names"] == ["learning_rate", "muon_learning_rate"]
     assert page.data["runs"][0]["muon_learning_rate"] == [0.01] * 4
-    page = _page(_write(tmp_path / "two", _rows(), optimizer="adamw", **rates))
-    assert "muon_learning_rate" not in page.data["runs"][0]
 
 
 @pytest.mark.parametrize(
@@ -323,11 +330,12 @@ _RANGES = "figures => figures.map(f => f.querySelector('.plot')._fullLayout.xaxi
 def _compared(tmp_path: Path) -> Path:
     """The page of three runs, of which one has a hostile name and ended earlier."""
     for name, last, loss in (("b", 40, 0.0), (BAD.replace("/", ""), 20, 1.0), ("a", 40, 2.0)):
-        rows = [{**row, "loss": row["loss"] + loss} if "loss" in row else row for row in _rows(last)]
+        muon = {"muon_learning_rate": 0.02}
+        rows = [{**row, **muon, "loss": row["loss"] + loss} if "loss" in row else row for row in _rows(last)]
         for row in rows:
             if "probes" in row:
                 row["probes"] = [{"text": BAD, "fills": [{"token_str": BAD, "score": 0.5}]}]
-        _write(tmp_path / name, rows, optimizer="muon", muon_learning_rate=0.02, seed=loss)
+        _write(tmp_path / name, rows, optimizer="muon", **muon, seed=loss)
     write_report(list(tmp_path.iterdir()), tmp_path / "page.html")
     return tmp_path / "page.html"
 
