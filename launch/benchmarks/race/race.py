@@ -26,6 +26,7 @@ from launch.run.folder import RunFolder
 from launch.run.processes import start_accelerator
 from launch.run.settings import Settings
 from launch.run.training import set_up, train_to_end
+from launch.terminal.tables import print_rows
 from train_loop import run_files
 from train_loop.optim import build_schedule
 from train_loop.optimizers.groups import build_optimizers
@@ -34,8 +35,11 @@ from train_loop.speed.flops import count_flops, flops_of
 
 LIMITS = {"seconds": 60.0, "flops": 4e12}
 _FOLDER = Path(__file__).parent
-_T_95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 2 to 10 seeds
-_SAME_FOR_ALL = {"max_eval_blocks": 1, "eval_on_start": False, "probe": (), "logging_steps": 10}
+_T_95 = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # number of seeds -> Student's t
+_FORMS = {"updates": ",", "seconds": ".1f", "TFLOP": ".2f", "bits_per_byte": ".4f", "±95%": ".4f"}
+_FORMS |= {"perplexity": ".2f", "replayed": "+.4f"}
+# Bits per byte of models with other tokenizers compare by pseudo-likelihood only, which would take too long.
+_SAME_FOR_ALL = {"train_tokenizer": True, "vocab_size": 2048, "max_eval_blocks": 1, "eval_on_start": False, "probe": ()}
 _SCORED = {"block_size": 128, "mlm_probability": 0.15, "eval_seed": 0}
 
 Row = dict[str, Any]
@@ -68,8 +72,10 @@ def run(options: argparse.Namespace) -> None:
             head = {"entry": entry, "limit": options.limit, **git_state(_FOLDER.parents[2]), **machine}
             results[key] = {**head, "recipe": recipe, "seeds": seeds, **of_all}
         path.write_text("".join(json.dumps(row) + "\n" for row in results.values()), encoding="utf-8")
-    for limit in LIMITS:
-        _print(limit, [row for row in results.values() if row["limit"] == limit])
+    if results:
+        print_rows(
+            sorted(map(_line, results.values()), key=lambda line: (line["within"], line["bits_per_byte"])), _FORMS
+        )
 
 
 def _recipe_file(entry: str) -> Path:
@@ -165,27 +171,20 @@ def _score(settings: Settings) -> Row:
     return {name: row[name] for name in ("bits_per_byte", "perplexity")}
 
 
-def _print(limit: str, rows: list[Row]) -> None:
-    """The best first. One whose median is over the limit has no place."""
-    places = sorted(rows, key=lambda row: (_is_over(row), statistics.mean(row["bits_per_byte"])))
-    print(f"\nwithin {LIMITS[limit]:g} {limit}:\n")
-    header = ["", "entry", "updates", "seconds", "TFLOP", "bits per byte (95 %)", "perplexity", "replayed", "commit"]
-    for cells in (header, ["---"] * len(header), *(_cells(i, row) for i, row in enumerate(places, 1))):
-        print("| " + " | ".join(cells) + " |")
-
-
-def _is_over(row: Row) -> bool:
-    return statistics.median(row[row["limit"]]) > LIMITS[row["limit"]]
-
-
-def _cells(place: int, row: Row) -> list[str]:
-    scores = row["bits_per_byte"]
-    interval = f"{statistics.mean(scores):.4f}"
-    if 1 < len(scores) <= len(_T_95) + 1:
-        interval += f" ± {_T_95[len(scores) - 2] * statistics.stdev(scores) / math.sqrt(len(scores)):.4f}"
-    again = f"{row['replayed']['bits_per_byte'] - scores[0]:+.4f}" if "replayed" in row else ""
-    seconds, flops = (statistics.median(row[name]) for name in ("seconds", "flops"))
-    perplexity = statistics.median(row["perplexity"])
-    cost = [f"{row['recipe']['max_steps']:,}", f"{seconds:.1f}", f"{flops / 1e12:.2f}"]
-    commit = row.get("git_commit", "")[:7]
-    return ["over" if _is_over(row) else f"{place}", row["entry"], *cost, interval, f"{perplexity:.2f}", again, commit]
+def _line(row: Row) -> Row:
+    """What is shown of a result. One whose median is over the limit has no place."""
+    scores, limit = row["bits_per_byte"], row["limit"]
+    medians = {name: statistics.median(row[name]) for name in ("seconds", "flops", "perplexity")}
+    half = _T_95[len(scores)] * statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) in _T_95 else math.nan
+    return {
+        "within": f"{LIMITS[limit]:g} {limit}" if medians[limit] <= LIMITS[limit] else f"over {limit}",
+        "entry": row["entry"],
+        "updates": row["recipe"]["max_steps"],
+        "seconds": medians["seconds"],
+        "TFLOP": medians["flops"] / 1e12,
+        "bits_per_byte": statistics.mean(scores),
+        "±95%": half,
+        "perplexity": medians["perplexity"],
+        "replayed": row.get("replayed", {}).get("bits_per_byte", math.nan) - scores[0],
+        "commit": row.get("git_commit", "")[:7],
+    }
