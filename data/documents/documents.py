@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.config import DataConfig
-from data.documents import readers
+from data.documents import files, readers
 from data.documents.ranges import DataError, Range, Row, brief, first_key
 from data.documents.rows import FileRows
 from data.documents.sources import Source, find_source, open_rows
@@ -59,12 +59,12 @@ class Documents:
     @property
     def fingerprint(self) -> str:
         """Changes with everything the texts depend on, and with a file's place or time of change. Quick to compute."""
-        return self._digest(self.rows.version)
+        return self._digest(repr([(path, files.version(path)) for path in self.rows.paths]))
 
     @property
     def identity(self) -> str:
-        """Changes with the content, the split, the column or the held-out part. The same on every machine."""
-        return self._digest(self.rows.identity)
+        """Changes with the content, split, column or held-out part; the same on any machine. It may take a second."""
+        return self._digest(files.identity(self.rows.paths))
 
     def _digest(self, rows: str) -> str:
         parts = (rows, self.text_column, self.row_slice, self.held_out, self.eval_fraction, self.skips_bad_rows)
@@ -103,7 +103,7 @@ class Documents:
         for number, part in enumerate(self.rows.ranges(num_streams, stream)):
             start = max(part.begin, cursor.position) if number == cursor.part else part.begin
             if number >= cursor.part and start < part.end:
-                for row in self.rows.read(part, start, self.text_column):
+                for row in readers.read(part, start, self.text_column):
                     yield part, row, Cursor(number, row.position)
 
     def _bad(self, part: Range, row: Row, text: str | None) -> None:
@@ -182,7 +182,7 @@ def _text_column(columns: set[str], name: str, wanted: str | None, *, anywhere: 
 def texts_of_file(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
     """Yield the texts in some columns of each row of a file. Raises DataError for a row without one of them."""
     rows, part = FileRows((str(path),)), Range(str(path), 0, sys.maxsize)
-    for row in rows.read(part, 0, columns[0] if len(columns) == 1 else ""):
+    for row in readers.read(part, 0, columns[0] if len(columns) == 1 else ""):
         texts = [None if row.value is None else text_of(row.value, column) for column in columns]
         if row.problem or None in texts:
             missing = ", ".join(column for column, text in zip(columns, texts, strict=True) if text is None)

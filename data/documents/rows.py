@@ -54,8 +54,6 @@ class FileRows:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
             return list(threads.map(_size, self.paths))
 
-    read = staticmethod(readers.read)
-
     def place(self, part: Range, position: int) -> str:
         """A row by file and number, for messages: lines count from 1, rows from 0. Reads a local file up to there."""
         name = PurePosixPath(part.path).name
@@ -86,7 +84,7 @@ class FileRows:
             with parquet(path) as table:
                 return schema_columns(table.schema_arrow)
         part = Range(path, 0, sys.maxsize)
-        first = list(itertools.islice(self.read(part, 0, ""), 100))
+        first = list(itertools.islice(readers.read(part, 0, ""), 100))
         if first and all(row.problem for row in first):
             raise ValueError(f"{self.place(part, 0)}: {first[0].problem}")
         return {name for row in first if row.value for name in _names(row.value)}
@@ -95,17 +93,7 @@ class FileRows:
         """The number of rows; may read all of them."""
         if file_format(self.paths[0]) == ".parquet" and self._sizes is not None:
             return sum(self._sizes)
-        return sum(1 for part in self.ranges(1, 0) for _ in self.read(part, part.begin, ""))
-
-    @property
-    def identity(self) -> str:
-        """Changes with the content alone, and is the same on every machine. May take a second."""
-        return files.identity(self.paths)
-
-    @property
-    def version(self) -> str:
-        """Changes with the content or place of a file, on this machine. Quick to compute."""
-        return repr([(path, files.version(path)) for path in self.paths])
+        return sum(1 for part in self.ranges(1, 0) for _ in readers.read(part, part.begin, ""))
 
 
 def _size(path: str) -> int:

@@ -11,7 +11,6 @@ import pytest
 from data.config import DataConfig
 from data.documents import files, sources
 from data.documents.documents import Documents
-from data.documents.rows import FileRows
 from data.documents.sources import find_source, open_rows
 
 
@@ -22,7 +21,7 @@ def test_the_identity_is_that_of_the_content(tmp_path: Path) -> None:
             (tmp_path / name / f"{i}.txt").write_text(f"some text {i}\n" * (i * 10_000))
 
     def identity(name: str) -> str:
-        return FileRows(tuple(str(tmp_path / name / f"{i}.txt") for i in range(3))).identity
+        return files.identity(tuple(str(tmp_path / name / f"{i}.txt") for i in range(3)))
 
     assert identity("here") == identity("there")
     times = (tmp_path / "there" / "2.txt").stat()
@@ -70,12 +69,11 @@ def test_a_copy_with_the_same_time_and_size_is_another_version(tmp_path: Path) -
     path.write_text("one")
     other.write_text("two")
     os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
-    rows = FileRows((str(path),))
-    first = rows.version
-    assert rows.version == first
+    first = files.version(str(path))
+    assert files.version(str(path)) == first
     shutil.copy2(other, path)  # as cp -p
     assert path.stat().st_mtime_ns == other.stat().st_mtime_ns
-    assert rows.version != first
+    assert files.version(str(path)) != first
 
 
 @pytest.mark.parametrize("split", ["train", "train[1:3]", "train[10%:21%]", "train[-3:]", "train[:500]"])
