@@ -33,7 +33,7 @@ from train_loop.optimizers.groups import build_optimizers
 from train_loop.processes import Processes
 from train_loop.speed.flops import count_flops, flops_of
 
-LIMITS = {"seconds": 60.0, "flops": 4e12}
+LIMITS = {"seconds": 60.0, "flops": 2e12}
 _FOLDER = Path(__file__).parent
 _T_95 = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # number of seeds -> Student's t
 _FORMS = {"updates": ",", "seconds": ".1f", "TFLOP": ".2f", "bits_per_byte": ".4f", "±95%": ".4f"}
