@@ -33,9 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     counts = {"batch": (16, "Blocks in a batch."), "steps": (8, "Updates timed."), "warm_up": (2, "Updates before.")}
     train = _add(commands, "train", "updates beside Trainer and a plain Accelerate loop", counts)
     train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
-    counts = {"batch": (64, "Sentences at once."), "warm_up": (1, "Updates before.")}
-    counts["long"] = (512, "Tokens in a block of documents.")
-    documents = _add(commands, "documents", "texts side by side, beside padding and masks", counts, copies=1)
+    counts = {"batch": (64, "Sentences at once."), "long": (512, "Tokens in a block of documents.")}
+    counts |= {"steps": (3, "Updates timed."), "warm_up": (1, "Updates before.")}
+    documents = _add(commands, "documents", "texts side by side, beside padding and masks", counts, copies=1, repeats=3)
     for timed in (train, documents):
         timed.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
     counts = {"texts": (1000, "Sentences.")}

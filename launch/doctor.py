@@ -1,7 +1,6 @@
 """Test what will work on this machine, by trying it.
 
-mlm doctor
-mlm doctor --output_dir /data/runs --recipe eli5    # and the memory that this run would need
+mlm doctor --output_dir /data/runs    # what a run would need is told by mlm train --dry_run
 """
 
 import contextlib
@@ -20,7 +19,6 @@ from pathlib import Path
 import psutil
 
 from launch.run.errors import OneLineParser, one_line_errors
-from launch.run.settings import Settings, SettingsParser, parse_settings
 from train_loop.watching.columns import say
 
 _EXTRAS = {
@@ -42,14 +40,13 @@ def main(arguments: list[str]) -> None:
     """Print a line for each finding; exit 1 if training cannot work."""
     parser = OneLineParser(prog="mlm doctor", description=__doc__)
     parser.add_argument("--output_dir", default="runs", metavar="FOLDER", help="where runs are to be written")
-    options, words = parser.parse_known_args(arguments)
-    run = parse_settings(words, SettingsParser("mlm doctor"))[0] if words else None
+    options = parser.parse_args(arguments)
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "versions": _versions,
         "devices": _devices,
         "processes": _processes,
         "compiler": _compiler,
-        "memory": lambda: _memory(run),
+        "memory": _memory,
         "disk": lambda: _disk(Path(options.output_dir)),
         "hub": _hub,
         "extras": _extras,
@@ -141,13 +138,9 @@ def _compiler() -> Iterator[Finding]:
         yield "note", str(error)
 
 
-def _memory(run: Settings | None) -> Iterator[Finding]:
+def _memory() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
-    if run is not None:
-        from launch.run.training import planned_memory
-
-        yield "ok", planned_memory(run)
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

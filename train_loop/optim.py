@@ -73,12 +73,11 @@ class WeightAverage(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Add the weights as they are now."""
-        found_inf = getattr(self, "found_inf", None)
+        counts = 1 - getattr(self, "found_inf", 0.0)  # 0 for an update that is skipped
         for p in self.param_groups[0]["params"]:
             if not (state := self.state[p]):
-                state[self.SLOT] = torch.zeros_like(p, dtype=torch.float32)
+                state[self.SLOT] = p.float().clone()
                 state[self._UPDATES] = torch.zeros((), device=p.device)
-            counts = torch.ones_like(state[self._UPDATES]) if found_inf is None else 1 - found_inf
             updates = state[self._UPDATES].add_(counts).double()
             share = counts * (1 - self._decay) / (1 - self._decay ** updates.clamp(min=1))
             state[self.SLOT].add_((p - state[self.SLOT]) * share)
@@ -92,6 +91,13 @@ class WeightAverage(Optimizer):
             state[self.SLOT].copy_(weights)
 
     train = eval
+
+
+def with_average(optimizers: list[Optimizer], objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """The optimizers, and an average of the weights if the settings ask for one."""
+    if config.ema_decay is None:
+        return optimizers
+    return [*optimizers, WeightAverage(objective.parameters(), config.ema_decay)]
 
 
 def step_unless(

@@ -3,22 +3,18 @@
 - ``sentences``: one a block, beside batches of similar lengths that are padded to their longest.
 - ``documents``: packed whole into blocks of ``--long``, beside the same blocks with a mask.
 
-Both sides are this project's own loop on the same blocks, masks and weights, in one process, an update of each in turn.
-Tokens of padding do not count. The rounds are updates. Peak memory is that of a process of its own.
+Both sides are this project's own loop on the same blocks, masks and weights. Tokens of padding do not count.
 """
 
 import argparse
 import tempfile
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from launch.benchmarks.measuring import in_child, print_report, rate, ratio, spread, times
+from launch.benchmarks.measuring import in_child, interleave, print_report, rate, ratio, spread, times
 from launch.benchmarks.text import write_text
-from launch.benchmarks.train import measured, this_project, updates
+from launch.benchmarks.train import measured, this_project
 from launch.run.settings import Settings
 from train_loop.config import TrainConfig
 
@@ -39,30 +35,21 @@ def run(options: argparse.Namespace) -> None:
             train = TrainConfig(
                 global_batch_size=number * size,
                 per_device_train_batch_size=size,
-                max_steps=options.warm_up + options.repeats,
+                max_steps=options.warm_up + options.steps,
                 mixed_precision=options.precision,
             )
             settings = Settings(data, options.model, train)
-            ours, theirs = (rates[options.warm_up :] for rates in in_child(partial(in_turn, settings)))
-            once = replace(settings, train=replace(train, max_steps=2))
-            ways = [partial(this_project, side_by_side=is_flat) for is_flat in (True, False)]
-            memory = [in_child(partial(measured, way, once, steps=1))["peak_memory"] for way in ways]
-            speeds = {"ours": spread(ours), "padded or masked": spread(theirs), "ratio": ratio(ours, theirs)}
-            cases.append({"name": name, **speeds, "required_ratio": 1.15, "peak_memory_bytes": memory})
-            shown = [rate(speeds["ours"]), rate(speeds["padded or masked"]), times(speeds["ratio"])]
+            flat, other = (partial(this_project, side_by_side=is_flat) for is_flat in (True, False))
+            ways = {"ours": flat, "padded or masked": other}
+            children = {
+                key: partial(in_child, partial(measured, way, settings, options.steps)) for key, way in ways.items()
+            }
+            results = interleave(children, options.repeats)
+            speeds = {key: [one["tokens_per_second"] for one in of_way] for key, of_way in results.items()}
+            memory = [max(one["peak_memory"] for one in of_way) for of_way in results.values()]
+            compared = ratio(speeds["ours"], speeds["padded or masked"])
+            case = {key: spread(of_way) for key, of_way in speeds.items()} | {"ratio": compared}
+            cases.append({"name": name, **case, "peak_memory_bytes": memory})
+            shown = [*(rate(case[key]) for key in ways), times(compared)]
             rows.append([name, *shown, f"{memory[0] / 1e9:.2f} GB against {memory[1] / 1e9:.2f}"])
     print_report(options, rows, cases)
-
-
-def in_turn(settings: Settings) -> tuple[list[float], list[float]]:
-    """Tokens of text per second in each update, side by side and not; one of each in turn."""
-    ways = tuple(updates(settings, side_by_side=is_flat) for is_flat in (True, False))
-    rates: tuple[list[float], list[float]] = ([], [])
-    for _ in range(settings.train.max_steps or 0):
-        for way, of_way in zip(ways, rates, strict=True):
-            start = time.perf_counter()
-            num_tokens = next(way)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # else the GPU is still at it
-            of_way.append(num_tokens / (time.perf_counter() - start))
-    return rates

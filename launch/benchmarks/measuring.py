@@ -17,7 +17,7 @@ from launch.run.environment import processor, versions
 
 T = TypeVar("T")
 Speeds = Mapping[str, Sequence[float]]
-Case = tuple[str, str, str, dict[str, float]]
+Case = tuple[str, str, str]
 
 
 def in_child(function: Callable[[], T]) -> T:
@@ -51,8 +51,7 @@ def print_comparisons(
 ) -> None:
     """Print the report on this project and one rival, from the ``speeds`` of each round by name.
 
-    A case is its name, our name in ``speeds``, the rival's, and what is required: ``required_ratio`` and perhaps
-    ``required_rate``. For the ``facts`` see `print_report`.
+    A case is its name, our name in ``speeds``, and the rival's. For the ``facts`` see `print_report`.
     """
     cases: list[dict[str, Any]] = [
         {
@@ -61,16 +60,11 @@ def print_comparisons(
             "ours": spread(speeds[ours]),
             rival: spread(speeds[theirs]),
             "ratio": ratio(speeds[ours], speeds[theirs]),
-            **required,
         }
-        for name, ours, theirs, required in compared
+        for name, ours, theirs in compared
     ]
-    table = [[unit, "this project", f"the {rival}", "ratio", "required"]]
-    for case in cases:
-        required = f"{case['required_ratio']:g}x"
-        if "required_rate" in case:
-            required += f", {case['required_rate'] / 1e6:g} M"
-        table.append([case["name"], rate(case["ours"]), rate(case[rival]), times(case["ratio"]), required])
+    table = [[unit, "this project", f"the {rival}", "ratio"]]
+    table += [[case["name"], rate(case["ours"]), rate(case[rival]), times(case["ratio"])] for case in cases]
     print_report(options, table, cases, **facts)
 
 

@@ -127,11 +127,8 @@ def measured(contender: Contender, settings: Settings, steps: int) -> dict[str, 
     return {"tokens_per_second": sum(sizes[-steps:]) / (end - start), "peak_memory": peak_memory()}
 
 
-def updates(settings: Settings, *, side_by_side: bool = True) -> Iterator[int]:
-    """Make an update of a run and yield its tokens of text; and so on.
-
-    Texts are padded or masked unless they stand side by side.
-    """
+def this_project(settings: Settings, tick: Tick, *, side_by_side: bool = True) -> None:
+    """`train_step` on cached blocks. Texts are padded or masked unless they stand side by side."""
     folder = tempfile.mkdtemp(dir=settings.data.cache_dir)  # goes with the cache
     config = replace(settings.train, output_dir=folder, tf32=False)  # which the others do not use
     ready = set_up(replace(settings, train=config), RunFolder(config))
@@ -151,13 +148,7 @@ def updates(settings: Settings, *, side_by_side: bool = True) -> Iterator[int]:
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
         )
-        yield sum(b.num_tokens if b.attention_mask is None else int(b.attention_mask.sum()) for b in batches)
-
-
-def this_project(settings: Settings, tick: Tick, *, side_by_side: bool = True) -> None:
-    """`train_step` on cached blocks: see `updates`."""
-    for num_tokens in updates(settings, side_by_side=side_by_side):
-        tick(num_tokens)
+        tick(sum(b.num_tokens if b.attention_mask is None else int(b.attention_mask.sum()) for b in batches))
 
 
 def trainer(settings: Settings, tick: Tick, *, with_mask: bool, is_right: bool = False, **options: Any) -> None:

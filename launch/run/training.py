@@ -111,15 +111,6 @@ def set_up(settings: Settings, folder: RunFolder, *, dry_run: bool = False) -> R
     return ReadyRun(run, corpus, signals, sharing, suite)
 
 
-def planned_memory(settings: Settings) -> str:
-    """`memory_plan` for a run of one process. Its corpus is prepared: the vocabulary may come from there."""
-    accelerator = start_accelerator(settings.train)
-    processes = Processes(accelerator, settings.train.process_timeout, lambda: False)
-    corpus = open_corpus(settings)
-    plan = plan_batches(settings.train, corpus.blocks_per_epoch, accelerator.num_processes)
-    return memory_plan(settings, plan, accelerator, open_objective(settings, corpus.tokenizer, Start(), processes))
-
-
 def train_to_end(ready: ReadyRun) -> None:
     """Train, print where the results are, and push the model if the settings say so.
 

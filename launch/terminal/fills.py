@@ -1,8 +1,6 @@
-"""Shows fills as tables, with bars in a terminal, and asks for texts one by one, whose history the arrow keys bring."""
+"""Shows fills as tables, with bars in a terminal, and asks for texts one by one."""
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.terminal.token_text import visible
@@ -14,8 +12,6 @@ if TYPE_CHECKING:  # importing transformers takes seconds
     from train_loop.inference.fill_mask import FillMask
 
 _BAR_WIDTH = 16
-_EIGHTHS = " ▏▎▍▌▋▊▉"
-_HISTORY = Path("~/.cache/mlm-train-loop/fill_mask_history")
 _ENDS = (":quit", "quit", "exit")
 _HELP = """\
 a text with {mask} (or <mask>, [MASK])   its fills
@@ -45,21 +41,11 @@ def _print_table(text: str, fills: list[dict[str, Any]]) -> None:
     for fill, word in zip(fills, words, strict=True):
         score = fill["score"]
         percent = f"{score:6.1%}" if score >= 0.0005 else f"{score:6.0e}"  # 2e-05 would be 0.0%
-        shown = "" if columns is None else f"{bar(score)}  "
+        shown = "" if columns is None else f"{'█' * round(score * _BAR_WIDTH):{_BAR_WIDTH}}  "
         pad = " " * (longest - width(word))
         sequence = visible(fill["sequence"])
         start = next((i for i, (a, b) in enumerate(zip(text, sequence, strict=False)) if a != b), 0)  # of the fill
         print(f"  {percent}  {shown}{word}{pad}  {excerpt(sequence, room, start)}")
-
-
-def bar(share: float) -> str:
-    """A bar of that share of the full width, to an eighth of a character.
-
-    >>> bar(0.5)
-    '████████        '
-    """
-    whole, eighths = divmod(round(share * _BAR_WIDTH * 8), 8)
-    return ("█" * whole + _EIGHTHS[eighths] * (whole < _BAR_WIDTH)).ljust(_BAR_WIDTH)
 
 
 def target_words(words: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -83,18 +69,20 @@ def prompt(fill_mask: "FillMask", settings: dict[str, Any]) -> None:
 
     mask_token = str(fill_mask.tokenizer.mask_token)
     print(f"Write a text with {mask_token}; :help lists the commands, exit ends.")
-    with _history():
-        while (line := _read()) not in _ENDS:
-            try:
-                if line == ":help":
-                    print(_HELP.format(mask=mask_token))
-                elif line.startswith(":"):
-                    settings = settings | _changed(line, fill_mask)
-                elif line:
-                    text = own_mask(line, fill_mask.tokenizer)
-                    print_fills(text, fill_mask(text, **settings))
-            except ValueError as error:
-                print(f"error: {error}")
+    with contextlib.suppress(ImportError):  # not every Python has it
+        import readline  # noqa: F401 - from now on, the arrow keys edit a line and bring earlier ones
+
+    while (line := _read()) not in _ENDS:
+        try:
+            if line == ":help":
+                print(_HELP.format(mask=mask_token))
+            elif line.startswith(":"):
+                settings = settings | _changed(line, fill_mask)
+            elif line:
+                text = own_mask(line, fill_mask.tokenizer)
+                print_fills(text, fill_mask(text, **settings))
+        except ValueError as error:
+            print(f"error: {error}")
 
 
 def _changed(line: str, fill_mask: "FillMask") -> dict[str, Any]:
@@ -119,23 +107,3 @@ def _read() -> str:
     except (KeyboardInterrupt, EOFError) as end:
         print()
         return "" if isinstance(end, KeyboardInterrupt) else ":quit"
-
-
-@contextlib.contextmanager
-def _history() -> Iterator[None]:
-    """Line editing and history, if this Python has readline; a history file that cannot be used is ignored."""
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    path = _HISTORY.expanduser()
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            readline.set_history_length(1000)
-            readline.write_history_file(path)

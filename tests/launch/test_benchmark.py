@@ -28,8 +28,7 @@ def _is_spread(value: dict[str, float]) -> bool:
 def test_data(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = _report(capsys, "data", "--dataset", str(corpus_file), "--cache_dir", cache_dir)
     assert report["benchmark"] == "data"
-    assert [case["required_ratio"] for case in report["cases"]] == [2.5, 2.5, 2.5, 20.0]
-    assert report["cases"][-1]["required_rate"] == 6e6
+    assert len(report["cases"]) == 4
     for case in report["cases"]:
         assert case["unit"] == "tokens/s"
         assert all(_is_spread(case[name]) for name in ("ours", "guide", "ratio"))
@@ -64,7 +63,7 @@ def test_fill_mask(corpus_file: Path, cache_dir: str, capsys: pytest.CaptureFixt
     report = _report(capsys, "fill_mask", "--dataset", str(corpus_file), "--cache_dir", cache_dir, *run)
     assert report["benchmark"] == "fill_mask"
     assert report["num_texts"] == 50
-    assert [case["required_ratio"] for case in report["cases"]] == [4.0, 1.8, 1.3]
+    assert len(report["cases"]) == 3
     for case in report["cases"]:
         assert all(_is_spread(case[name]) for name in ("ours", "pipeline", "ratio"))
 

@@ -32,11 +32,9 @@ def _doctor(*words: str, **environment: str) -> tuple[int, dict[str, list[str]]]
 
 
 def test_a_machine_that_works(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("".join(f"{i} two three four five six seven\n" for i in range(900)))
-    words = ["--recipe", "quickstart", "--dataset", str(tmp_path / "a.txt"), "--cache_dir", str(tmp_path / "cache")]
     with serve({}) as hub:
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
-        code, found = _doctor("--output_dir", str(tmp_path / "runs"), *words, **environment)
+        code, found = _doctor("--output_dir", str(tmp_path / "runs"), **environment)
     assert code == 0
     assert found["processes"][0] == "ok two processes met over gloo"
     try:
@@ -49,17 +47,17 @@ def test_a_machine_that_works(tmp_path: Path) -> None:
     assert "torch" in found["versions"][0]
     assert any("cores" in line for line in found["devices"])
     assert found["hub"][0] == f"ok {hub.endpoint} answers"
-    assert "for each of 8 processes about: DDP 0.0" in found["memory"][1]
-    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "cache"}
+    assert "GB free" in found["memory"][0]
+    assert not [*tmp_path.iterdir()]
 
 
-def test_a_setting_that_there_is_not_is_told_before_anything_is_tried() -> None:
+def test_an_option_that_there_is_not_is_told_before_anything_is_tried() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "launch.doctor", "--recipe", "quikstart"],
+        [sys.executable, "-m", "launch.doctor", "--recipe", "quickstart"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: recipe='quikstart': there is no such recipe or file; did you mean 'quickstart'?\n"
+    assert done.stderr.startswith("error: unrecognized arguments: --recipe quickstart")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer, logging
 
 from launch.fill_mask import main
-from launch.terminal.fills import bar, target_words
+from launch.terminal.fills import print_fills, target_words
 from launch.terminal.texts import open_texts
 from tests.conftest import sentences
 from tests.launchers import ROOT
@@ -66,8 +66,8 @@ def test_a_terminal_shows_bars(
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len({line.index("the cat") for line in lines}) == 1
     assert min(line.index("the cat") for line in lines) > 26
-    assert [len(bar(share / 100)) for share in range(101)] == [16] * 101
-    assert [bar(share).strip() for share in (0, 1 / 128, 0.5, 1)] == ["", "▏", "█" * 8, "█" * 16]
+    print_fills("a <mask>", [{"score": share, "token_str": "cat", "sequence": "a cat"} for share in (0.0, 0.5, 1.0)])
+    assert [line.count("█") for line in capsys.readouterr().out.splitlines()[1:]] == [0, 8, 16]
 
 
 def test_no_line_is_wider_than_the_terminal(
@@ -212,14 +212,13 @@ def test_a_wrong_word_is_one_clear_line(
 
 
 def test_the_prompt_takes_texts_and_commands(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error is a line, and the prompt returns; the end of the input ends it like ``:quit``."""
     typed = ["the cat [MASK]", ":top_k 3", "the <mask>", ":targets cat,mat", ":top_k", "a <mask>", ":targets", "oops"]
     typed += [":top_k many", ":topk 3", ":joint beam", "<mask> <mask>", ":joint", "", ":help", ":quit", "never <mask>"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("launch.terminal.fills._HISTORY", tmp_path / "cache" / "history")
     main(words)
     out = re.sub("^(> )+", "", capsys.readouterr().out, flags=re.MULTILINE)
     shown = [len(block.splitlines()) - 1 for block in re.findall(r"(?:^.*<mask>\n)(?:^  +\S.*\n)+", out, re.MULTILINE)]
@@ -229,7 +228,6 @@ def test_the_prompt_takes_texts_and_commands(
     assert "error: ':topk 3' is no command: :top_k, :targets, :joint, :help, :quit" in out
     assert ":quit" in out
     assert "never" not in out
-    assert (tmp_path / "cache" / "history").exists()
 
     for end in ("", "exit\nnever <mask>\n", "quit\nnever <mask>\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(end))

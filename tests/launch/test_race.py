@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from launch.benchmark import main
-from launch.benchmarks.race import race, text
+from launch.benchmarks import race
+from launch.benchmarks.race import text
 from tests.conftest import sentences
 
 _RECIPE: dict[str, Any] = {
@@ -97,7 +98,7 @@ def test_trainer_does_the_same_work(optimizer: str, tmp_path: Path, cache: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ours/nope"], "entry='ours/nope': there is no such recipe.*ours/muon"),
+        (["ours/nope"], "entry='ours/nope' is no recipe in a folder.*ours/muon"),
         (["README.md"], "entry='README.md'"),
         (["ours/muon", "--replay"], "the ledger has no result of 'ours/muon' by seconds: race it first"),
         (["ours/muon", "--limit", "flops"], "the ledger has no result of 'ours/muon' by seconds"),

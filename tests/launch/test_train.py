@@ -264,6 +264,7 @@ def test_a_dry_run_prints_and_writes_nothing(
     assert "learning_rate: 5.0e-05" in out
     assert "24 blocks an update = 1 process(es) x 3 micro-batch(es) of 8" in out
     assert re.search(r"^model    roberta, 0\.\d M parameters, vocabulary of 3\d\d tokens$", out, re.MULTILINE)
+    assert "memory   for each of 8 processes about: DDP 0.0" in out
     assert list(tmp_path.iterdir()) == []
 
 

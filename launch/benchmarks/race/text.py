@@ -40,5 +40,4 @@ def _documents(scratch: Path) -> list[str]:
         raise ValueError(f"the race's text, {_PACKAGE}, cannot be had: {done.stderr.strip().splitlines()[-1]}")
     with tarfile.open(next(scratch.glob("*.tar.gz"))) as package:
         names = sorted(name for name in package.getnames() if "/docs/" in name and name.endswith(".txt"))
-        files = (package.extractfile(name) for name in names)
-        return [file.read().decode() for file in files if file is not None]
+        return [file.read().decode() for name in names if (file := package.extractfile(name))]
