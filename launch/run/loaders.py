@@ -37,9 +37,8 @@ def train_loader(
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
         return StreamLoader(sources, masks, global_batch_size=size, state_before=state or {}, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
-    lengths = (
-        blocks.lengths if corpus.config.grouping == "line_by_line" else None
-    )  # others are of one length, or nearly
+    # Blocks of other groupings are of one length, or nearly.
+    lengths = blocks.lengths if corpus.config.grouping == "line_by_line" else None
     order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, lengths)
     names = [source.name for source in corpus.documents]
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, source_names=names, **shared)
