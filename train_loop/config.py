@@ -92,8 +92,7 @@ class TrainConfig:
     adam_epsilon: float = 1e-8
     """AdamW's epsilon."""
     ema_decay: Annotated[float | None, "identity"] = None
-    """Keep an exponential moving average of the weights, which is evaluated and becomes the final model: 0.999 averages
-    about 1,000 updates."""
+    """Average the weights, 0.999 over about 1,000 updates; the average is evaluated, and becomes the final model."""
     max_grad_norm: float = 1.0
     """Clip the gradient to this norm; 0 does not clip."""
     lr_scheduler_type: str = "linear"

@@ -39,17 +39,15 @@ def run(options: argparse.Namespace) -> None:
                 mixed_precision=options.precision,
             )
             settings = Settings(data, options.model, train)
-            flat, other = (partial(this_project, side_by_side=is_flat) for is_flat in (True, False))
-            ways = {"ours": flat, "padded or masked": other}
-            children = {
-                key: partial(in_child, partial(measured, way, settings, options.steps)) for key, way in ways.items()
-            }
+            children = {}
+            for key, is_flat in (("ours", True), ("padded or masked", False)):
+                way = partial(this_project, side_by_side=is_flat)
+                children[key] = partial(in_child, partial(measured, way, settings, options.steps))
             results = interleave(children, options.repeats)
             speeds = {key: [one["tokens_per_second"] for one in of_way] for key, of_way in results.items()}
             memory = [max(one["peak_memory"] for one in of_way) for of_way in results.values()]
-            compared = ratio(speeds["ours"], speeds["padded or masked"])
-            case = {key: spread(of_way) for key, of_way in speeds.items()} | {"ratio": compared}
+            case = {key: spread(of_way) for key, of_way in speeds.items()} | {"ratio": ratio(*speeds.values())}
             cases.append({"name": name, **case, "peak_memory_bytes": memory})
-            shown = [*(rate(case[key]) for key in ways), times(compared)]
+            shown = [*(rate(case[key]) for key in children), times(case["ratio"])]
             rows.append([name, *shown, f"{memory[0] / 1e9:.2f} GB against {memory[1] / 1e9:.2f}"])
     print_report(options, rows, cases)

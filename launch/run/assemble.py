@@ -210,4 +210,5 @@ def micro_batches_that_fit(settings: Settings, accelerator: Accelerator, objecti
         length=data.block_size,
         masked_share=max(data.mlm_probability, data.mlm_probability_end or 0),
         has_attention_mask=(data.document_attention or data.has_padding) and not objective.takes_documents,
+        num_slots=2 if settings.train.ema_decay is None else 3,
     )

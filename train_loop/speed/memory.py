@@ -31,6 +31,7 @@ def fewest_micro_batches(
     length: int,
     masked_share: float,
     has_attention_mask: bool,
+    num_slots: int = 2,  # tensors that the optimizers keep for each parameter
 ) -> int:
     """The smallest number of micro-batches into which ``share``, the most blocks of a process in an update, can be cut.
 
@@ -41,7 +42,9 @@ def fewest_micro_batches(
     device = next(objective.parameters()).device
 
     def try_size(size: int) -> None:
-        optimizer_state = [torch.empty(2, *p.shape, device=device) for p in objective.parameters() if p.requires_grad]
+        optimizer_state = [
+            torch.empty(num_slots, *p.shape, device=device) for p in objective.parameters() if p.requires_grad
+        ]
         expected = size * length * masked_share
         num_masked = min(size * length, math.ceil(expected + 4 * math.sqrt(expected)))  # four standard deviations
         batch = MaskedBatch.of_zeros(
