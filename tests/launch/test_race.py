@@ -1,6 +1,7 @@
 """The race on a tiny text, in all loops: what its ledger holds, its replay, its two limits."""
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,10 @@ def _race(cache: Path, *words: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_an_entry_is_raced_and_raced_again(tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = _entry(tmp_path, "ours")
-    row = _race(cache, entry, "--seeds", "2")["ours/tiny", "seconds"]
-    assert row["recipe"] == _RECIPE
-    assert row["seeds"] == [0, 1]
-    assert row["bits_per_byte"][0] != row["bits_per_byte"][1]
-    assert all(0 < seconds < race.LIMITS["seconds"] for seconds in row["seconds"])
+    row = _race(cache, entry, "--seeds", "1")["ours/tiny", "seconds"]
+    assert (row["recipe"], row["seeds"]) == (_RECIPE, [0])
+    assert 0 < row["seconds"][0] < race.LIMITS["seconds"]
+    assert 0 < row["bits_per_byte"][0] < 8
     _entry(tmp_path, "ours", max_steps=1)  # a replay goes by the ledger, whatever the entry has become
     row = _race(cache, entry, "--replay")["ours/tiny", "seconds"]
     assert row["replayed"]["bits_per_byte"] == row["bits_per_byte"][0]
@@ -106,8 +106,6 @@ def test_trainer_does_the_same_work(optimizer: str, tmp_path: Path, cache: Path)
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], message: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import re
-
     with pytest.raises(SystemExit):
         _race(cache, *words)
     error = capsys.readouterr().err
