@@ -142,6 +142,7 @@ CACHED = {
         "objective",
         "objective_kwargs",
         "optimizer",
+        "ema_decay",
         "mixture weights",
         "training tokens (SHA-256)",
     ),

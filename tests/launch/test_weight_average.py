@@ -63,7 +63,7 @@ def test_it_resumes_bit_for_bit(train: Train, tmp_path: Path) -> None:
 
 def test_the_best_model_is_the_best_average(train: Train, tmp_path: Path) -> None:
     """The learning rate is so high that the loss rises again."""
-    words = (*AVERAGED, "--eval_steps", "2", "--learning_rate", "0.3", "--load_best_model_at_end", "true")
+    words = (*AVERAGED, "--eval_steps", "2", "--learning_rate", "3", "--load_best_model_at_end", "true")
     rows = train(tmp_path / "run", *words)
     losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
     best = min(losses, key=lambda step: losses[step])
