@@ -98,7 +98,7 @@ def test_trainer_does_the_same_work(optimizer: str, tmp_path: Path, cache: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["ours/nope"], "entry='ours/nope' is no recipe in a folder.*ours/muon"),
+        (["ours/nope"], "entry='ours/nope' is none of .*ours/muon.*, nor a file in a folder named as theirs"),
         (["README.md"], "entry='README.md'"),
         (["ours/muon", "--replay"], "the ledger has no result of 'ours/muon' by seconds: race it first"),
         (["ours/muon", "--limit", "flops"], "the ledger has no result of 'ours/muon' by seconds"),

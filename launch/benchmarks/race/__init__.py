@@ -64,12 +64,13 @@ def run(options: argparse.Namespace) -> None:
             again = _race(entry, row["recipe"], row["seeds"][0], options.cache_dir)
             row["replayed"] = {"bits_per_byte": again["bits_per_byte"], **git_state(_FOLDER.parents[2])}
         else:
-            recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
+            recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) or {}
             if "max_steps" not in recipe:
                 raise ValueError(f"{recipe_file}: max_steps is missing, as many updates as the limit allows")
             if options.limit == "flops":
-                flops = statistics.mean(_found(results, (entry, "seconds"))["flops"])
-                recipe["max_steps"] = int(recipe["max_steps"] * LIMITS["flops"] / flops)
+                by_seconds = _found(results, (entry, "seconds"))
+                updates = by_seconds["recipe"]["max_steps"] * LIMITS["flops"] / statistics.mean(by_seconds["flops"])
+                recipe = by_seconds["recipe"] | {"max_steps": int(updates)}
             seeds = list(range(options.seeds))
             raced = [_race(entry, recipe, seed, options.cache_dir) for seed in seeds]
             of_all = {name: [one[name] for one in raced] for name in raced[0]}
@@ -87,8 +88,7 @@ def _recipe_file(entry: str) -> Path:
     path = (Path(entry) if entry.endswith(".yaml") else _FOLDER / f"{entry}.yaml").resolve()
     if path.parent.name not in _LOOPS or not path.is_file():
         known = sorted(f"{path.parent.name}/{path.stem}" for path in _FOLDER.glob("*/*.yaml"))
-        loops = ", ".join(_LOOPS)
-        raise ValueError(f"entry={entry!r} is no recipe in a folder {loops}; the entries are: {', '.join(known)}")
+        raise ValueError(f"entry={entry!r} is none of {', '.join(known)}, nor a file in a folder named as theirs")
     return path
 
 
