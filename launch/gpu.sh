@@ -65,7 +65,8 @@ for length in "${lengths[@]}"; do
 done
 for length in "${long[@]}"; do
     check "documents by kernel at $length" 60 'documents' \
-        "${benchmark[@]}" documents "${text[@]}" --precision "$half" --long "$length" --warm_up 2 "${modernbert[@]}"
+        "${benchmark[@]}" documents "${text[@]}" --precision "$half" --long "$length" "${updates[@]}" \
+        "${modernbert[@]}"
 done
 check "compiled layers" 80 'this project' \
     "${benchmark[@]}" train "${text[@]}" --precision "$half" "${updates[@]}" "${roberta[@]}" --torch_compile
