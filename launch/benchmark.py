@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     for timed in (train, documents):
         timed.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
     counts = {"texts": (1000, "Sentences.")}
+    _add(commands, "fill_mask", 'filling masks beside pipeline("fill-mask")', counts, copies=1, repeats=3)
     race = commands.add_parser("race", help="who learns a fixed text best, by recipes and seeds")
     race.add_argument("entries", nargs="*", metavar="ENTRY", help="ours/muon, or a path; none prints the ledger.")
     race.add_argument("--limit", default="seconds", choices=("seconds", "flops"), help="What is the same for all.")
@@ -47,7 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     ledger = Path(__file__).parent / "benchmarks" / "race" / "ledger.jsonl"
     race.add_argument("--ledger", default=ledger, metavar="FILE", help="Yours, on another machine. Default: ours.")
     race.add_argument("--cache_dir", default=DataConfig.cache_dir, metavar="FOLDER", help="As in a run.")
-    _add(commands, "fill_mask", 'filling masks beside pipeline("fill-mask")', counts, copies=1, repeats=3)
     return parser
 
 

@@ -63,7 +63,7 @@ class WeightAverage(Optimizer):
     """
 
     SLOT = "weight_average"
-    _UPDATES = "weight_average_updates"
+    _UPDATES = "weight_average_updates"  # of the first parameter, for all
     _step_supports_amp_scaling = True
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
@@ -73,14 +73,16 @@ class WeightAverage(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Add the weights as they are now."""
+        parameters = self.param_groups[0]["params"]
+        if not self.state:
+            for p in parameters:
+                self.state[p][self.SLOT] = p.float().clone()
+            self.state[parameters[0]][self._UPDATES] = torch.zeros((), device=parameters[0].device)
         counts = 1 - getattr(self, "found_inf", 0.0)  # 0 for an update that is skipped
-        for p in self.param_groups[0]["params"]:
-            if not (state := self.state[p]):
-                state[self.SLOT] = p.float().clone()
-                state[self._UPDATES] = torch.zeros((), device=p.device)
-            updates = state[self._UPDATES].add_(counts).double()
-            share = counts * (1 - self._decay) / (1 - self._decay ** updates.clamp(min=1))
-            state[self.SLOT].add_((p - state[self.SLOT]) * share)
+        updates = self.state[parameters[0]][self._UPDATES].add_(counts).double()
+        share = counts * (1 - self._decay) / (1 - self._decay ** updates.clamp(min=1))
+        for p in parameters:
+            self.state[p][self.SLOT].add_((p - self.state[p][self.SLOT]) * share)
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -93,11 +95,10 @@ class WeightAverage(Optimizer):
     train = eval
 
 
-def with_average(optimizers: list[Optimizer], objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """The optimizers, and an average of the weights if the settings ask for one."""
-    if config.ema_decay is None:
-        return optimizers
-    return [*optimizers, WeightAverage(objective.parameters(), config.ema_decay)]
+def all_optimizers(build: BuildOptimizers, objective: nn.Module, config: TrainConfig) -> list[Optimizer]:
+    """The optimizers that a function builds, and an average of the weights if the settings ask for one."""
+    averages = [] if config.ema_decay is None else [WeightAverage(objective.parameters(), config.ema_decay)]
+    return [*build(objective, config), *averages]
 
 
 def step_unless(

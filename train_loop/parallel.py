@@ -25,7 +25,7 @@ from data.batch import MaskedBatch
 from train_loop.config import TrainConfig
 from train_loop.model import encoder_layers
 from train_loop.objective import Objective
-from train_loop.optim import BuildOptimizers, WeightAverage, with_average
+from train_loop.optim import BuildOptimizers, WeightAverage, all_optimizers
 
 
 def prepare(
@@ -44,7 +44,7 @@ def prepare(
         # broadcast_buffers is the only name that Accelerate has for it.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         prepared = accelerator.prepare_model(objective)
-    optimizers = with_average(build_optimizers(objective, config), objective, config)
+    optimizers = all_optimizers(build_optimizers, objective, config)
     return prepared, [accelerator.prepare_optimizer(one) for one in optimizers]
 
 

@@ -14,7 +14,7 @@ from launch.run.settings import Settings
 from train_loop import run_files
 from train_loop.objective import EvalMetrics, Objective
 from train_loop.objectives.masked_lm import MaskedLMMetrics
-from train_loop.optim import with_average
+from train_loop.optim import all_optimizers
 from train_loop.plan import BatchPlan
 from train_loop.run import Run
 from train_loop.speed.memory import SHARE_OF_MEMORY, memory_needed
@@ -54,7 +54,7 @@ def memory_plan(settings: Settings, plan: BatchPlan, accelerator: Accelerator, o
     """
     numbers = (accelerator.num_processes, torch.cuda.device_count(), 8)
     data, number = settings.data, next(n for n in numbers if n > 1)
-    optimizers = with_average(settings.functions["optimizer"](objective, settings.train), objective, settings.train)
+    optimizers = all_optimizers(settings.functions["optimizer"], objective, settings.train)
     share = max(data.mlm_probability, data.mlm_probability_end or 0)
     try:
         need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)

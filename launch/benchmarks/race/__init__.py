@@ -37,6 +37,7 @@ from train_loop.optim import build_schedule
 from train_loop.optimizers.groups import build_optimizers
 from train_loop.processes import Processes
 from train_loop.speed.flops import count_flops, flops_of
+from train_loop.watching.run_record import read_run
 
 LIMITS = {"seconds": 60.0, "flops": 2e12}
 _FOLDER = Path(__file__).parent
@@ -117,13 +118,10 @@ def _ours(settings: Settings) -> Row:
     ready = set_up(settings, RunFolder(settings.train))
     assert ready is not None
     train_to_end(ready)
-    lines = (ready.run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "loss" in row]
-    flops = count_flops(ready.run.bare_objective, settings.data.block_size)
-    return {
-        "seconds": rows[-1]["seconds"],
-        "flops": sum(flops.of(row["num_tokens"], row["num_masked_tokens"]) for row in rows),
-    }
+    rows = read_run(ready.run.output_dir).having("loss")
+    counted = count_flops(ready.run.bare_objective, settings.data.block_size)
+    flops = sum(counted.of(row["num_tokens"], row["num_masked_tokens"]) for row in rows)
+    return {"seconds": rows[-1]["seconds"], "flops": flops}
 
 
 def _trainer(settings: Settings, *, with_mask: bool, **options: Any) -> Row:
