@@ -26,7 +26,6 @@ _EXTRAS = {
     "wandb": "--report_to wandb",
     "trackio": "--report_to trackio",
     "onnxruntime": "mlm publish export --format onnx",
-    "keras-hub": "mlm publish export --format keras",
     "scikit-learn": "mlm evaluate --labels",
 }
 _WRITTEN = 256_000_000  # bytes

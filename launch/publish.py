@@ -1,7 +1,7 @@
-"""Share a model on the Hub, or export it to another format.
+"""Share a model on the Hub, or export it to ONNX.
 
 mlm publish --model runs/mine/model --repo_id user/name
-mlm publish export --model runs/mine/model --format onnx --output mine-onnx
+mlm publish export --model runs/mine/model --output mine-onnx
 """
 
 import logging
@@ -48,9 +48,9 @@ def _push(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    parser = OneLineParser(prog="mlm publish export", description="Export a model to another format.")
+    parser = OneLineParser(prog="mlm publish export", description="Export a model to ONNX.")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
-    parser.add_argument("--format", required=True, choices=("onnx", "keras"), help="ONNX Runtime, or a KerasHub preset")
+    parser.add_argument("--format", default="onnx", choices=("onnx",), help="the only one")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     options = parser.parse_args(arguments)
     output = Path(options.output)
@@ -60,15 +60,13 @@ def _export(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as transformers_logging
 
-    from train_loop.sharing.export_keras import export_keras
     from train_loop.sharing.export_onnx import export_onnx
 
     transformers_logging.disable_progress_bar()
-    export, engine = (export_onnx, "ONNX Runtime") if options.format == "onnx" else (export_keras, "KerasHub")
-    compared = export(options.model, output)
+    compared = export_onnx(options.model, output)
     print(f"exported   {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     print(
-        f"checked    {engine}'s logits differ from the model's by {compared.difference:.2g} at the most, "
+        f"checked    ONNX Runtime's logits differ from the model's by {compared.difference:.2g} at the most, "
         f"on random texts of {min(compared.lengths):,} to {max(compared.lengths):,} tokens"
     )
 

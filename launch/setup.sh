@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv and installs what pyproject.toml asks for, in the versions of constraints.txt.
 # Does nothing, in a moment, when neither has changed. PYTHON=... chooses the interpreter.
-# Another environment with other extras: bash launch/setup.sh .venv-keras keras,test
+# Another environment with other extras: bash launch/setup.sh .venv-trackers trackers,test
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${1:-.venv}

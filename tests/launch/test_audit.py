@@ -58,7 +58,7 @@ def test_a_loop_with_means_of_means_and_what_to_do(capsys: pytest.CaptureFixture
             "accumulation 3 must divide the 8 texts",
         ),
         (("trainer",), "one of the arguments --model --model_type is required"),
-        (("keras", "--model_type", "bert"), "invalid choice: 'keras'"),
+        (("fairseq", "--model_type", "bert"), "invalid choice: 'fairseq'"),
     ],
 )
 def test_a_wrong_word_is_one_line(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

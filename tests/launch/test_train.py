@@ -226,7 +226,7 @@ def test_the_unigram_line_and_the_first_evaluation_are_near_what_they_should_be(
     assert 200 < next(row["eval_perplexity"] for row in rows if "eval_loss" in row) < 450
 
 
-@pytest.mark.parametrize("recipe", ["eli5", "eli5_keras", "pretrain", "quickstart"])
+@pytest.mark.parametrize("recipe", ["eli5", "pretrain", "quickstart"])
 def test_every_recipe_runs_on_local_folders_of_the_same_shape(
     recipe: str, train: Train, tmp_path: Path, eli5_folder: Path, model_folder: Path
 ) -> None:
@@ -237,7 +237,6 @@ def test_every_recipe_runs_on_local_folders_of_the_same_shape(
         (tmp_path / "wiki" / f"{split}.txt").write_text(text.replace('"', " "))
     words = {
         "eli5": ("--dataset", str(eli5_folder), "--model_name_or_path", str(model_folder), "--block_size", "16"),
-        "eli5_keras": ("--dataset", str(eli5_folder), "--model_name_or_path", str(model_folder), "--block_size", "16"),
         "pretrain": (
             *("--dataset", str(tmp_path / "wiki"), "--dataset_config", "none"),
             *("--tokenizer_name_or_path", str(model_folder), "--global_batch_size", "4"),

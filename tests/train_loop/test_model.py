@@ -30,7 +30,7 @@ def test_from_scratch_it_takes_vocabulary_and_special_tokens_from_the_tokenizer(
 
 
 def test_a_roberta_from_scratch_has_the_published_layer_norm(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Which KerasHub's is fixed to, and transformers' default is not."""
+    """RoBERTa's and DistilRoBERTa's; transformers' default is another."""
     for given, expected in (({}, 1e-5), ({"layer_norm_eps": 1e-12}, 1e-12)):
         model = _open(ModelConfig(model_type="roberta", model_config={**SMALL, **given}), tokenizer)
         norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]

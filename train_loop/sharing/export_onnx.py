@@ -18,24 +18,11 @@ _LONGEST_COMPARED = 2_048  # tokens; with a vocabulary of 50,000, their logits t
 
 
 class Comparison(NamedTuple):
-    """How close an exported model is to its original, over the tokens of some random texts."""
+    """How close a graph is to its model, over the tokens of some random texts."""
 
     difference: float  # the largest between two logits
     spread: float  # the standard deviation of the logits
     lengths: tuple[int, ...]  # of the texts, in tokens
-
-    def check(self, engine: str, name: str) -> None:
-        """Raise ValueError if the difference is more than rounding, which is about 1e-6 of the spread."""
-        if not self.difference < 1e-4 * self.spread:  # "not <" also refuses NaN
-            raise ValueError(f"{engine}'s logits differ by {self.difference:.2g} from those of {name!r}")
-
-
-def check_packages(format_name: str, *packages: str) -> None:
-    """Raise ValueError for a package of an export's extra that is not installed."""
-    for package in packages:
-        if find_spec(package) is None:
-            extra = f"mlm-train-loop[{format_name.lower()}]"
-            raise ValueError(f'the {format_name} export needs {package}: pip install "{extra}"')
 
 
 def export_onnx(name: str, output: Path) -> Comparison:
@@ -49,7 +36,9 @@ def export_onnx(name: str, output: Path) -> Comparison:
         ValueError: A package is missing, there is no such model, or ONNX Runtime computes other logits.
         OSError: The folder could not be written.
     """
-    check_packages("ONNX", "onnx", "onnxscript", "onnxruntime")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ValueError(f'the ONNX export needs {package}: pip install "mlm-train-loop[onnx]"')
     model, tokenizer = load_with_tokenizer(name)
     is_large = sum(parameter.nbytes for parameter in model.parameters()) > _LARGEST_FILE
     names = ("input_ids", "attention_mask")
@@ -68,7 +57,8 @@ def export_onnx(name: str, output: Path) -> Comparison:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         compared = compare_logits(model, folder / "model.onnx")
-        compared.check("ONNX Runtime", name)
+        if not compared.difference < 1e-4 * compared.spread:  # rounding is about 1e-6 of it; "not <" also refuses NaN
+            raise ValueError(f"ONNX Runtime's logits differ by {compared.difference:.2g} from those of {name!r}")
     return compared
 
 
