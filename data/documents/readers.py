@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from data.documents.files import DAMAGED, compression, damage, file_format, open_file
-from data.documents.json_values import json_values
 from data.documents.ranges import Range, Row, brief, first_key
 from data.documents.tables import arrow_batches, parquet_batches, read_table
 
 _BYTES_AT_ONCE = 1 << 16
 _LONGEST_LINE = 1 << 27  # bytes: a whole line is held in memory
+_LONGEST_JSON = 1 << 30  # characters of an array, or of objects over many lines: all of it is held in memory
 
 
 def read(part: Range, start: int, column: str) -> Iterator[Row]:
@@ -102,8 +102,8 @@ def _damaged(begin: int, part: Range, error: Exception) -> Row:
 
 
 def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
-    """An array of objects, or objects over many lines; or one object a line, where a bad line does not end the file."""
-    position = 0
+    """One object a line, where a bad line does not end the file; or an array or objects over many lines, read whole."""
+    longest = _LONGEST_JSON // part.every  # so many streams hold it
     try:
         with open_file(part.path) as file:
             has_lines = _begins_with_a_row(file)
@@ -111,13 +111,29 @@ def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
             yield from _read_lines(part, start, column, parse=json.loads)
             return
         with open_file(part.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
-            for index, value in enumerate(json_values(text)):
-                position = index + 1
-                if index >= start and part.has(index):
-                    yield _object(index, position, value)
+            content = text.read(longest + 1)
+        if len(content) > longest:
+            raise ValueError(f"more than {longest:,} characters in one piece: make it one object a line (.jsonl)")
+        values = _json_values(content.strip())
     except (ValueError, RecursionError, *DAMAGED) as error:
-        problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else f"not JSON: {damage(error)}"
-        yield Row(max(start, position), part.end, None, problem)
+        yield Row(start, part.end, None, f"not JSON that can be read: {damage(error)}")
+        return
+    for index, value in enumerate(values):
+        if index >= start and part.has(index):
+            yield _object(index, index + 1, value)
+
+
+def _json_values(text: str) -> list[Any]:
+    """Those of an array, or those that stand one after the other."""
+    if text.startswith("["):
+        return json.loads(text)
+    decoder, values, end = json.JSONDecoder(), [], 0
+    while end < len(text):
+        value, end = decoder.raw_decode(text, end)
+        values.append(value)
+        while text[end : end + 1].isspace():
+            end += 1
+    return values
 
 
 def _begins_with_a_row(file: Any) -> bool:

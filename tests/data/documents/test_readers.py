@@ -194,6 +194,19 @@ def test_an_error_of_the_disk_is_no_damage(tmp_path: Path) -> None:
             list(readers.read(part, part.begin, "text"))
 
 
+def test_an_array_that_is_too_long_to_be_held_is_refused_and_its_lines_are_not(tmp_path: Path) -> None:
+    """All streams that share a file hold it, so each may hold a share of 2**30 characters."""
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 1100}]))
+    (tmp_path / "lines.json").write_text('{"text": "first"}\n' + json.dumps({"text": "x" * 1100}))
+    (row,) = readers.read(Range(str(tmp_path / "a.json"), 0, sys.maxsize, every=2**20), 0, "text")
+    assert (row.value, row.begin, row.position) == (None, 0, sys.maxsize)
+    assert str(row.problem).endswith(": more than 1,024 characters in one piece: make it one object a line (.jsonl)")
+    (row,) = readers.read(Range(str(tmp_path / "a.json"), 0, sys.maxsize, every=2**19), 0, "text")
+    assert row.value == {"text": "x" * 1100}
+    (row,) = readers.read(Range(str(tmp_path / "lines.json"), 0, sys.maxsize, every=2**20, which=1), 0, "text")
+    assert row.value == {"text": "x" * 1100}
+
+
 @settings(max_examples=60)
 @given(content=st.binary(max_size=300), frames=st.integers(1, 3), cut=st.integers(1, 20), size=st.integers(1, 64))
 def test_a_zst_file_is_read_across_frames_and_never_ends_early_in_silence(
