@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -21,13 +20,6 @@ import psutil
 from launch.run.errors import OneLineParser, one_line_errors
 from train_loop.watching.columns import say
 
-_EXTRAS = {
-    "tensorboard": "--report_to tensorboard",
-    "wandb": "--report_to wandb",
-    "trackio": "--report_to trackio",
-    "onnxruntime": "mlm publish export --format onnx",
-    "scikit-learn": "mlm evaluate --labels",
-}
 _WRITTEN = 256_000_000  # bytes
 _PATIENCE = timedelta(seconds=60)  # for two processes to meet
 
@@ -44,11 +36,8 @@ def main(arguments: list[str]) -> None:
         "versions": _versions,
         "devices": _devices,
         "processes": _processes,
-        "compiler": _compiler,
-        "memory": _memory,
         "disk": lambda: _disk(Path(options.output_dir)),
         "hub": _hub,
-        "extras": _extras,
     }
     failed = False
     for name, check in checks.items():
@@ -127,21 +116,6 @@ def _meet(rank: int, backend: str, meeting: str) -> None:
     distributed.destroy_process_group()
 
 
-def _compiler() -> Iterator[Finding]:
-    from launch.run.processes import check_compiler
-
-    try:
-        check_compiler()
-        yield "ok", "a C++ compiler, for --torch_compile"
-    except ValueError as error:
-        yield "note", str(error)
-
-
-def _memory() -> Iterator[Finding]:
-    memory = psutil.virtual_memory()
-    yield "ok", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
-
-
 def _disk(folder: Path) -> Iterator[Finding]:
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(nearest).free
@@ -177,14 +151,6 @@ def _hub() -> Iterator[Finding]:
         yield "ok", f"logged in as {huggingface_hub.whoami()['name']}"
     except huggingface_hub.errors.HfHubHTTPError:
         yield "note", "the token is not accepted: hf auth login"
-
-
-def _extras() -> Iterator[Finding]:
-    for name, use in _EXTRAS.items():
-        try:
-            yield "ok", f"{name} {metadata.version(name)}, for {use}"
-        except metadata.PackageNotFoundError:
-            yield "note", f"no {name}, for {use}: pip install {name}"
 
 
 if __name__ == "__main__":

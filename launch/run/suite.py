@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Suite:
     def __post_init__(self) -> None:
         for name in {*self.pairs, *self.labels} - {ENGLISH, PYTHON_DOCS}:
             _files(name)  # a wrong name is told before hours of training
+        if self.labels and find_spec("sklearn") is None:
+            raise ValueError("labelled texts need scikit-learn: pip install 'mlm-train-loop[probes]'")
         if self.pooling not in ("mean", "first"):
             raise ValueError(f"pooling={self.pooling!r} must be mean or first")
         if self.every < 1:

@@ -47,7 +47,6 @@ def test_a_machine_that_works(tmp_path: Path) -> None:
     assert "torch" in found["versions"][0]
     assert any("cores" in line for line in found["devices"])
     assert found["hub"][0] == f"ok {hub.endpoint} answers"
-    assert "GB free" in found["memory"][0]
     assert not [*tmp_path.iterdir()]
 
 
@@ -63,10 +62,9 @@ def test_an_option_that_there_is_not_is_told_before_anything_is_tried() -> None:
 @pytest.mark.slow
 def test_what_cannot_work_fails_and_what_is_only_missing_does_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    code, found = _doctor("--output_dir", str(tmp_path / "file"), CXX="no-such-compiler")
+    code, found = _doctor("--output_dir", str(tmp_path / "file"))
     assert code == 1
     assert len(found["disk"]) == 1
     assert found["disk"][0].startswith("FAIL NotADirectoryError:")
     assert str(tmp_path / "file") in found["disk"][0]
-    assert found["compiler"][0].startswith("note torch_compile=true needs a C++ compiler")
     assert "HF_HUB_OFFLINE" in found["hub"][0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,16 @@ def test_a_wrong_word_is_one_line(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_labels_without_scikit_learn_are_refused_with_the_package(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as where it is not installed
+    with pytest.raises(SystemExit):
+        main(["--model", str(model_folder), "--labels", "python-docs"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: labelled texts need scikit-learn: pip install 'mlm-train-loop[probes]'"
 
 
 def test_a_model_without_a_trained_head_is_refused(

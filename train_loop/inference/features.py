@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from train_loop.inference.pairs import Score
+from train_loop.inference.pairs import T_95, Score
 from train_loop.inference.predictor import tokenize
 from train_loop.model import max_positions
 from train_loop.objectives.checks import without_dropout
@@ -17,7 +17,6 @@ Pooling = Literal["mean", "first"]
 
 _BATCH = 32
 _NUM_FOLDS = 5
-_T_95 = 2.776  # Student's t of 4 degrees of freedom
 
 
 @torch.no_grad()
@@ -47,15 +46,13 @@ def features(
 def probe(features_ND: np.ndarray, labels: Sequence[str]) -> Score:
     """The accuracy of a logistic regression, over 5 folds that are always the same, with the interval of their mean.
 
-    Raises ValueError if scikit-learn is missing, or a label occurs less than 5 times.
+    It needs scikit-learn. Raises ValueError if a label occurs less than 5 times.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise ValueError("labelled texts need scikit-learn: pip install 'mlm-train-loop[probes]'") from error
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     names, counts = np.unique(labels, return_counts=True)
     if len(names) < 2 or counts.min() < _NUM_FOLDS:
         found = dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -63,5 +60,5 @@ def probe(features_ND: np.ndarray, labels: Sequence[str]) -> Score:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
     accuracies = cross_val_score(classifier, features_ND, labels, cv=folds)
-    mean, half = float(accuracies.mean()), _T_95 * float(accuracies.std(ddof=1)) / math.sqrt(_NUM_FOLDS)
+    mean, half = float(accuracies.mean()), T_95[_NUM_FOLDS] * float(accuracies.std(ddof=1)) / math.sqrt(_NUM_FOLDS)
     return Score(len(labels), mean, mean - half, mean + half)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from train_loop.inference.scoring import TextScorer
 
+T_95 = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # number of figures -> Student's t of a mean
+
 
 class Pair(NamedTuple):
     """A sentence, a worse one, and what they are about."""

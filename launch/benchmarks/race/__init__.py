@@ -33,6 +33,7 @@ from launch.run.settings import Settings
 from launch.run.training import set_up, train_to_end
 from launch.terminal.tables import print_rows
 from train_loop import run_files
+from train_loop.inference.pairs import T_95
 from train_loop.optim import build_schedule
 from train_loop.optimizers.groups import build_optimizers
 from train_loop.processes import Processes
@@ -41,7 +42,6 @@ from train_loop.watching.run_record import read_run
 
 LIMITS = {"seconds": 60.0, "flops": 2e12}
 _FOLDER = Path(__file__).parent
-_T_95 = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # number of seeds -> Student's t
 _FORMS = {"updates": ",", "seconds": ".1f", "TFLOP": ".2f", "bits_per_byte": ".4f", "±95%": ".4f"}
 _FORMS |= {"perplexity": ".2f", "replayed": "+.4f"}
 # Bits per byte of models with other tokenizers compare by pseudo-likelihood only, which would take too long.
@@ -176,7 +176,7 @@ def _line(row: Row) -> Row:
     """What is shown of a result. One whose median is over the limit has no place."""
     scores, limit = row["bits_per_byte"], row["limit"]
     medians = {name: statistics.median(row[name]) for name in ("seconds", "flops", "perplexity")}
-    half = _T_95[len(scores)] * statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) in _T_95 else math.nan
+    half = T_95[len(scores)] * statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) in T_95 else math.nan
     return {
         "within": f"{LIMITS[limit]:g} {limit}" if medians[limit] <= LIMITS[limit] else f"over {limit}",
         "entry": row["entry"],

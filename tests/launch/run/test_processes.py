@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from launch.run.processes import device_notes, requested_processes, start_accelerator
+from launch.run.processes import check_compiler, device_notes, requested_processes, start_accelerator
 from train_loop.config import TrainConfig
 
 
@@ -85,3 +85,9 @@ def test_what_accelerate_launch_sets_where_nothing_is_compiled_is_taken(monkeypa
     """Buffers are constants, so they are not sent to all processes at each forward."""
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
     assert not start_accelerator(TrainConfig(cpu_threads=1)).ddp_handler.broadcast_buffers
+
+
+def test_a_compiler_that_is_not_there_is_named_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"a C\+\+ compiler, and no-such-compiler is not there: .* CXX, or use"):
+        check_compiler()
