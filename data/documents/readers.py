@@ -103,36 +103,36 @@ def _damaged(begin: int, part: Range, error: Exception) -> Row:
 
 def _read_json(part: Range, start: int, column: str) -> Iterator[Row]:
     """One object a line, where a bad line does not end the file; or an array or objects over many lines, read whole."""
-    longest = _LONGEST_JSON // part.every  # so many streams hold it
     try:
         with open_file(part.path) as file:
             has_lines = _begins_with_a_row(file)
         if has_lines:
             yield from _read_lines(part, start, column, parse=json.loads)
             return
-        with open_file(part.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
-            content = text.read(longest + 1)
-        if len(content) > longest:
-            raise ValueError(f"more than {longest:,} characters in one piece: make it one object a line (.jsonl)")
-        values = _json_values(content.strip())
+        values = enumerate(_json_values(part.path))
+        rows = [_object(index, index + 1, value) for index, value in values if index >= start and part.has(index)]
     except (ValueError, RecursionError, *DAMAGED) as error:
         yield Row(start, part.end, None, f"not JSON that can be read: {damage(error)}")
         return
-    for index, value in enumerate(values):
-        if index >= start and part.has(index):
-            yield _object(index, index + 1, value)
+    del values  # and with it those of other streams
+    yield from rows
 
 
-def _json_values(text: str) -> list[Any]:
-    """Those of an array, or those that stand one after the other."""
-    if text.startswith("["):
+def _json_values(path: str) -> list[Any]:
+    """The values of an array, or those that stand one after the other."""
+    with open_file(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as content:
+        text = content.read(_LONGEST_JSON + 1)
+    if len(text) > _LONGEST_JSON:
+        raise ValueError(f"more than {_LONGEST_JSON:,} characters in one piece: make it one object a line (.jsonl)")
+    if text.lstrip().startswith("["):
         return json.loads(text)
     decoder, values, end = json.JSONDecoder(), [], 0
     while end < len(text):
-        value, end = decoder.raw_decode(text, end)
-        values.append(value)
-        while text[end : end + 1].isspace():
+        if text[end].isspace():
             end += 1
+        else:
+            value, end = decoder.raw_decode(text, end)
+            values.append(value)
     return values
 
 

@@ -194,17 +194,18 @@ def test_an_error_of_the_disk_is_no_damage(tmp_path: Path) -> None:
             list(readers.read(part, part.begin, "text"))
 
 
-def test_an_array_that_is_too_long_to_be_held_is_refused_and_its_lines_are_not(tmp_path: Path) -> None:
-    """All streams that share a file hold it, so each may hold a share of 2**30 characters."""
-    (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 1100}]))
-    (tmp_path / "lines.json").write_text('{"text": "first"}\n' + json.dumps({"text": "x" * 1100}))
-    (row,) = readers.read(Range(str(tmp_path / "a.json"), 0, sys.maxsize, every=2**20), 0, "text")
+def test_an_array_that_is_too_long_to_be_held_is_refused_and_lines_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_LONGEST_JSON", 1024)  # for 2**30
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "x" * 1000}]))
+    (tmp_path / "longer.json").write_text(json.dumps([{"text": "x" * 1020}]))
+    (tmp_path / "lines.json").write_text('{"text": "first"}\n' + json.dumps({"text": "x" * 1020}))
+    assert texts(rows_of(tmp_path / "a.json", 1)) == ["x" * 1000]
+    assert texts(rows_of(tmp_path / "lines.json", 1)) == ["first", "x" * 1020]
+    (row,) = rows_of(tmp_path / "longer.json", 1)
     assert (row.value, row.begin, row.position) == (None, 0, sys.maxsize)
     assert str(row.problem).endswith(": more than 1,024 characters in one piece: make it one object a line (.jsonl)")
-    (row,) = readers.read(Range(str(tmp_path / "a.json"), 0, sys.maxsize, every=2**19), 0, "text")
-    assert row.value == {"text": "x" * 1100}
-    (row,) = readers.read(Range(str(tmp_path / "lines.json"), 0, sys.maxsize, every=2**20, which=1), 0, "text")
-    assert row.value == {"text": "x" * 1100}
 
 
 @settings(max_examples=60)
