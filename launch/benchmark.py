@@ -1,4 +1,4 @@
-"""Measure this project beside what people use today: ``mlm benchmark data|train|documents|fill_mask|race``."""
+"""Measure this project beside what people use today: ``mlm benchmark data|train|fill_mask|race``."""
 
 import argparse
 import importlib
@@ -17,7 +17,7 @@ _DISTILROBERTA = {"vocab_size": 50265, "num_hidden_layers": 6, "max_position_emb
 def main(arguments: list[str]) -> None:
     """Run a benchmark and print its report."""
     options = _parser().parse_args(arguments)
-    for name in ("repeats", "copies", "length", "long", "batch", "steps", "warm_up", "texts", "seeds"):
+    for name in ("repeats", "copies", "length", "batch", "steps", "warm_up", "texts", "seeds"):
         if getattr(options, name, 1) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be 1 or more")
     if hasattr(options, "model_type"):
@@ -33,11 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     counts = {"batch": (16, "Blocks in a batch."), "steps": (8, "Updates timed."), "warm_up": (2, "Updates before.")}
     train = _add(commands, "train", "updates beside Trainer and a plain Accelerate loop", counts)
     train.add_argument("--torch_compile", action="store_true", help="Compile the layers of this project's model.")
-    counts = {"batch": (64, "Sentences at once."), "long": (512, "Tokens in a block of documents.")}
-    counts |= {"steps": (3, "Updates timed."), "warm_up": (1, "Updates before.")}
-    documents = _add(commands, "documents", "texts side by side, beside padding and masks", counts, copies=1, repeats=3)
-    for timed in (train, documents):
-        timed.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
+    train.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="Default: no, fp32.")
+    texts = "concatenate; or sentences (line_by_line) or documents (pack) side by side, beside padding and masks."
+    train.add_argument("--grouping", default="concatenate", choices=("concatenate", "line_by_line", "pack"), help=texts)
     counts = {"texts": (1000, "Sentences.")}
     _add(commands, "fill_mask", 'filling masks beside pipeline("fill-mask")', counts, copies=1, repeats=3)
     race = commands.add_parser("race", help="who learns a fixed text best, by recipes and seeds")

@@ -64,9 +64,9 @@ for length in "${lengths[@]}"; do
         $([ "$length" -gt 128 ] && echo "${modernbert[@]}" || echo "${roberta[@]}")
 done
 for length in "${long[@]}"; do
-    check "documents by kernel at $length" 60 'documents' \
-        "${benchmark[@]}" documents "${text[@]}" --precision "$half" --long "$length" "${updates[@]}" \
-        "${modernbert[@]}"
+    check "documents by kernel at $length" 60 'this project' \
+        "${benchmark[@]}" train --grouping pack "${text[@]}" --precision "$half" --length "$length" "${updates[@]}" \
+        "${modernbert[@]}" --batch $((length > 512 ? 1 : 4))
 done
 check "compiled layers" 80 'this project' \
     "${benchmark[@]}" train "${text[@]}" --precision "$half" "${updates[@]}" "${roberta[@]}" --torch_compile

@@ -1,5 +1,8 @@
 """Compares updates per second of this loop, `Trainer`, a tuned `Trainer`, and a plain Accelerate loop.
 
+Or texts side by side in one row with the same texts padded or masked, both by this loop; ``--grouping`` other than
+concatenate asks for that. Tokens of padding do not count.
+
 All start from the same weights and train on the same blocks, with the model's own dropout, AdamW and clipping. Each
 runs in a process of its own, in every round. A contender is a function of a run's settings, which say how many updates
 it makes, and of a function that it calls after each of them, with the tokens of text where blocks are not full.
@@ -49,39 +52,45 @@ Contender = Callable[[Settings, Tick], None]
 
 def run(options: argparse.Namespace) -> None:
     """Measure and print."""
+    contenders = CONTENDERS if options.grouping == "concatenate" else WAYS
+    by_sentence, rival = options.grouping == "line_by_line", list(contenders)[1]
     train = TrainConfig(
         global_batch_size=options.batch,
+        # Sentences are sorted by length within an update, so that padding is what it is in a run.
+        per_device_train_batch_size=max(1, options.batch // 4) if by_sentence else None,
         max_steps=options.warm_up + options.steps,
         mixed_precision=options.precision,
         torch_compile=options.torch_compile,
     )
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(write_text(options, Path(folder)), options.model, train)
+        text = write_text(options, Path(folder), by_sentence=by_sentence)
+        data = replace(text, grouping=options.grouping, document_attention=options.grouping == "pack")
+        settings = Settings(data, options.model, train)
         num_blocks = len(open_corpus(settings).train[0])
         if num_blocks < options.batch:
             raise ValueError(f"batch={options.batch}: the text has {num_blocks} blocks: use --batch {num_blocks}")
         flops_per_token = in_child(partial(_flops_per_token, settings))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ways: dict[str, Any] = {}
-        ways |= {name: partial(measured, way, settings, options.steps) for name, way in CONTENDERS.items()}
+        ways |= {name: partial(measured, way, settings, options.steps) for name, way in contenders.items()}
         ways["matmul"] = partial(matmul_rate, device, options.precision, seconds=3.0)
         results = interleave({name: partial(in_child, way) for name, way in ways.items()}, options.repeats)
-    speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in CONTENDERS}
+    speeds = {name: [result["tokens_per_second"] for result in results[name]] for name in contenders}
     most = [flops / flops_per_token for flops in results["matmul"]]  # tokens per second
     cases = [
         {
             "name": name,
             "tokens_per_second": spread(speeds[name]),
-            "ratio": ratio(speeds[name], speeds["Trainer"]),
+            "ratio": ratio(speeds[name], speeds[rival]),
             "peak_memory_bytes": spread([result["peak_memory"] for result in results[name]]),
             "share_of_matmul_rate": ratio(speeds[name], most),
         }
-        for name in CONTENDERS
+        for name in contenders
     ]
-    facts = {name: getattr(options, name) for name in ("batch", "length", "precision", "torch_compile")}
+    facts = {name: getattr(options, name) for name in ("grouping", "batch", "length", "precision", "torch_compile")}
     facts |= {"model": asdict(options.model), "flops_per_token": flops_per_token}
     facts["matmul_flops_per_second"] = spread(results["matmul"])
-    header = ["training", "tokens/s", "ratio to Trainer", "peak memory", "of the matrix-product rate"]
+    header = ["training", "tokens/s", f"ratio to {rival}", "peak memory", "of the matrix-product rate"]
     print_report(options, [header, *map(_row, cases)], cases, **facts)
 
 
@@ -260,3 +269,5 @@ CONTENDERS: dict[str, Contender] = {
     "Trainer, MaskedLMLoss": partial(trainer, with_mask=False, is_right=True, **_TUNED),
     "Accelerate loop": accelerate_loop,
 }
+_padded: Contender = partial(this_project, side_by_side=False)
+WAYS: dict[str, Contender] = {"this project": this_project, "padded or masked": _padded}
