@@ -65,7 +65,6 @@ _WRONG = {  # what each command refuses, besides an unknown option
     "publish": ["--model", "x", "--repo_id", "without-user"],
     "doctor": [],
     "evaluate": ["--model", "x", "--block_size", "many"],
-    "audit": ["trainer"],
     "benchmark": ["train", "--shape", "hidden_size=big"],
 }
 

@@ -1,9 +1,14 @@
-"""Compares the gradient and the evaluation of other training loops with the true ones: see `launch.audit`."""
+"""Audit another training loop: are its gradient and its loss right, with your model and versions?
+
+python -m tests.audit trainer --model roberta-base      # transformers' Trainer, and Trainer with this project's MaskedLMLoss
+python -m tests.audit accelerate --model_type bert      # a loop like run_mlm_no_trainer.py; random weights of a tiny shape
+"""
 
 import argparse
 import itertools
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +24,15 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from launch.run.errors import OneLineParser, one_line_errors
 from launch.terminal.tables import print_rows
 from train_loop.objectives.hf_loss import MaskedLMLoss
 
+_MEANING = """
+One update of 8 texts of 64 tokens, 15 % of them masked, cut in each way, without dropout and clipping. The true
+gradient is that of the mean over all masked tokens of the update.
+gradient x: how many times too long the loop's gradient is. cosine: 1 if it has the right direction.
+eval loss x: the loss that the loop reports for other texts, over the mean over all of their masked tokens."""
 _NUM_TEXTS, _LENGTH, _MASKED = 8, 64, 0.15
 _TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _TINY |= {"vocab_size": 160, "embedding_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -213,3 +224,22 @@ LOOPS: dict[str, dict[str, Callable[[Case], tuple[Gradient, float]]]] = {
     "trainer": {"Trainer": partial(trainer, mends=False), "Trainer with MaskedLMLoss": partial(trainer, mends=True)},
     "accelerate": {"Accelerate loop": accelerate_loop},
 }
+
+
+@one_line_errors
+def main(arguments: list[str]) -> None:
+    """Print a row for each loop and each way, and what to do."""
+    parser = OneLineParser(prog="python -m tests.audit", description=f"{__doc__}{_MEANING}")
+    parser.add_argument("loop", choices=("trainer", "accelerate"), help="the loop to audit")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="DIR_OR_ID", help="a model as AutoModelForMaskedLM opens it")
+    model.add_argument("--model_type", metavar="TYPE", help="random weights of a tiny model of this type")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    parser.add_argument("--accumulation", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default: 1 2 4")
+    parser.add_argument("--json", action="store_true", help="print one JSON line a row")
+    options = parser.parse_args(arguments)
+    audit(options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

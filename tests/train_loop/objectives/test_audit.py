@@ -1,11 +1,11 @@
-"""``mlm audit``: what other loops compute, on tiny models of many families."""
+"""`tests.audit`: what other loops compute, on tiny models of many families."""
 
 import json
 from typing import Any
 
 import pytest
 
-from launch.audit import main
+from tests.audit import main
 
 # transformers 5.23: these divide by the masked tokens of the update, the others take a mean of their micro-batch.
 RIGHT = {"modernbert", "eurobert"}
