@@ -48,11 +48,11 @@ def test_a_block_is_masked_alike_in_any_company(
         texts, tokenizer, tmp_path, grouping=grouping, masking=masking, document_attention=True, last_block="pad"
     )
     ids = np.arange(min(12, len(blocks)))
-    together = collator(blocks[ids], ids, np.zeros_like(ids), 0.3)
+    together = collator(blocks[ids], ids, np.zeros_like(ids), np.full(len(ids), 0.3))
     width = together.input_ids.shape[1]
     assert together.num_masked > 0
     for i in ids:
-        alone = collator(blocks[ids[i : i + 1]], ids[i : i + 1], np.zeros(1, np.int64), 0.3)
+        alone = collator(blocks[ids[i : i + 1]], ids[i : i + 1], np.zeros(1, np.int64), np.array([0.3]))
         length = alone.input_ids.shape[1]
         assert length <= width
         assert torch.equal(alone.input_ids[0], together.input_ids[i, :length])
@@ -123,7 +123,7 @@ def test_line_by_line_is_as_wide_as_its_longest_text_and_masks_its_padding(
     assert blocks.lengths is not None
     assert len(blocks) == len(TEXTS) * 30
     ids = np.argsort(blocks.lengths)[:5]
-    batch = collator(blocks[ids], ids, np.zeros(5, np.int64), 0.15)
+    batch = collator(blocks[ids], ids, np.zeros(5, np.int64), np.full(5, 0.15))
     longest = int(blocks.lengths[ids].max())
     assert batch.input_ids.shape[1] == -(-longest // 8) * 8 < 48
     assert batch.attention_mask is not None
@@ -138,7 +138,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(
 ) -> None:
     blocks, collator = _blocks(texts, tokenizer, tmp_path, grouping=grouping, document_attention=True)
     ids = np.arange(4)
-    batch = collator(blocks[ids], ids, np.zeros_like(ids), 0.3)
+    batch = collator(blocks[ids], ids, np.zeros_like(ids), np.full(len(ids), 0.3))
     assert batch.position_ids is not None
     logits = MaskedLogits(without_dropout(tiny_model(family)).eval())
     packed = logits(batch.input_ids, batch.masked_positions, batch.attention_mask, position_ids=batch.position_ids)
