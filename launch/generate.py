@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top_k", type=int, default=20, metavar="K", help="tokens that are drawn from (default: 20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     options = parser.parse_args(arguments)
+    if options.num_texts < 1:
+        raise ValueError(f"--num_texts {options.num_texts} must be 1 or more")
     prompts = [text for text in open_texts(options) for _ in range(options.num_texts)]
     from transformers.utils import logging
 
@@ -42,7 +44,10 @@ def main(arguments: list[str]) -> None:
     writer = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     settings = read_record(Path(model_folder(options.model))).settings
     if (masking := settings.get("masking", "unknown")) != "diffusion":
-        print(f"note: trained with masking={masking}, not diffusion: made for texts with few masks", file=sys.stderr)
+        print(
+            f"note: the model was trained with masking={masking}, not diffusion: it is used to texts with few masks",
+            file=sys.stderr,
+        )
     columns = None if as_json(options) else terminal_columns()
     mask, shown = str(writer.tokenizer.mask_token), 0
 

@@ -147,11 +147,7 @@ def choose_fixed_count(
 
 
 def choose_diffusion(
-    input_ids: np.ndarray,
-    allowed: np.ndarray,
-    word_starts: np.ndarray | None,
-    draws: np.ndarray,
-    probability: np.ndarray,
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose any number of the n allowed tokens of each block: 1 to n are equally likely, by a uniform rate in (0, 1].
 

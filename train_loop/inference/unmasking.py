@@ -5,6 +5,7 @@ is the product of the probabilities of the choices, each at the moment it is mad
 probability of the fills in the order in which they are made, where a step makes one choice.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -37,11 +38,15 @@ class Filling(NamedTuple):
 
     def filled(self, chosen: dict[int, Choice]) -> "Filling":
         """With tokens at some of the masks."""
-        row = list(self.row)
-        for position, (_, (token, *_)) in chosen.items():
-            row[position] = token
-        masks = tuple(position for position in self.masks if position not in chosen)
-        return Filling(tuple(row), masks, self.log_probs | {position: choice[0] for position, choice in chosen.items()})
+        row = tuple(chosen[i][1][0] if i in chosen else token for i, token in enumerate(self.row))
+        masks = tuple(i for i in self.masks if i not in chosen)
+        return Filling(row, masks, self.log_probs | {i: log_prob for i, (log_prob, _) in chosen.items()})
+
+    def masked(self, positions: Sequence[int], mask: int) -> "Filling":
+        """With masks again at some positions that were filled."""
+        row = tuple(mask if i in positions else token for i, token in enumerate(self.row))
+        kept = {i: log_prob for i, log_prob in self.log_probs.items() if i not in positions}
+        return Filling(row, tuple(sorted({*self.masks, *positions})), kept)
 
 
 def unmask(
@@ -65,45 +70,34 @@ def unmask(
     texts = list(fillings)
     draws = [random.Random(f"{seed} {i}") for i in range(len(texts))]
     totals = [len(text.masks) for text in texts]
-    step = 0
-    yield texts
-    while left := [i for i, text in enumerate(texts) if text.masks]:
-        step += 1
-        goals = [-(-totals[i] * step // min(num_steps or totals[i], totals[i])) for i in left]  # filled after the step
-        new = [goal - (totals[i] - len(texts[i].masks)) for i, goal in zip(left, goals, strict=True)]
+    for step in itertools.count(1):
+        yield list(texts)
+        if not (left := [i for i, text in enumerate(texts) if text.masks]):
+            return
+        steps = [min(num_steps or totals[i], totals[i]) for i in left]
+        rests = [totals[i] * (number - step) // number for i, number in zip(left, steps, strict=True)]  # masks after it
+        in_order = order == "left_to_right"
         queries = [
-            Query(texts[i].row, texts[i].masks[:number] if order == "left_to_right" else texts[i].masks)
-            for i, number in zip(left, new, strict=True)
+            Query(texts[i].row, texts[i].masks[: len(texts[i].masks) - rest] if in_order else texts[i].masks)
+            for i, rest in zip(left, rests, strict=True)
         ]
         found = predictor.top_k(queries, top_k + len(excluded), batch_size)
-        for i, goal, number, query, choices in zip(left, goals, new, queries, found, strict=True):
+        for i, rest, query, choices in zip(left, rests, queries, found, strict=True):
             allowed = ([one for one in of_mask if one[1][0] not in excluded][:top_k] for of_mask in choices)
-            chosen = {
-                position: _draw(of_mask, temperature, draws[i])
-                for position, of_mask in zip(query.positions, allowed, strict=True)
+            drawn = [_draw(of_mask, temperature, draws[i]) for of_mask in allowed]
+            chosen = dict(zip(query.positions, drawn, strict=True))
+            text = texts[i].filled(chosen)
+            ranks = {  # the lowest become masks again
+                position: (order != "remask" and position not in chosen, draws[i].random() if order == "random" else p)
+                for position, p in text.log_probs.items()
             }
-            if order == "random":
-                chosen = {position: chosen[position] for position in draws[i].sample(sorted(chosen), number)}
-            elif order == "confidence":
-                chosen = dict(sorted(chosen.items(), key=lambda item: -item[1][0])[:number])
-            texts[i] = texts[i].filled(chosen)
-            if order == "remask" and goal < totals[i]:
-                texts[i] = _remasked(texts[i], goal, predictor.tokenizer.mask_token_id)
-        yield texts
+            again = sorted(ranks, key=lambda position: ranks[position])[: rest - len(text.masks)]
+            texts[i] = text.masked(again, predictor.tokenizer.mask_token_id)
 
 
 def _draw(choices: list[Choice], temperature: float, draws: random.Random) -> Choice:
-    if len(choices) == 1:
-        return choices[0]
     best = choices[0][0]
     return draws.choices(choices, [math.exp((log_prob - best) / temperature) for log_prob, _ in choices])[0]
-
-
-def _remasked(text: Filling, number: int, mask: int) -> Filling:
-    """With the surest tokens alone, so many, and masks in place of the others."""
-    kept = dict(sorted(text.log_probs.items(), key=lambda item: -item[1])[:number])
-    masks = tuple(sorted(text.log_probs.keys() - kept.keys()))
-    return Filling(tuple(mask if i in masks else token for i, token in enumerate(text.row)), masks, kept)
 
 
 def fill_jointly(
