@@ -44,10 +44,7 @@ def main(arguments: list[str]) -> None:
     writer = FillMask.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     settings = read_record(Path(model_folder(options.model))).settings
     if (masking := settings.get("masking", "unknown")) != "diffusion":
-        print(
-            f"note: the model was trained with masking={masking}, not diffusion: it is used to texts with few masks",
-            file=sys.stderr,
-        )
+        print(f"note: trained with masking={masking}, not diffusion: few words say little to it", file=sys.stderr)
     columns = None if as_json(options) else terminal_columns()
     mask, shown = str(writer.tokenizer.mask_token), 0
 

@@ -24,7 +24,7 @@ def test_texts_are_written_from_each_prompt(
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
     assert [row["prompt"] for row in rows] == ["the cat"] * 3 + ["a [MASK] dog"] * 3
-    assert all(row["text"].startswith(row["prompt"].partition("[MASK]")[0]) for row in rows)
+    assert all(row["text"].startswith(row["prompt"].partition(" [MASK]")[0]) for row in rows)
     assert len({row["text"] for row in rows}) == 6
     assert "<mask>" not in "".join(row["text"] for row in rows)
     assert "note" not in captured.err
