@@ -144,9 +144,8 @@ class DataConfig:
         _ = self.choose, self.group, self.mask_rate  # errors in their names are raised now
         if self.is_diffusion and self.mask_replace_prob < 1:
             raise ValueError(
-                f"masking={self.masking} with mask_replace_prob={self.mask_replace_prob}: its loss bounds the "
-                "likelihood only where each chosen token becomes the mask: add --mask_replace_prob 1 "
-                "--random_replace_prob 0"
+                f"masking={self.masking} with mask_replace_prob={self.mask_replace_prob}: each chosen token must "
+                "become the mask, or the loss bounds nothing: add --mask_replace_prob 1 --random_replace_prob 0"
             )
         if not 0 <= self.diffusion_warmup <= (1 if self.is_diffusion else 0):
             raise ValueError(f"diffusion_warmup={self.diffusion_warmup} must be from 0 to 1, with --masking diffusion")

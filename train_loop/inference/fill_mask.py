@@ -110,7 +110,7 @@ class FillMask(MaskPredictor):
             batch_size: Number of texts in one forward.
             watch: Called with the texts before the first step and after each, masks in them.
 
-        Returns the texts. Raises ValueError if a setting or a text cannot work.
+        Raises ValueError if a setting or a text cannot work.
         """
         for name, value in (("num_steps", num_steps), ("top_k", top_k), ("batch_size", batch_size)):
             if value is not None and value < 1:

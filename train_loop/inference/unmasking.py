@@ -74,24 +74,18 @@ def unmask(
         yield list(texts)
         if not (left := [i for i, text in enumerate(texts) if text.masks]):
             return
-        steps = [min(num_steps or totals[i], totals[i]) for i in left]
-        rests = [totals[i] * (number - step) // number for i, number in zip(left, steps, strict=True)]  # masks after it
-        in_order = order == "left_to_right"
-        queries = [
-            Query(texts[i].row, texts[i].masks[: len(texts[i].masks) - rest] if in_order else texts[i].masks)
-            for i, rest in zip(left, rests, strict=True)
-        ]
-        found = predictor.top_k(queries, top_k + len(excluded), batch_size)
-        for i, rest, query, choices in zip(left, rests, queries, found, strict=True):
+        found = predictor.top_k([Query(texts[i].row, texts[i].masks) for i in left], top_k + len(excluded), batch_size)
+        for i, choices in zip(left, found, strict=True):
+            rng, steps = draws[i], min(num_steps or totals[i], totals[i])
             allowed = ([one for one in of_mask if one[1][0] not in excluded][:top_k] for of_mask in choices)
-            drawn = [_draw(of_mask, temperature, draws[i]) for of_mask in allowed]
-            chosen = dict(zip(query.positions, drawn, strict=True))
+            drawn = (_draw(of_mask, temperature, rng) for of_mask in allowed)
+            chosen = dict(zip(texts[i].masks, drawn, strict=True))
             text = texts[i].filled(chosen)
             ranks = {  # the lowest become masks again
-                position: (order != "remask" and position not in chosen, draws[i].random() if order == "random" else p)
-                for position, p in text.log_probs.items()
+                k: (order != "remask" and k not in chosen, {"random": rng.random(), "left_to_right": -k}.get(order, p))
+                for k, p in text.log_probs.items()
             }
-            again = sorted(ranks, key=lambda position: ranks[position])[: rest - len(text.masks)]
+            again = sorted(ranks, key=lambda k: ranks[k])[: totals[i] * (steps - step) // steps]
             texts[i] = text.masked(again, predictor.tokenizer.mask_token_id)
 
 
