@@ -45,25 +45,24 @@ def main(arguments: list[str]) -> None:
     settings = read_record(Path(model_folder(options.model))).settings
     if (masking := settings.get("masking", "unknown")) != "diffusion":
         print(f"note: trained with masking={masking}, not diffusion: few words say little to it", file=sys.stderr)
-    columns = None if as_json(options) else terminal_columns()
-    mask, shown = str(writer.tokenizer.mask_token), 0
+    columns, mask = None if as_json(options) else terminal_columns(), str(writer.tokenizer.mask_token)
+    watched = prompts[:_MOST_WATCHED] if columns else []
 
     def watch(texts: list[str]) -> None:
-        nonlocal shown
-        up = f"\x1b[{shown}F" if shown else ""
-        lines = [excerpt(visible(text.replace(mask, "░")), columns) for text in texts[:_MOST_WATCHED]]
-        print(up + "\n".join(f"\x1b[K{line}" for line in lines), flush=True)
-        shown = len(lines)
+        lines = [excerpt(visible(text.replace(mask, "░")), columns) for text in texts[: len(watched)]]
+        print(f"\x1b[{len(watched)}F\x1b[J" + "\n".join(lines), flush=True)
 
     names = ("num_tokens", "num_steps", "order", "temperature", "top_k", "seed", "batch_size")
     texts = [own_mask(text, writer.tokenizer) for text in prompts]
     how = {name: getattr(options, name) for name in names}
-    written = writer.generate(texts, **how, watch=None if columns is None else watch)
+    print("\n" * len(watched), end="")
+    written = writer.generate(texts, **how, watch=watch if watched else None)
+    print(f"\x1b[{len(watched)}F\x1b[J" if watched else "", end="")
     for prompt, text in zip(prompts, written, strict=True):
         if as_json(options):
             print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))
-        elif columns is None:
-            say(text)
+        else:
+            say(visible(text))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def test_texts_are_written_from_each_prompt(
     assert "<mask>" not in "".join(row["text"] for row in rows)
     assert "note" not in captured.err
     main(["--model", str(tmp_path / "run"), *how])
-    assert capsys.readouterr().out.splitlines() == [" ".join(row["text"].splitlines()) for row in rows]
+    assert capsys.readouterr().out.splitlines() == [row["text"].replace("\n", "⏎") for row in rows]
 
 
 def test_a_model_of_80_10_10_writes_too_and_a_line_says_it(
