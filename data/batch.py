@@ -26,7 +26,7 @@ class DocumentBorders:
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """A micro-batch of B blocks of L tokens, M of which are to be predicted. Its tensors are int64."""
+    """A micro-batch of B blocks of L tokens, M of which are to be predicted. Its tensors are int64, weights fp32."""
 
     input_ids: torch.Tensor  # [B, L], after masking
     masked_positions: torch.Tensor  # [M], in the flattened [B * L], so that no forward has to search for them
@@ -38,6 +38,8 @@ class MaskedBatch:
     position_ids: torch.Tensor | None = None  # [B, L], from 0 in each document; where attention stays inside documents
     # Of a batch that is one row, [1, T], in which documents stand side by side, in order of length.
     documents: DocumentBorders | None = None
+    weights: torch.Tensor | None = None  # [M], what each prediction counts in the loss; None: each counts as one
+    weight_sum: int | None = None  # of the weights, on the host
 
     @classmethod
     def of_zeros(

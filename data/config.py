@@ -70,8 +70,11 @@ class DataConfig:
     last_block: Literal["drop", "pad"] = "drop"
     """The tokens after the last full block of grouping=concatenate: drop them, or pad them to a block."""
     masking: Annotated[str, "identity"] = "token"
-    """What is chosen to be predicted: token, whole_word, span (of words) or fixed_count (the same share of each
-    block); or path/to/file.py:name. Evaluation always chooses tokens, so that runs can be compared."""
+    """What is chosen to be predicted: token, whole_word, span (of words), fixed_count (the same share of each block)
+    or diffusion (any number in each block); or path/to/file.py:name. Evaluation chooses tokens, so that runs can be
+    compared; with diffusion it is the bound on the text's likelihood."""
+    diffusion_warmup: Annotated[float, "identity"] = 0.0
+    """Share of the run over which the blocks' rates of masking=diffusion spread from mlm_probability to all."""
     mlm_probability: Annotated[float, "identity"] = 0.15
     """Probability that a token is chosen to be predicted."""
     mlm_probability_schedule: Annotated[str, "identity"] = "constant"
@@ -96,6 +99,11 @@ class DataConfig:
     def needs_words(self) -> bool:
         """Whether the masking needs to know where words begin."""
         return needs_words(self.choose)
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether each block has a masking rate of its own, and each prediction a weight."""
+        return getattr(self.choose, "by_block", False)
 
     @property
     def has_padding(self) -> bool:
@@ -134,6 +142,13 @@ class DataConfig:
         if weights and not min(weights) >= sum(weights) / 1000 > 0:
             raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
         _ = self.choose, self.group, self.mask_rate  # errors in their names are raised now
+        if self.is_diffusion and self.mask_replace_prob < 1:
+            raise ValueError(
+                f"masking={self.masking} with mask_replace_prob={self.mask_replace_prob}: each chosen token must "
+                "become the mask, or the loss bounds nothing: add --mask_replace_prob 1 --random_replace_prob 0"
+            )
+        if not 0 <= self.diffusion_warmup <= (1 if self.is_diffusion else 0):
+            raise ValueError(f"diffusion_warmup={self.diffusion_warmup} must be from 0 to 1, with --masking diffusion")
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(
                 f"mlm_probability_schedule={self.mlm_probability_schedule} and mlm_probability_end="

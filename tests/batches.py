@@ -15,7 +15,7 @@ from data import (
     build_blocks,
     vocabulary,
 )
-from data.batches.loader import Place, Plan, eval_batches
+from data.batches.loader import Place, eval_batches
 from data.blocks.tokenization import encoder
 from data.blocks.tokens import ID_MASK, WORD_START
 
@@ -45,7 +45,7 @@ def micro_batches_of(
 
 def batch_of(dataset: MicroBatches, block_ids: np.ndarray, epoch: int = 0) -> MaskedBatch:
     """The masked batch of some blocks."""
-    return dataset[Plan((np.full_like(block_ids, epoch), block_ids), PROBABILITY)]
+    return dataset[np.full_like(block_ids, epoch), block_ids, constant(0, len(block_ids))]
 
 
 def loader_of(
@@ -59,7 +59,12 @@ def loader_of(
     """The training loader of one process."""
     order = Order((len(dataset.blocks),), (1.0,), global_batch_size, dataset.collator.seed)
     config = DataConfig(dataloader_num_workers=num_workers)
-    return TrainLoader(dataset, order, lambda step: PROBABILITY, micro_batch_size, Place(rank, num_processes), config)
+    return TrainLoader(dataset, order, constant, micro_batch_size, Place(rank, num_processes), config)
+
+
+def constant(step: int, number: int) -> np.ndarray:
+    """The usual masking rate, for each of some blocks."""
+    return np.full(number, PROBABILITY)
 
 
 def as_batch(
@@ -74,7 +79,8 @@ def as_batch(
 
 def all_batches(dataset: MicroBatches, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[MaskedBatch]:
     """The evaluation batches of one process."""
-    return list(eval_batches(dataset, batch_size, PROBABILITY, Place(rank, num_processes), DataConfig()))
+    rates = constant(0, len(dataset.blocks))
+    return list(eval_batches(dataset, batch_size, rates, Place(rank, num_processes), DataConfig()))
 
 
 def rows_of(batch: MaskedBatch) -> list[Row]:

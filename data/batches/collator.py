@@ -1,6 +1,7 @@
 """Blocks to `MaskedBatch`."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +25,8 @@ class Collator:
     trims: bool = False  # a batch is as wide as its longest block, rounded up to a multiple of 8, instead of L
     is_flat: bool = False  # a batch is one row, without padding; see `MaskedBatch.documents`
 
-    def __call__(
-        self, blocks: np.ndarray, block_ids: np.ndarray, passes: np.ndarray, mlm_probability: float
-    ) -> MaskedBatch:
-        """Mask ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`), by their ``[B]`` ids and passes.
+    def __call__(self, blocks: np.ndarray, block_ids: np.ndarray, passes: np.ndarray, rates: np.ndarray) -> MaskedBatch:
+        """Mask ``[B, L]`` tokens as they are stored (see `data.blocks.tokens`), by their ``[B]`` ids, passes and rates.
 
         A pass is how often a block was seen before. If B is 0, the batch is `MaskedBatch.blank`.
         """
@@ -41,7 +40,13 @@ class Collator:
         # At the full width L: a block's masks must not depend on the lengths of the others.
         draws = uniform(block_ids, length, self.seed, passes)
         word_starts = (blocks & WORD_START) != 0 if needs_words(self.choose) else None
-        positions, labels = self.mask(input_ids, allowed, word_starts, draws, mlm_probability)
+        by_block = getattr(self.choose, "by_block", False)
+        positions, labels = self.mask(input_ids, allowed, word_starts, draws, rates if by_block else float(rates[0]))
+        weights: dict[str, Any] = {}
+        if by_block:
+            num_allowed, rows = allowed.sum(axis=1), positions // length
+            each = num_allowed / np.maximum(1, np.bincount(rows, minlength=len(blocks)))
+            weights = {"weights": torch.from_numpy(each[rows]).float(), "weight_sum": int(num_allowed.sum())}
         width = length
         if self.trims:
             width = min(length, -(-int((~is_padding).sum(axis=1).max()) // 8) * 8)
@@ -58,11 +63,12 @@ class Collator:
             attention_mask=trimmed(~is_padding) if is_padding.any() else None,
             block_ids=torch.from_numpy(block_ids),
             position_ids=trimmed(_document_positions(blocks, is_padding)) if self.document_attention else None,
+            **weights,
         )
         return _side_by_side(batch) if self.is_flat else batch
 
     def mask(
-        self, input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, rate: float
+        self, input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, rate: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mask ``[B, L]`` tokens in place, see `Choose`; return ``[M]`` flat positions and ``[M]`` labels."""
         positions, kinds = self.choose(input_ids, allowed, word_starts, draws, rate)

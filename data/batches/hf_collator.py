@@ -55,6 +55,10 @@ class MaskedLMCollator:
         if self.tokenizer.mask_token_id is None:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
         choose = find("masking", self.masking, MASKINGS, check_choice)
+        if getattr(choose, "by_block", False):
+            raise ValueError(
+                f"masking={self.masking} gives predictions weights, which Trainer does not read: mlm train does"
+            )
         if needs_words(choose):
             require_words(self.tokenizer, self.masking)
         if not 0 <= self.mlm_probability <= 1:

@@ -23,25 +23,18 @@ from data.config import DataConfig
 from data.documents.ranges import DataError
 
 
-class Plan(NamedTuple):
-    """The blocks of a micro-batch, and the rate at which their tokens are chosen."""
-
-    batch: Batch
-    mlm_probability: float
-
-
 @dataclass(frozen=True)
 class MicroBatches(Dataset[MaskedBatch | DataError]):
-    """Masked batches by plan. The sampler of the DataLoader yields the plans."""
+    """Masked batches by plan: passes, ids and masking rates. The sampler of the DataLoader yields the plans."""
 
     blocks: Blocks
     collator: Collator
 
-    def __getitem__(self, plan: Plan) -> MaskedBatch | DataError:
+    def __getitem__(self, plan: Batch) -> MaskedBatch | DataError:
         """A user error comes as an item, which `items_of` raises: raised in a worker, it would become a traceback."""
-        passes, block_ids = plan.batch
+        passes, block_ids, rates = plan
         try:
-            return self.collator(self.blocks[block_ids], block_ids, passes, plan.mlm_probability)
+            return self.collator(self.blocks[block_ids], block_ids, passes, rates)
         except DataError as error:
             return error
 
@@ -60,18 +53,18 @@ class TrainLoader:
 
     dataset: MicroBatches
     order: Order
-    mlm_probability: Callable[[int], float]  # step -> the rate at which tokens are chosen
+    rates: Callable[[int, int], np.ndarray]  # (step, number of blocks) -> [N], at which their tokens are chosen
     micro_batch_size: int  # the most blocks in one micro-batch
     place: Place
     config: DataConfig  # gives the number of workers
     source_names: Sequence[str] = ()  # where they are to be counted
     bad_rows: ClassVar[None] = None  # they were counted when the blocks were made
 
-    def plan(self, step: int) -> list[Plan]:
+    def plan(self, step: int) -> list[Batch]:
         """This process's micro-batches of an update."""
-        batch = self.order.global_batch(step)
-        mine = micro_batches(batch, self.place.rank, self.place.num_processes, self.micro_batch_size)
-        return [Plan(batch, self.mlm_probability(step)) for batch in mine]
+        passes, ids = self.order.global_batch(step)
+        batch = (passes, ids, self.rates(step, len(ids)))
+        return micro_batches(batch, self.place.rank, self.place.num_processes, self.micro_batch_size)
 
     def steps(self, start: int, stop: int) -> Iterator[list[MaskedBatch]]:
         """Yield the micro-batches of the updates ``start`` to ``stop - 1``, one list an update."""
@@ -90,12 +83,12 @@ class TrainLoader:
 
 
 def eval_batches(
-    dataset: MicroBatches, batch_size: int, mlm_probability: float, place: Place, config: DataConfig
+    dataset: MicroBatches, batch_size: int, rates: np.ndarray, place: Place, config: DataConfig
 ) -> Iterator[MaskedBatch]:
-    """Yield this process's share of all blocks, in order, always with the masks of the first pass."""
+    """Yield this process's share of all blocks, in order, always with the masks of the first pass, at ``[N]`` rates."""
     ids = np.arange(len(dataset.blocks))
-    mine = micro_batches((np.zeros_like(ids), ids), place.rank, place.num_processes, batch_size)
-    return load(dataset, (Plan(batch, mlm_probability) for batch in mine), place.device, config)
+    mine = micro_batches((np.zeros_like(ids), ids, rates), place.rank, place.num_processes, batch_size)
+    return load(dataset, iter(mine), place.device, config)
 
 
 def leave_signals_to_the_trainer(worker_id: int) -> None:
@@ -105,7 +98,7 @@ def leave_signals_to_the_trainer(worker_id: int) -> None:
 
 
 def load(
-    dataset: MicroBatches, plans: Iterator[Plan], device: torch.device, config: DataConfig
+    dataset: MicroBatches, plans: Iterator[Batch], device: torch.device, config: DataConfig
 ) -> Iterator[MaskedBatch]:
     """Yield the batches of some plans on the device, prepared by workers if the settings ask for them."""
     with items_of(dataset, config, sampler=plans, pin_memory=device.type == "cuda") as batches:

@@ -60,10 +60,11 @@ def _to_unit(bits: np.ndarray) -> np.ndarray:
 #   word_starts  [B, L] bool: where a word begins; None unless the function has an attribute `needs_words = True`. A
 #                special token is a word of its own, and the first column always counts as a start.
 #   draws        [B, L] float64 from `uniform`
-#   probability  the rate at which allowed tokens are to be chosen
+#   probability  the rate at which allowed tokens are to be chosen; [B] of them if the function has an attribute
+#                `by_block = True`. Each prediction then counts n / chosen of its block's n allowed tokens in the loss.
 # Returns positions [M] int64 in the flattened [B * L], ascending, and kinds [M] float64, uniform in [0, 1), which
 # decide between the mask token, a random one and the token itself. Tokens that share a kind are treated alike.
-Choose = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+Choose = Callable[[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, Any], tuple[np.ndarray, np.ndarray]]
 
 
 def choose_token(
@@ -142,7 +143,24 @@ def choose_fixed_count(
 
     They have the smallest draws. No block then weighs more than its text. Arguments and result as of `Choose`.
     """
-    counts = np.maximum(1, np.rint(probability * allowed.sum(axis=1)).astype(np.int64))
+    return _choose_smallest(allowed, draws, np.rint(probability * allowed.sum(axis=1)))
+
+
+def choose_diffusion(
+    input_ids: np.ndarray, allowed: np.ndarray, word_starts: np.ndarray | None, draws: np.ndarray, probability: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose any number of the n allowed tokens of each block: 1 to n are equally likely, by a uniform rate in (0, 1].
+
+    With the weight n / chosen, the sum of the predictions' cross-entropies has the bound of masked diffusion on the
+    block's negative log-likelihood as its mean (LLaDA, Nie et al. 2025, equation 6; MDLM, Sahoo et al. 2024, in
+    continuous time). Arguments and result as of `Choose`.
+    """
+    return _choose_smallest(allowed, draws, np.ceil(probability * allowed.sum(axis=1)))
+
+
+def _choose_smallest(allowed: np.ndarray, draws: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the ``[B]`` counts of allowed tokens with the smallest draws, at least one."""
+    counts = np.maximum(1, counts.astype(np.int64))
     ranked = np.where(allowed, draws, np.inf)
     largest = np.take_along_axis(np.sort(ranked, axis=1), counts[:, None] - 1, axis=1)
     positions = np.flatnonzero((draws <= largest) & allowed)
@@ -151,12 +169,14 @@ def choose_fixed_count(
 
 choose_whole_word.needs_words = True  # type: ignore[attr-defined]
 choose_span.needs_words = True  # type: ignore[attr-defined]
+choose_diffusion.by_block = True  # type: ignore[attr-defined]
 
 MASKINGS: dict[str, Choose] = {
     "token": choose_token,
     "whole_word": choose_whole_word,
     "span": choose_span,
     "fixed_count": choose_fixed_count,
+    "diffusion": choose_diffusion,
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.batches.hashing import hash64, key64
 
-Batch = tuple[np.ndarray, np.ndarray]  # [B] passes, [B] block ids
+Batch = tuple[np.ndarray, ...]  # [B] passes, [B] block ids; for a loader [B] masking rates too
 MIXTURE_PERIOD = 1000
 _FEISTEL_ROUNDS = 6
 _STEPS_SORTED_TOGETHER = 16
@@ -47,6 +47,11 @@ def permute(positions: np.ndarray, num_blocks: int, key: int) -> np.ndarray:
     while (outside := out >= num_blocks).any():
         out[outside] = encrypt(out[outside])
     return out.astype(np.int64)
+
+
+def strata(number: int, key: int) -> np.ndarray:
+    """``[N]`` float64 in (0, 1]: uniform draws, one in each of N equal parts, in an order of their own."""
+    return (permute(np.arange(number), number, key) + 1 - key64(key) / 2**64) / number
 
 
 def permuted_range(first: int, end: int, num_blocks: int, key: int) -> np.ndarray:
@@ -165,5 +170,5 @@ def micro_batches(batch: Batch, rank: int, num_processes: int, size: int) -> lis
 
     Shares differ by at most one block. An empty one is one empty micro-batch.
     """
-    passes, ids = (np.array_split(part, num_processes)[rank] for part in batch)
-    return [(passes[i : i + size], ids[i : i + size]) for i in range(0, max(1, len(ids)), size)]
+    mine = [np.array_split(part, num_processes)[rank] for part in batch]
+    return [tuple(part[i : i + size] for part in mine) for i in range(0, max(1, len(mine[0])), size)]

@@ -215,7 +215,7 @@ class StreamLoader:
     corpus: StreamCorpus
     collator: Collator
     _: KW_ONLY
-    mlm_probability: Callable[[int], float]
+    rates: Callable[[int, int], np.ndarray]
     global_batch_size: int
     micro_batch_size: int
     place: Place
@@ -245,9 +245,13 @@ class StreamLoader:
             for step in range(start, stop):
                 first = step * self.global_batch_size
                 streams = [slot % self._config.num_streams for slot in range(first, first + self.global_batch_size)]
-                drawn = [self._buffers[s].draw(partial(self._receive, s, items)) for s in streams if s in self._buffers]
+                drawn = [
+                    (*self._buffers[s].draw(partial(self._receive, s, items)), rate)
+                    for s, rate in zip(streams, self.rates(step, len(streams)), strict=True)
+                    if s in self._buffers
+                ]
                 cuts = range(0, max(len(drawn), 1), self.micro_batch_size)
-                yield [self._collate(drawn[i : i + self.micro_batch_size], step) for i in cuts]
+                yield [self._collate(drawn[i : i + self.micro_batch_size]) for i in cuts]
 
     def tokens_by_source(self, step: int) -> np.ndarray:
         """``[S]``: those of the blocks that this process has drawn, without padding."""
@@ -260,10 +264,10 @@ class StreamLoader:
             return None
         return sum(buffer.bad_rows for buffer in self._buffers.values())
 
-    def _collate(self, drawn: list[tuple[np.ndarray, int]], step: int) -> MaskedBatch:
-        blocks = np.stack([block for block, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
-        ids = np.array([block_id for _, block_id in drawn], dtype=np.int64)
-        batch = self.collator(blocks, ids, np.zeros_like(ids), self.mlm_probability(step))
+    def _collate(self, drawn: list[tuple[np.ndarray, int, float]]) -> MaskedBatch:
+        blocks = np.stack([block for block, _, _ in drawn]) if drawn else np.empty((0, self._config.block_size))
+        ids = np.array([block_id for _, block_id, _ in drawn], dtype=np.int64)
+        batch = self.collator(blocks, ids, np.zeros_like(ids), np.array([rate for _, _, rate in drawn]))
         return (batch.pin_memory() if self.place.device.type == "cuda" else batch).to(self.place.device)
 
     def _receive(self, stream: int, items: Iterator[Any]) -> Chunk:

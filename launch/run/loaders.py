@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from data.batch import MaskedBatch
 from data.batches.collator import Collator
+from data.batches.hashing import key64
 from data.batches.loader import MicroBatches, Place, TrainLoader, eval_batches
 from data.batches.masking import Choose, choose_token
-from data.batches.order import Order
+from data.batches.order import Order, strata
 from data.batches.streaming import StreamCorpus, StreamLoader
 from data.blocks.store import JoinedBlocks
 from data.config import DataConfig
@@ -30,8 +33,9 @@ def train_loader(
     is_flat: bool = False,
 ) -> TrainLoader | StreamLoader:
     """The loader of a process's micro-batches; when streaming, from where a checkpoint's ``state`` was taken."""
-    seed, size, rate = settings.train.seed, plan.global_batch_size, mask_rate(corpus.config, plan.total_steps)
-    shared: dict[str, Any] = {"mlm_probability": rate, "micro_batch_size": plan.micro_batch_size, "place": place}
+    seed, size = settings.train.seed, plan.global_batch_size
+    rates = mask_rates(corpus.config, plan.total_steps, seed)
+    shared: dict[str, Any] = {"rates": rates, "micro_batch_size": plan.micro_batch_size, "place": place}
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
@@ -47,13 +51,15 @@ def train_loader(
 def eval_loader(settings: Settings, corpus: Corpus, place: Place, *, is_flat: bool) -> Iterator[MaskedBatch]:
     """Yield a process's evaluation batches.
 
-    Tokens are chosen one by one whatever the training does, so that runs compare.
+    Tokens are chosen one by one, whatever masking the training has, so that runs compare; in diffusion, at all rates.
     """
-    masks = collator(corpus, choose_token, settings.train.eval_seed, is_flat=is_flat)
+    config, seed, number = corpus.config, settings.train.eval_seed, len(corpus.eval)
+    masks = collator(corpus, config.choose if config.is_diffusion else choose_token, seed, is_flat=is_flat)
     size = settings.train.per_device_eval_batch_size
-    mlm_probability = settings.data.eval_mlm_probability or settings.data.mlm_probability
-    blocks = MicroBatches(corpus.eval, masks)
-    return eval_batches(blocks, size, mlm_probability, place, corpus.config)
+    rates = np.full(number, config.eval_mlm_probability or config.mlm_probability)
+    if config.is_diffusion:
+        rates = strata(number, seed)
+    return eval_batches(MicroBatches(corpus.eval, masks), size, rates, place, config)
 
 
 def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False) -> Collator:
@@ -71,16 +77,19 @@ def collator(corpus: Corpus, choose: Choose, seed: int, *, is_flat: bool = False
     )
 
 
-def mask_rate(config: DataConfig, total_steps: int) -> Callable[[int], float]:
-    """Step -> the rate at which tokens are chosen; when called, DataError if it is no probability."""
+def mask_rates(config: DataConfig, total_steps: int, seed: int) -> Callable[[int, int], np.ndarray]:
+    """(step, blocks) -> the rate at which each one's tokens are chosen; DataError if that is no probability."""
     start = config.mlm_probability
     end = start if config.mlm_probability_end is None else config.mlm_probability_end
 
-    def rate(step: int) -> float:
+    def rates(step: int, number: int) -> np.ndarray:
         value = config.mask_rate(step / max(1, total_steps - 1), start, end)
         if not (isinstance(value, Real) and 0 <= value <= 1):  # which nan is not
             wrong = f"mlm_probability_schedule={config.mlm_probability_schedule!r} gives {value!r}"
             raise DataError(f"{wrong} for step {step + 1}: it must be from 0 to 1")
-        return value
+        if not config.is_diffusion:
+            return np.full(number, value)
+        spread = min(1.0, step / max(1.0, config.diffusion_warmup * total_steps)) if config.diffusion_warmup else 1.0
+        return value + spread * (strata(number, key64(seed, step)) - value)
 
-    return rate
+    return rates

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from data import DataConfig, Documents, MicroBatches
+from launch.run.loaders import mask_rates
 from tests.batches import loader_of, micro_batches_of
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective, TrainConfig
 
 CPU = torch.device("cpu")
+DIFFUSION = DataConfig(masking="diffusion", mask_replace_prob=1.0, random_replace_prob=0.0, diffusion_warmup=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +38,33 @@ def _update(
     start: int,
     num_workers: int = 0,
     is_flat: bool = False,
+    is_diffusion: bool = False,
 ) -> tuple[list[int], float, torch.Tensor]:
     """Block ids, loss and the whole gradient of one update, from loaders that began at ``start``."""
     objective = MaskedLMObjective(tiny_model("modernbert"))
     if is_flat:
         objective.adapt(TrainConfig(), 8, document_attention=False, has_padding=True)
         dataset = replace(dataset, collator=replace(dataset.collator, is_flat=True))
+    if is_diffusion:
+        dataset = replace(dataset, collator=replace(dataset.collator, choose=DIFFUSION.choose, shares=(1.0, 0.0)))
     ids: list[int] = []
-    num_masked = 0
+    count = 0
     loss_sum = torch.zeros(())
     for rank in range(num_processes):
         loader = loader_of(dataset, global_batch_size, micro_batch_size, rank, num_processes, num_workers)
+        if is_diffusion:
+            loader = replace(loader, rates=mask_rates(DIFFUSION, 100, seed=5))
         *_, batches = loader.steps(start, step + 1)
-        has_share = len(loader.plan(step)[0].batch[1]) > 0
+        has_share = len(loader.plan(step)[0][1]) > 0
         for batch in batches:
             ids += batch.block_ids.tolist() if has_share else []
-            num_masked += batch.num_masked
+            count += objective.count(batch)[0]
             micro_loss = objective(batch).sum()
             micro_loss.backward()
             loss_sum = loss_sum + micro_loss.detach()
-    num_masked = max(num_masked, 1)  # of a block or two by chance none
-    gradient = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]) / num_masked
-    return ids, float(loss_sum) / num_masked, gradient
+    count = max(count, 1)  # of a block or two by chance none
+    gradient = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None]) / count
+    return ids, float(loss_sum) / count, gradient
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,6 +76,7 @@ def _update(
     step=st.integers(0, 40),
     replayed=st.integers(0, 3),
     is_flat=st.booleans(),
+    is_diffusion=st.booleans(),
 )
 def test_any_split_makes_the_same_update(
     dataset: MicroBatches,
@@ -79,13 +87,13 @@ def test_any_split_makes_the_same_update(
     step: int,
     replayed: int,
     is_flat: bool,
+    is_diffusion: bool,
 ) -> None:
     expected_ids, expected_loss, expected_gradient = _update(
-        dataset, step, global_batch_size, global_batch_size, 1, step
+        dataset, step, global_batch_size, global_batch_size, 1, step, is_diffusion=is_diffusion
     )
-    ids, loss, gradient = _update(
-        dataset, step, global_batch_size, micro_batch_size, num_processes, max(0, step - replayed), num_workers, is_flat
-    )
+    split = (micro_batch_size, num_processes, max(0, step - replayed), num_workers, is_flat, is_diffusion)
+    ids, loss, gradient = _update(dataset, step, global_batch_size, *split)
     assert ids == expected_ids
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()

@@ -61,6 +61,7 @@ _WRONG = {  # what each command refuses, besides an unknown option
     "show_batch": ["--model_type", "bert", "--step", "0"],
     "fill_mask": ["--model", "x", "--file", "missing.txt"],
     "score": ["--model", "x", "--file", "missing.txt"],
+    "generate": ["--model", "x", "--num_texts", "0"],
     "report": ["no/such/run"],
     "publish": ["--model", "x", "--repo_id", "without-user"],
     "doctor": [],

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
 from data import DataConfig, Documents, Order, Place, TrainLoader
-from tests.batches import batch_of, micro_batches_of
+from tests.batches import batch_of, constant, micro_batches_of
 from tests.models import tiny_model, without_dropout
 from train_loop import MaskedLMObjective, TrainConfig, build_optimizers, train_step
 from train_loop.speed.flops import matmul_rate
@@ -79,7 +79,7 @@ def test_no_update_waits_for_the_gpu(
     loader = TrainLoader(
         dataset,
         Order((len(dataset.blocks),), (1.0,), 8, 0),
-        mlm_probability=lambda step: 0.15,
+        rates=constant,
         micro_batch_size=4,
         place=Place(device=accelerator.device),
         config=replace(data_config, dataloader_num_workers=1),

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from train_loop.inference.joint_fill import JOINT_METHODS, Filling, JointMethod, fill_jointly
 from train_loop.inference.predictor import Choice, MaskPredictor, Query
 from train_loop.inference.targets import score_targets, target_pieces
+from train_loop.inference.unmasking import JOINT_METHODS, ORDERS, Filling, JointMethod, Order, fill_jointly, unmask
 
 Fill = dict[str, Any]  # score, token, token_str, sequence: the pipeline's fields
 Row = list[int]
@@ -50,7 +50,7 @@ class FillMask(MaskPredictor):
             top_k: K, the number of fills for each mask. Default: 5; with targets, all of them in their order.
             targets: Score only these words: entries of the vocabulary (``"Ġred"``), or text (``" red"``). A word of
                 several tokens is scored over all of them, where the pipeline takes the first.
-            joint: Fill a text's masks so that they fit each other; see `train_loop.inference.joint_fill.fill_jointly`.
+            joint: Fill a text's masks so that they fit each other; see `train_loop.inference.unmasking.fill_jointly`.
             num_beams: The width of ``joint="beam"``.
             batch_size: Number of texts in one forward.
             truncation: Cut a text that is longer than the model, around its masks.
@@ -83,6 +83,52 @@ class FillMask(MaskPredictor):
             return [self._fills(row, of_row, top_k, clean) for row, of_row in zip(rows, choices, strict=True)]
 
         return self.answer_each(texts, answer, _BATCHES_AT_ONCE * batch_size)
+
+    def generate(
+        self,
+        texts: Sequence[str],
+        num_tokens: int = 0,
+        *,
+        num_steps: int | None = None,
+        order: Order = "confidence",
+        temperature: float = 1.0,
+        top_k: int = 20,
+        seed: int = 0,
+        batch_size: int = 32,
+        watch: Callable[[list[str]], None] | None = None,
+    ) -> list[str]:
+        """Write text in the place of masks: those of the texts, and so many more tokens at their ends.
+
+        Args:
+            texts: Prompts, which stay as they are; several of one are continued differently.
+            num_tokens: Masks to add to each.
+            num_steps: Forwards in which the masks of a text are filled. Default: one a mask.
+            order: Which masks a step fills; see `train_loop.inference.unmasking.unmask`.
+            temperature: Of the draw of a token; near 0, always the most probable one.
+            top_k: How many of the most probable tokens are drawn from.
+            seed: Of the draws.
+            batch_size: Number of texts in one forward.
+            watch: Called with the texts before the first step and after each, masks in them.
+
+        Raises ValueError if a setting or a text cannot work.
+        """
+        for name, value in (("num_steps", num_steps), ("top_k", top_k), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more")
+        if num_tokens < 0 or not temperature > 0:
+            raise ValueError(f"num_tokens={num_tokens} must be 0 or more, and temperature={temperature} above 0")
+        if order not in ORDERS:
+            raise ValueError(f"order={order!r} must be one of {', '.join(ORDERS)}")
+        rows = self.encode([text + str(self.tokenizer.mask_token) * num_tokens for text in texts], first=1)
+        special = frozenset(self.tokenizer.all_special_ids)
+        options: dict[str, Any] = {"num_steps": num_steps, "top_k": top_k, "temperature": temperature, "seed": seed}
+        options |= {"excluded": special, "batch_size": batch_size}
+        written = list(texts)
+        for fillings in unmask(self, [Filling.of(self, row) for row in rows], order, **options):
+            written = [self._clean(list(filling.row)) for filling in fillings]
+            if watch is not None:
+                watch(written)
+        return written
 
     def _check(self, top_k: int | None, targets: object, joint: str | None, num_beams: int, batch_size: int) -> None:
         if top_k is not None and not 1 <= top_k <= self.vocab_size:

@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaskedLMMetrics(EvalMetrics):
-    """Loss, perplexity and accuracy are means over all masked tokens of the held-out text."""
+    """Loss, perplexity and accuracy are means over all masked tokens of the held-out text.
+
+    Where predictions have weights, the loss is the bound on the text's negative log-likelihood, in nats per token.
+    """
 
     eval_perplexity: float
     eval_accuracy: float
@@ -42,24 +45,25 @@ class MaskedLMObjective(Objective):
         self.logits = MaskedLogits(model)
 
     def count(self, batch: MaskedBatch) -> Sequence[int]:
-        """The masked tokens."""
-        return (batch.num_masked,)
+        """The masked tokens, or the sum of their weights."""
+        return (batch.num_masked if batch.weight_sum is None else batch.weight_sum,)
 
     def forward(self, batch: MaskedBatch) -> Tensor:
-        """The sum of the cross-entropies of the masked tokens."""
-        return F.cross_entropy(self._logits(batch).float(), batch.labels, reduction="sum").unsqueeze(0)
+        """The weighted sum of the cross-entropies of the masked tokens."""
+        return _loss_sum(self._logits(batch).float(), batch).unsqueeze(0)
 
     def eval_sums(self, batch: MaskedBatch) -> Tensor:
-        """Cross-entropy, right predictions, masked tokens."""
+        """Cross-entropy and what it counts, right predictions, masked tokens."""
         logits = self._logits(batch).float()
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        loss = _loss_sum(logits, batch)
         num_correct = (logits.argmax(-1) == batch.labels).sum()
-        return torch.stack([loss, num_correct.float(), torch.full_like(loss, batch.num_masked)])
+        counts = (torch.full_like(loss, count) for count in (*self.count(batch), batch.num_masked))
+        return torch.stack([loss, num_correct.float(), *counts])
 
     def eval_metrics(self, sums: Sequence[float]) -> MaskedLMMetrics:
         """Their means."""
-        loss_sum, num_correct, num_masked = sums
-        loss = loss_sum / max(num_masked, 1)
+        loss_sum, num_correct, count, num_masked = sums
+        loss = loss_sum / max(count, 1)
         return MaskedLMMetrics(loss, perplexity(loss), num_correct / max(num_masked, 1), int(num_masked))
 
     def _logits(self, batch: MaskedBatch) -> Tensor:
@@ -84,6 +88,12 @@ class MaskedLMObjective(Objective):
     def last_layer(self) -> nn.Module | None:
         """The layer in which positions are gathered."""
         return self.logits.last_layer and self.logits.last_layer.layer
+
+
+def _loss_sum(logits: Tensor, batch: MaskedBatch) -> Tensor:
+    if batch.weights is None:
+        return F.cross_entropy(logits, batch.labels, reduction="sum")
+    return F.cross_entropy(logits, batch.labels, reduction="none") @ batch.weights
 
 
 def perplexity(loss: float) -> float:

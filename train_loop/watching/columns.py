@@ -46,6 +46,7 @@ def excerpt(text: str, columns: int | None, start: int = 0) -> str:
     text = f"…{text[lead:]}" if lead > 0 else text
     if width(text) <= columns:
         return text
+    text = text[: 4 * columns]  # or the next lines take minutes
     while width(text) >= columns:
         text = text[:-1]
     return f"{text}…"

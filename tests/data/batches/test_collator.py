@@ -27,7 +27,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[Documents]:
 def _blocks(
     texts: list[Documents], tokenizer: PreTrainedTokenizerBase, cache: Path, **settings: object
 ) -> tuple[TokenBlocks, Collator]:
-    config = DataConfig(**{"block_size": 48, "cache_dir": str(cache), **settings})  # type: ignore[arg-type]
+    masks = {"mask_replace_prob": 1.0, "random_replace_prob": 0.0}  # as diffusion needs it; the collator has its own
+    config = DataConfig(**{"block_size": 48, "cache_dir": str(cache), **masks, **settings})  # type: ignore[arg-type]
     collator = Collator(
         vocabulary(tokenizer),
         seed=0,
@@ -45,14 +46,20 @@ def test_a_block_is_masked_alike_in_any_company(
     texts: list[Documents], tokenizer: PreTrainedTokenizerBase, tmp_path: Path, grouping: str, masking: str
 ) -> None:
     blocks, collator = _blocks(
-        texts, tokenizer, tmp_path, grouping=grouping, masking=masking, document_attention=True, last_block="pad"
+        texts,
+        tokenizer,
+        tmp_path,
+        grouping=grouping,
+        masking=masking,
+        document_attention=True,
+        last_block="pad",
     )
     ids = np.arange(min(12, len(blocks)))
-    together = collator(blocks[ids], ids, np.zeros_like(ids), 0.3)
+    together = collator(blocks[ids], ids, np.zeros_like(ids), np.full(len(ids), np.full(len(ids), 0.3)))
     width = together.input_ids.shape[1]
     assert together.num_masked > 0
     for i in ids:
-        alone = collator(blocks[ids[i : i + 1]], ids[i : i + 1], np.zeros(1, np.int64), 0.3)
+        alone = collator(blocks[ids[i : i + 1]], ids[i : i + 1], np.zeros(1, np.int64), np.array([0.3]))
         length = alone.input_ids.shape[1]
         assert length <= width
         assert torch.equal(alone.input_ids[0], together.input_ids[i, :length])
@@ -82,7 +89,7 @@ def test_side_by_side_each_document_is_as_it_is_in_its_block(
     )  # fmt: skip
     ids = np.arange(min(12, len(blocks)))[::-1].copy()
     flat, padded = (
-        dataclasses.replace(collator, is_flat=is_flat)(blocks[ids], ids, np.zeros_like(ids), 0.3)
+        dataclasses.replace(collator, is_flat=is_flat)(blocks[ids], ids, np.zeros_like(ids), np.full(len(ids), 0.3))
         for is_flat in (True, False)
     )
     assert flat.position_ids is not None
@@ -123,7 +130,7 @@ def test_line_by_line_is_as_wide_as_its_longest_text_and_masks_its_padding(
     assert blocks.lengths is not None
     assert len(blocks) == len(TEXTS) * 30
     ids = np.argsort(blocks.lengths)[:5]
-    batch = collator(blocks[ids], ids, np.zeros(5, np.int64), 0.15)
+    batch = collator(blocks[ids], ids, np.zeros(5, np.int64), np.full(5, np.full(len(ids), 0.15)))
     longest = int(blocks.lengths[ids].max())
     assert batch.input_ids.shape[1] == -(-longest // 8) * 8 < 48
     assert batch.attention_mask is not None
@@ -138,7 +145,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(
 ) -> None:
     blocks, collator = _blocks(texts, tokenizer, tmp_path, grouping=grouping, document_attention=True)
     ids = np.arange(4)
-    batch = collator(blocks[ids], ids, np.zeros_like(ids), 0.3)
+    batch = collator(blocks[ids], ids, np.zeros_like(ids), np.full(len(ids), np.full(len(ids), 0.3)))
     assert batch.position_ids is not None
     logits = MaskedLogits(without_dropout(tiny_model(family)).eval())
     packed = logits(batch.input_ids, batch.masked_positions, batch.attention_mask, position_ids=batch.position_ids)
@@ -165,7 +172,7 @@ def test_documents_start_at_zero_and_a_cut_one_starts_again(
     blocks, collator = _blocks(texts, tokenizer, tmp_path, block_size=20, document_attention=True)
     ids = np.arange(10)
     plain = dataclasses.replace(collator, choose=choose_token)
-    batch = plain(blocks[ids], ids, np.zeros_like(ids), 1e-9)
+    batch = plain(blocks[ids], ids, np.zeros_like(ids), np.full(len(ids), 1e-9))
     assert batch.position_ids is not None
     starts = (batch.input_ids == tokenizer.bos_token_id) | (torch.arange(20) == 0)
     assert torch.equal(batch.position_ids == 0, starts)

@@ -91,7 +91,7 @@ def features_of(tokenizer: PreTrainedTokenizerBase, count: int, length: int = 12
 
 
 @pytest.mark.parametrize("with_mask", [True, False], ids=["special_tokens_mask", "by id"])
-@pytest.mark.parametrize("masking", MASKINGS)
+@pytest.mark.parametrize("masking", [name for name in MASKINGS if name != "diffusion"])
 def test_what_is_masked(tokenizer: PreTrainedTokenizerBase, masking: str, with_mask: bool) -> None:
     """The rate within 5 standard errors over rows, of ragged lengths; the mask token within 5 points of 80 %; no
     special token chosen or drawn; labels are the tokens that were there."""
@@ -271,6 +271,7 @@ def test_trainer_trains_with_it(tokenizer: PreTrainedTokenizerBase, tmp_path: Pa
     ("settings", "message"),
     [
         ({"masking": "words"}, "masking='words' must be one of: token, whole_word, span, fixed_count"),
+        ({"masking": "diffusion"}, "masking=diffusion gives weights, which Trainer does not read"),
         ({"mlm_probability": 1.5}, "mlm_probability=1.5 must be between 0 and 1"),
         ({"mask_replace_prob": 0.8, "random_replace_prob": 0.3}, "add up to more than 1"),
         ({"mask_replace_prob": -0.1}, "neither may be negative"),

@@ -32,7 +32,7 @@ from data import (
 from data.batches.loader import Place
 from data.batches.streaming import Arrays, chunks
 from data.blocks.tokens import flagged
-from tests.batches import PROBABILITY, Row, rows_of
+from tests.batches import Row, constant, rows_of
 from tests.conftest import sentences
 from tests.files import write_texts
 from tests.tokenizers import tokenizer_like
@@ -96,7 +96,7 @@ def loader_of(corpus: StreamCorpus, rank: int = 0, num_processes: int = 1, state
     return StreamLoader(
         corpus,
         collator,
-        mlm_probability=lambda step: PROBABILITY,
+        rates=constant,
         global_batch_size=GLOBAL_BATCH,
         micro_batch_size=4,
         place=Place(rank, num_processes),

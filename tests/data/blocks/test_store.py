@@ -337,7 +337,7 @@ def test_between_any_texts_and_their_blocks_no_token_is_lost_and_no_special_one_
         assert np.array_equal(blocks.token_counts, np.bincount(tokens, minlength=vocab_size(tokenizer)))
         known = vocabulary(tokenizer)
         collator = Collator(known, 0, pad_token_id=tokenizer.pad_token_id, choose=config.choose)
-        batch = collator(rows, np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), 0.9)
+        batch = collator(rows, np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64), np.full(len(rows), 0.9))
         assert not known.is_special[batch.labels.numpy()].any()
         restored = batch.input_ids.clone()
         restored.view(-1)[batch.masked_positions] = batch.labels
