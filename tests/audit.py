@@ -1,7 +1,7 @@
 """Audit another training loop: are its gradient and its loss right, with your model and versions?
 
-python -m tests.audit trainer --model roberta-base      # transformers' Trainer, and Trainer with this project's MaskedLMLoss
-python -m tests.audit accelerate --model_type bert      # a loop like run_mlm_no_trainer.py; random weights of a tiny shape
+python -m tests.audit trainer --model roberta-base    # Trainer, with its own loss and with MaskedLMLoss
+python -m tests.audit accelerate --model_type bert    # a loop like run_mlm_no_trainer.py; tiny random weights
 """
 
 import argparse

@@ -17,7 +17,7 @@ class MaskedLMLoss:
     """``compute_loss_func`` for `Trainer`: the mean over all predictions of an update, on any number of processes.
 
     With ``MaskedLMCollator(tokenizer, gives_positions=True)``, the model also computes its head, and where it can the
-    end of its last layer, at the masked positions only, unless it is compiled. `python -m tests.audit trainer` proves both.
+    end of its last layer, at the masked positions only, unless it is compiled (`tests.audit` proves both).
 
     >>> Trainer(model, arguments, data_collator=collator, compute_loss_func=MaskedLMLoss(model), ...)
     """
