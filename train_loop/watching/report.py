@@ -122,7 +122,6 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
             axes=[(axis, _AXES[axis]) for axis in axes],
             panels=[(panel, _curves(panel, columns)) for panel in panels],
             data={"panels": [asdict(panel) for panel in panels], "runs": columns, "styles": styles, "names": titles},
-            masking=_masking_notes(runs),
             figures=_side_by_side([_figures(run) for run in runs]),
             columns=EVAL_COLUMNS,
             probes=probes,
@@ -198,23 +197,6 @@ def _curves(panel: Panel, columns: Sequence[Columns]) -> list[tuple[str, list[tu
                 points = [(x, math.log10(y)) for x, y in points if y > 0]
             curves.append((style, points))
     return [(style, points) for style, points in curves if points]
-
-
-def _masking_notes(runs: Sequence[RunRecord]) -> list[str]:
-    """A sentence for each pair of masking rates that differ, because losses at different rates do not compare."""
-    names: dict[str, list[str]] = {}
-    for run in runs:
-        given = map(run.settings.get, ("mlm_probability", "mlm_probability_end"))
-        rates = [rate for rate in given if rate is not None]
-        held_out = run.settings.get("eval_mlm_probability") or (rates or [None])[0]
-        if any(rate != held_out for rate in rates):
-            training = " to ".join(f"{100 * rate:.3g}%" for rate in rates)
-            text = f"training masks {training} of the tokens, and held-out text {100 * held_out:.3g}%"
-            names.setdefault(text, []).append(run.name)
-    return [
-        f"{'Here' if len(which) == len(runs) else 'In ' + ', '.join(which)}, {text}: the two losses do not compare."
-        for text, which in names.items()
-    ]
 
 
 def _figures(run: RunRecord) -> dict[str, str]:

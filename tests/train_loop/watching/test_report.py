@@ -188,7 +188,7 @@ def test_masking_rates_are_named_where_they_differ(
     """Because the loss on fewer masks is a lower one."""
     page = _page(_write(tmp_path / "one", _rows(), **settings))
     assert ("do not compare" in page.text) == (expected is not None)
-    assert expected is None or f"Here, {expected}: the two losses do not compare." in page.text
+    assert expected is None or f"In one, {expected}: the two losses do not compare." in page.text
 
 
 def test_it_is_self_contained(tmp_path: Path) -> None:
