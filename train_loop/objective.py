@@ -35,7 +35,7 @@ class Objective(nn.Module, ABC):
     """
 
     auto_class: ClassVar[Any] = AutoModelForMaskedLM  # the class of transformers that opens the model
-    terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}  # the weight of each of the K terms of the loss, by name
+    terms: Mapping[str, float] = {"loss": 1.0}  # the weight of each of the K terms of the loss, by name
     takes_documents = False  # whether its batches may be one row of documents, see `MaskedBatch.documents`
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -43,8 +43,8 @@ class Objective(nn.Module, ABC):
         self.model = model  # what is saved; all other weights of the objective are kept in the checkpoints alone
 
     @abstractmethod
-    def count(self, batch: MaskedBatch) -> Sequence[int]:
-        """``[K]``: how many predictions each term has in a batch, known on the host without waiting for the device."""
+    def count(self, batch: MaskedBatch) -> Sequence[int | Tensor]:
+        """``[K]``: how many predictions each term has in a batch; int64 on the device where the host does not know."""
 
     @abstractmethod
     def forward(self, batch: MaskedBatch) -> Tensor:

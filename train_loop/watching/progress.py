@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from train_loop.objectives.masked_lm import perplexity
 from train_loop.watching.columns import excerpt, terminal_columns, width, wrap
-from train_loop.watching.run_record import Row, shown_fills, shown_perplexity
+from train_loop.watching.run_record import Row, shown_evaluation, shown_fills
 
 _SECONDS_BETWEEN_LINES = 10.0  # where no terminal can show a bar
 _SAYS_SOMETHING = 0.1  # the probability of a probe's best fill; before, all probes have the most frequent tokens
@@ -42,10 +42,7 @@ class Progress:
             self._training(row)
         elif "eval_loss" in row:
             epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:.2f} | "
-            self.line(
-                f"step {row['step']:>6} | {epoch}eval loss {row['eval_loss']:.4f} | "
-                f"perplexity {shown_perplexity(row['eval_perplexity']):>6} | accuracy {row['eval_accuracy']:.1%}"
-            )
+            self.line(f"step {row['step']:>6} | {epoch}eval {shown_evaluation(row)}")
             if shares := row.get("tokens_by_source"):
                 total = sum(shares.values()) or 1
                 text = "  ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in shares.items())

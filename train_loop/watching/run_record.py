@@ -19,7 +19,7 @@ _FORMS = {
     **dict.fromkeys(("step", "tokens", "eval_num_masked_tokens"), ","),
     **dict.fromkeys(("loss", "eval_loss", "eval_bits_per_byte"), ".4f"),
     **{"epoch": ".2f", "eval_perplexity": ",.2f", "tokens_per_second": ",.0f"},
-    **{"eval_accuracy": ".1%", "flop_utilization": ".1%"},
+    **dict.fromkeys(("eval_accuracy", "eval_original_share", "eval_replaced_accuracy", "flop_utilization"), ".1%"),
 }
 
 
@@ -117,7 +117,16 @@ def shown(row: Row, name: str) -> str:
     value = row.get(name)
     if not is_number(value):
         return "-"
-    return shown_perplexity(value, _FORMS[name]) if name == "eval_perplexity" else format(value, _FORMS[name])
+    form = _FORMS.get(name, ".4g")  # an objective's own
+    return shown_perplexity(value, form) if name == "eval_perplexity" else format(value, form)
+
+
+def shown_evaluation(row: Row) -> str:
+    """What an objective says of an evaluation, on one line: its loss first."""
+    besides = {"eval_bits_per_byte", "eval_num_masked_tokens", *(f"eval_{score['suite']}" for score in row.get("suite", ()))}
+    names = [name for name in row if name.startswith("eval_") and name not in besides]
+    values = [(name[5:].replace("_", " "), shown(row, name).replace(",", "")) for name in names]
+    return " | ".join(f"{name} {value:>{6 * name.endswith('perplexity')}}" for name, value in values)
 
 
 def shown_perplexity(value: float, form: str = ".2f") -> str:
