@@ -35,7 +35,7 @@ class Objective(nn.Module, ABC):
     """
 
     auto_class: ClassVar[Any] = AutoModelForMaskedLM  # the class of transformers that opens the model
-    terms: Mapping[str, float] = {"loss": 1.0}  # the weight of each of the K terms of the loss, by name
+    terms: ClassVar[Mapping[str, float]] = {"loss": 1.0}  # the weight of each of the K terms of the loss, by name
     takes_documents = False  # whether its batches may be one row of documents, see `MaskedBatch.documents`
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ tokens are not those of the text. By default the two share embeddings as in DeBE
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,56 +26,43 @@ _SHARING = ("gradient_disentangled", "all", "none")
 
 @dataclass(frozen=True)
 class ReplacedTokenMetrics(EvalMetrics):
-    """The loss is the weighted sum of both terms; the others are means, the last three the discriminator's."""
+    """The loss is the weighted sum of both terms; the last three are of the discriminator."""
 
     eval_generator_perplexity: float
     eval_accuracy: float
-    eval_original_share: float  # of all tokens: the accuracy of one that always says original
+    eval_original_share: float  # of all tokens: the accuracy of always saying original
     eval_replaced_accuracy: float  # of the replaced tokens
 
 
 class ReplacedTokenObjective(Objective):
     """The model is the encoder of the discriminator; its head and the generator are weights of the objective.
 
-    The generator is a masked language model of the same shape with ``generator_layers``, by default half. Where the
+    The generator is a masked language model like it, of ``generator_layers``, or half as many as it has. Where the
     embeddings are ``gradient_disentangled``, the discriminator reads the generator's, without a gradient to them, plus
     a difference that it learns. With ``all`` both terms train one table; with ``none`` each has its own.
     """
 
     auto_class = AutoModel
+    terms: ClassVar = {"generator": 1.0, "discriminator": 50.0}
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        generator_layers: int | None = None,
-        embedding_sharing: str = "gradient_disentangled",
-        discriminator_weight: float = 50.0,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, generator_layers: int = 0, embedding_sharing: str = _SHARING[0]) -> None:
         super().__init__(model)
         config, most = deepcopy(model.config), model.config.num_hidden_layers
-        config.num_hidden_layers = max(1, most // 2) if generator_layers is None else generator_layers
-        right = 1 <= config.num_hidden_layers <= most and embedding_sharing in _SHARING and discriminator_weight > 0
-        if not right:
-            raise ValueError(
-                f"generator_layers must be from 1 to {most}, as the model has, embedding_sharing one of "
-                f"{', '.join(_SHARING)}, and discriminator_weight above 0"
-            )
-        self.terms = {"generator": 1.0, "discriminator": discriminator_weight}
+        config.num_hidden_layers = generator_layers or max(1, most // 2)
+        if not 1 <= config.num_hidden_layers <= most or embedding_sharing not in _SHARING:
+            raise ValueError(f"generator_layers is from 1 to {most}, and embedding_sharing {', '.join(_SHARING)}")
         self.generator = AutoModelForMaskedLM.from_config(config)
         self.logits = MaskedLogits(self.generator)
-        width = config.hidden_size
+        width, own, read = config.hidden_size, model.get_input_embeddings(), self.generator.get_input_embeddings()
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        own, read = model.get_input_embeddings(), self.generator.get_input_embeddings()
-        self._table = f"{next(name for name, module in model.named_modules() if module is own)}.weight"
-        self.difference = None
+        self.difference = nn.Parameter(torch.zeros_like(own.weight)) if embedding_sharing == _SHARING[0] else None
         if embedding_sharing == "all":
             read.weight = own.weight
             self.generator.tie_weights()
-        elif embedding_sharing == "gradient_disentangled":
+        elif self.difference is not None:
             read.weight.data.copy_(own.weight)
-            self.difference = nn.Parameter(torch.zeros_like(own.weight))
-            own.weight.requires_grad_(False)  # the sum: for whoever saves the model, or evaluates it by itself
-            model.register_state_dict_pre_hook(lambda *_: self._write_embeddings())
+            own.weight.requires_grad_(False)
+            model.register_state_dict_pre_hook(lambda *_: self._embeddings())
 
     def count(self, batch: MaskedBatch) -> Sequence[int | Tensor]:
         """The masked tokens, and all tokens."""
@@ -86,27 +73,24 @@ class ReplacedTokenObjective(Objective):
         return self.eval_sums(batch)[:2]
 
     def eval_sums(self, batch: MaskedBatch) -> Tensor:
-        """Both losses; masked tokens; of all tokens, how many, and how many are judged right; of the replaced, both."""
+        """Both losses, masked tokens, all tokens, those judged right; the replaced ones, those of them judged right."""
         logits_MV = self.logits(batch.input_ids, batch.masked_positions, batch.attention_mask).float()
-        generator_loss = F.cross_entropy(logits_MV, batch.labels, reduction="sum")
         filled_M = sample(logits_MV.detach(), batch)
         input_ids = batch.input_ids.flatten().scatter(0, batch.masked_positions, filled_M).view_as(batch.input_ids)
-        is_other_M = (filled_M != batch.labels).long()
-        is_replaced = torch.zeros_like(input_ids).flatten().scatter(0, batch.masked_positions, is_other_M)
-
+        is_replaced = torch.zeros_like(input_ids, dtype=torch.bool).flatten()
+        is_replaced[batch.masked_positions] = filled_M != batch.labels
         inputs = {"input_ids": input_ids, "attention_mask": batch.attention_mask}
         if first := first_position(self.model):  # it would not count padding tokens, which the generator may sample
             inputs["position_ids"] = torch.arange(first, first + input_ids.shape[1], device=input_ids.device)[None]
-        embeddings = {} if self.difference is None else {self._table: self._embeddings()}
-        hidden_BLD = functional_call(self.model, embeddings, kwargs=inputs, tie_weights=False)[0]
+        hidden_BLD = functional_call(self.model, self._embeddings(), kwargs=inputs, tie_weights=False)[0]
         logits = self.head(hidden_BLD).float().flatten()
-        losses = F.binary_cross_entropy_with_logits(logits, is_replaced.float(), reduction="none")
-        is_token = torch.ones_like(is_replaced) if batch.attention_mask is None else batch.attention_mask.flatten()
-        is_token = is_token * (batch.num_tokens > 0)  # a blank batch has none
-        is_right = ((logits > 0) == is_replaced) * is_token
-        counts = (is_token, is_right, is_token * is_replaced, is_right * is_replaced)
-        num_masked = torch.full_like(generator_loss, batch.num_masked)
-        return torch.stack([generator_loss, (losses * is_token).sum(), num_masked, *(c.sum() for c in counts)])
+        is_token = (batch.block_ids >= 0).to(logits.device, non_blocking=True)[:, None].expand_as(input_ids)
+        is_token = (is_token if batch.attention_mask is None else is_token & batch.attention_mask.bool()).flatten()
+        losses = F.binary_cross_entropy_with_logits(logits, is_replaced.float(), reduction="none") * is_token
+        generator_loss = F.cross_entropy(logits_MV, batch.labels, reduction="sum")
+        is_right = (logits > 0) == is_replaced
+        counts = [of.sum() for of in (is_token, is_token & is_right, is_replaced, is_replaced & is_right)]
+        return torch.stack([generator_loss, losses.sum(), torch.full_like(losses[0], batch.num_masked), *counts])
 
     def eval_metrics(self, sums: Sequence[float]) -> ReplacedTokenMetrics:
         """Their means."""
@@ -119,32 +103,27 @@ class ReplacedTokenObjective(Objective):
     def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
         """Let the generator gather in its last layer, if that works."""
         if document_attention:
-            raise ValueError("objective='replaced_tokens' attends to whole blocks: use --document_attention false")
+            raise ValueError("objective=replaced_tokens attends to whole blocks: use --document_attention false")
         if config.masked_last_layer:
             gather_in_last_layer(self.logits)
 
-    def train(self, mode: bool = True) -> Self:
-        """Also write down the model's embeddings before an evaluation."""
-        if not mode:
-            self._write_embeddings()
-        return super().train(mode)
-
-    def _embeddings(self) -> Tensor:
-        return self.generator.get_input_embeddings().weight.detach() + self.difference
-
-    @torch.no_grad()
-    def _write_embeddings(self) -> None:
-        if self.difference is not None:
-            self.model.get_input_embeddings().weight.copy_(self._embeddings())
+    def _embeddings(self) -> dict[str, Tensor]:
+        """The ``[V, D]`` of the discriminator, by their name in the model; it gets the values for whoever saves it."""
+        if self.difference is None:
+            return {}
+        own = self.model.get_input_embeddings()
+        table = self.generator.get_input_embeddings().weight.detach() + self.difference
+        own.weight.data = table.detach()
+        return {f"{name}.weight": table for name, module in self.model.named_modules() if module is own}
 
 
 @torch.no_grad()
 def sample(logits_MV: Tensor, batch: MaskedBatch) -> Tensor:
     """``[M]`` tokens drawn from the softmax of the logits, as the largest of them with Gumbel noise.
 
-    The noise is a hash of which tokens are masked in the block. That follows from (seed, epoch, block id), so the draws
-    are the same in any micro-batch and process, others in each epoch, and fixed in evaluations. Rounding changes such a
-    sample where two sums nearly tie, while the inverse of a cumulative sum has a border at each of V tokens.
+    The noise is a hash of which tokens of the block are masked. That follows from (seed, epoch, block id), so the draws
+    are the same in any micro-batch and process, others in each epoch, and fixed in evaluations. A sum of probabilities
+    would do with one draw a token, but has V borders near which rounding changes the sample.
     """
     rows, columns = (
         batch.masked_positions // batch.input_ids.shape[1],

@@ -100,11 +100,11 @@ def _results(record: RunRecord) -> list[EvalResult]:
             metric_args={
                 "eval_seed": settings.get("eval_seed"),
                 "mlm_probability": settings.get("eval_mlm_probability") or settings["mlm_probability"],
-                "num_masked_tokens": evaluation["eval_num_masked_tokens"],
+                "num_masked_tokens": evaluation.get("eval_num_masked_tokens"),
             },
         )
         for metric in ("perplexity", "accuracy", "loss")
-        if is_number(value := evaluation[f"eval_{metric}"])
+        if is_number(value := evaluation.get(f"eval_{metric}"))
     ]
 
 

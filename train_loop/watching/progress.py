@@ -1,5 +1,6 @@
 """Shows a run's progress to a person: a bar, a line per evaluation, and the probe sentences."""
 
+import itertools
 import sys
 import time
 from typing import Any
@@ -8,11 +9,12 @@ from tqdm.auto import tqdm
 
 from train_loop.objectives.masked_lm import perplexity
 from train_loop.watching.columns import excerpt, terminal_columns, width, wrap
-from train_loop.watching.run_record import Row, shown_evaluation, shown_fills
+from train_loop.watching.run_record import Row, shown, shown_fills
 
 _SECONDS_BETWEEN_LINES = 10.0  # where no terminal can show a bar
 _SAYS_SOMETHING = 0.1  # the probability of a probe's best fill; before, all probes have the most frequent tokens
 _COLUMNS_OF_FILLS = 36
+_NOT_IN_LINE = ("eval_bits_per_byte", "eval_num_masked_tokens")
 _WIDE = 120  # columns, in which a bar has room for all numbers
 
 
@@ -42,7 +44,10 @@ class Progress:
             self._training(row)
         elif "eval_loss" in row:
             epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:.2f} | "
-            self.line(f"step {row['step']:>6} | {epoch}eval {shown_evaluation(row)}")
+            names = [name for name in itertools.dropwhile("eval_loss".__ne__, row) if name.startswith("eval_")]
+            values = {name: shown(row, name).replace(",", "") for name in names if name not in _NOT_IN_LINE}
+            texts = [f"{name[5:].replace('_', ' ')} {values[name]:>{6 * ('perp' in name)}}" for name in values]
+            self.line(f"step {row['step']:>6} | {epoch}eval {' | '.join(texts)}")
             if shares := row.get("tokens_by_source"):
                 total = sum(shares.values()) or 1
                 text = "  ".join(f"{name} {n:,} ({n / total:.1%})" for name, n in shares.items())

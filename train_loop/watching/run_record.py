@@ -121,14 +121,6 @@ def shown(row: Row, name: str) -> str:
     return shown_perplexity(value, form) if name == "eval_perplexity" else format(value, form)
 
 
-def shown_evaluation(row: Row) -> str:
-    """What an objective says of an evaluation, on one line: its loss first."""
-    besides = {"eval_bits_per_byte", "eval_num_masked_tokens", *(f"eval_{score['suite']}" for score in row.get("suite", ()))}
-    names = [name for name in row if name.startswith("eval_") and name not in besides]
-    values = [(name[5:].replace("_", " "), shown(row, name).replace(",", "")) for name in names]
-    return " | ".join(f"{name} {value:>{6 * name.endswith('perplexity')}}" for name, value in values)
-
-
 def shown_perplexity(value: float, form: str = ".2f") -> str:
     """A perplexity in a format; from a million on with three digits, because it may have hundreds."""
     return f"{value:.3g}" if value >= 1e6 else format(value, form)
