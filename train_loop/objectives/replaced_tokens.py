@@ -37,9 +37,9 @@ class ReplacedTokenMetrics(EvalMetrics):
 class ReplacedTokenObjective(Objective):
     """The model is the encoder of the discriminator; its head and the generator are weights of the objective.
 
-    The generator is a masked language model like it, of ``generator_layers``, or half as many as it has. Where the
-    embeddings are ``gradient_disentangled``, the discriminator reads the generator's, without a gradient to them, plus
-    a difference that it learns. With ``all`` both terms train one table; with ``none`` each has its own.
+    The generator is a masked language model that begins as its first ``generator_layers``, by default half of them.
+    Where the embeddings are ``gradient_disentangled``, the discriminator reads the generator's, without a gradient to
+    them, plus a difference that it learns. With ``all`` both terms train one table; with ``none`` each has its own.
     """
 
     auto_class = AutoModel
@@ -52,6 +52,7 @@ class ReplacedTokenObjective(Objective):
         if not 1 <= config.num_hidden_layers <= most or embedding_sharing not in _SHARING:
             raise ValueError(f"generator_layers is from 1 to {most}, and embedding_sharing {', '.join(_SHARING)}")
         self.generator = AutoModelForMaskedLM.from_config(config)
+        self.generator.base_model.load_state_dict(model.state_dict(), strict=False)
         self.logits = MaskedLogits(self.generator)
         width, own, read = config.hidden_size, model.get_input_embeddings(), self.generator.get_input_embeddings()
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
@@ -60,7 +61,6 @@ class ReplacedTokenObjective(Objective):
             read.weight = own.weight
             self.generator.tie_weights()
         elif self.difference is not None:
-            read.weight.data.copy_(own.weight)
             own.weight.requires_grad_(False)
             model.register_state_dict_pre_hook(lambda *_: self._embeddings())
 

@@ -70,7 +70,8 @@ class Progress:
     def _training(self, row: dict[str, Any]) -> None:
         loss, speed = f"loss {row['loss']:.3f}", f"{tqdm.format_sizeof(row['tokens_per_second'])} tokens/s"
         share = f"MFU {row['mfu']:.0%}" if "mfu" in row else f"{row['flop_utilization']:.0%} of the matrix rate"
-        text = f"{loss}, perplexity {perplexity(row['loss']):.4g}, {speed}, {share}"
+        terms = any(name.startswith("loss_") for name in row)  # their sum has no perplexity
+        text = f"{loss}, {'' if terms else f'perplexity {perplexity(row["loss"]):.4g}, '}{speed}, {share}"
         if not self._bar.disable:
             is_wide = (self._bar.ncols or _WIDE) >= _WIDE
             self._bar.set_postfix_str(text if is_wide else f"{loss}, {speed}", refresh=False)
