@@ -70,14 +70,14 @@ class Progress:
     def _training(self, row: dict[str, Any]) -> None:
         loss, speed = f"loss {row['loss']:.3f}", f"{tqdm.format_sizeof(row['tokens_per_second'])} tokens/s"
         share = f"MFU {row['mfu']:.0%}" if "mfu" in row else f"{row['flop_utilization']:.0%} of the matrix rate"
-        terms = any(name.startswith("loss_") for name in row)  # their sum has no perplexity
-        text = f"{loss}, {'' if terms else f'perplexity {perplexity(row["loss"]):.4g}, '}{speed}, {share}"
+        is_sum = any(name.startswith("loss_") for name in row)  # of several terms
+        numbers = [loss, *([] if is_sum else [f"perplexity {perplexity(row['loss']):.4g}"]), speed, share]
         if not self._bar.disable:
             is_wide = (self._bar.ncols or _WIDE) >= _WIDE
-            self._bar.set_postfix_str(text if is_wide else f"{loss}, {speed}", refresh=False)
+            self._bar.set_postfix_str(", ".join(numbers) if is_wide else f"{loss}, {speed}", refresh=False)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.line(f"step {row['step']:>6} of {self._total_steps} | {text}")
+            self.line(f"step {row['step']:>6} of {self._total_steps} | {', '.join(numbers)}")
 
     def line(self, text: str, label: str = "") -> None:
         """Print a line, above the bar if there is one; what does not fit is wrapped behind the label."""
