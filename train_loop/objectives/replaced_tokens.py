@@ -101,11 +101,13 @@ class ReplacedTokenObjective(Objective):
         return ReplacedTokenMetrics(total, perplexity(means[0]), *shares)
 
     def adapt(self, config: TrainConfig, block_size: int, *, document_attention: bool, has_padding: bool) -> None:
-        """Let the generator gather in its last layer, if that works."""
+        """Let the generator gather in its last layer, if that works, and pad its vocabulary on a GPU."""
         if document_attention:
             raise ValueError("objective=replaced_tokens attends to whole blocks: use --document_attention false")
         if config.masked_last_layer:
             gather_in_last_layer(self.logits)
+        if self.model.device.type == "cuda":
+            self.logits.pad_vocabulary_to = config.pad_vocabulary_to
 
     def _embeddings(self) -> dict[str, Tensor]:
         """The ``[V, D]`` of the discriminator, by their name in the model; it gets the values for whoever saves it."""
@@ -122,17 +124,15 @@ def sample(logits_MV: Tensor, batch: MaskedBatch) -> Tensor:
     """``[M]`` tokens drawn from the softmax of the logits, as the largest of them with Gumbel noise.
 
     The noise is a hash of which tokens of the block are masked. That follows from (seed, epoch, block id), so the draws
-    are the same in any micro-batch and process, others in each epoch, and fixed in evaluations. A sum of probabilities
-    would do with one draw a token, but has V borders near which rounding changes the sample.
+    are the same in any micro-batch and process, others in each epoch, and fixed in evaluations. A cumulative sum would
+    need one draw a token, but has V borders near which rounding changes the sample.
     """
-    rows, columns = (
-        batch.masked_positions // batch.input_ids.shape[1],
-        batch.masked_positions % batch.input_ids.shape[1],
-    )
-    of_tokens = _mix(_mix(columns.int()) + batch.labels.int())
+    length = batch.input_ids.shape[1]
+    rows, columns = batch.masked_positions // length, (batch.masked_positions % length).int()
+    of_tokens = _mix(_mix(columns) + batch.labels.int())
     of_blocks = torch.zeros_like(batch.input_ids[:, 0], dtype=torch.int32).index_add(0, rows, of_tokens)
     of_vocabulary = _mix(torch.arange(logits_MV.shape[1], dtype=torch.int32, device=logits_MV.device))
-    bits_MV = _mix(_mix(of_blocks[rows] + columns.int())[:, None] ^ of_vocabulary) & 0x7FFFFFFF | 1
+    bits_MV = _mix(_mix(of_blocks[rows] + columns)[:, None] ^ of_vocabulary) & 0x7FFFFFFF | 1
     return (logits_MV - torch.log(-torch.log1p(-bits_MV * 2.0**-31))).argmax(-1)
 
 
