@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, ElectraForPreTraining
 from data import MaskedBatch
 from tests.batches import as_batch
 from tests.models import FAMILIES, sharpened, tiny_model
-from train_loop import TrainConfig, freeze_unused
+from train_loop import TrainConfig, build_optimizers, freeze_unused
 from train_loop.objectives.replaced_tokens import ReplacedTokenObjective, sample
 
 WAYS = ("gradient_disentangled", "all", "none")
@@ -164,3 +164,23 @@ def test_it_trains_any_family_that_fills_masks(family: str) -> None:
     assert not any("layer" in name or "head" in name or "difference" in name for name in frozen)
     objective(_batch(2)).sum().backward()
     assert objective.difference.grad.norm() > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_muon_has_the_matrices_between_hidden_states_of_both(way: str) -> None:
+    """Neither the tables, nor their difference, nor the map to one number."""
+    objective = _objective("modernbert", way)
+    freeze_unused(objective)
+    muon, adamw = build_optimizers(objective, TrainConfig(optimizer="muon"))
+    names = {id(p): name for name, p in objective.named_parameters()}
+    hidden, rest = ({names[id(p)] for group in one.param_groups for p in group["params"]} for one in (muon, adamw))
+    assert {"model.layers.1.mlp.Wi.weight", "generator.model.layers.0.attn.Wo.weight", "head.0.weight"} <= hidden
+    assert not any("embeddings" in name for name in hidden)
+    table = "embeddings.tok_embeddings.weight"
+    tables = {
+        "gradient_disentangled": {"difference", f"generator.model.{table}"},
+        "all": {f"model.{table}"},
+        "none": {f"model.{table}", f"generator.model.{table}"},
+    }
+    assert tables[way] | {"head.2.weight"} <= rest
+    assert {name for name in rest if "tok_embeddings" in name or name == "difference"} == tables[way]
