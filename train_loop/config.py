@@ -74,7 +74,7 @@ class TrainConfig:
     """Blocks that a process evaluates at once; changes no result."""
 
     objective: Annotated[str, "identity"] = "masked_lm"
-    """What is trained for: masked_lm, or path/to/file.py:Name of a train_loop.objective.Objective."""
+    """What is trained for: masked_lm, replaced_tokens, or path/to/file.py:Name of a train_loop.objective.Objective."""
     objective_kwargs: Annotated[dict[str, Any], "identity"] = field(default_factory=dict)
     """Options of the objective: name=value name=value."""
     optimizer: Annotated[str, "identity"] = "adamw"

@@ -43,8 +43,8 @@ class Objective(nn.Module, ABC):
         self.model = model  # what is saved; all other weights of the objective are kept in the checkpoints alone
 
     @abstractmethod
-    def count(self, batch: MaskedBatch) -> Sequence[int]:
-        """``[K]``: how many predictions each term has in a batch, known on the host without waiting for the device."""
+    def count(self, batch: MaskedBatch) -> Sequence[int | Tensor]:
+        """``[K]``: how many predictions each term has in a batch; int64 on the device where the host does not know."""
 
     @abstractmethod
     def forward(self, batch: MaskedBatch) -> Tensor:

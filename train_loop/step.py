@@ -58,8 +58,9 @@ def train_step(
     """Make one update of the parameters, or skip it if it is not finite."""
     bare = unwrapped(objective)
     local_counts = map(sum, zip(*(bare.count(batch) for batch in batches), strict=True))
-    # full, not tensor: that would wait for the GPU to copy one number.
-    counts = torch.stack([torch.full((), count, device=accelerator.device) for count in local_counts])
+    # zeros plus, not tensor: that would wait for the GPU to copy one number.
+    zero = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    counts = torch.stack([zero + count for count in local_counts])
     counts = accelerator.reduce(counts, "sum").clamp(min=1)
     # DDP divides the summed gradients by the number of processes.
     weights = [weight * accelerator.num_processes for weight in bare.terms.values()]

@@ -85,7 +85,8 @@ def print_end(run: Run, final: EvalMetrics, unigram: float | None, mask_token: s
     if report.exists():
         print(f"report     {report}")
     print(f"model      {model}")
-    print(f'try it     mlm fill --model {run.output_dir} "The default {mask_token} is None."')
+    if run.bare_objective.model.get_output_embeddings() is not None:
+        print(f'try it     mlm fill --model {run.output_dir} "The default {mask_token} is None."')
 
 
 def _quality(final: EvalMetrics, unigram: float | None) -> str:

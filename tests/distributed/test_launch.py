@@ -87,6 +87,19 @@ def test_an_objective_of_two_terms_makes_the_same_run_on_two_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("grouping", ["concatenate", "line_by_line"])
+def test_replaced_tokens_are_the_same_on_one_two_and_three_processes(
+    grouping: str, words: list[str], tmp_path: Path
+) -> None:
+    """The generator's samples too, and both terms, where a process has no share, and where texts are padded."""
+    words = [*words, "--objective", "replaced_tokens", "--grouping", grouping]
+    for name, num_processes in (("python", 1), ("accelerate", 2), ("torchrun", 3)):
+        done = run(launcher(name, num_processes), *words, "--output_dir", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        assert_same_run(tmp_path / "python", tmp_path / name)
+
+
+@pytest.mark.slow
 def test_dropout_is_the_same_on_two_processes(
     corpus_file: Path, cache_dir: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

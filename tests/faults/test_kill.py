@@ -28,6 +28,7 @@ IDENTITY = {"seed": 1}
         (1, ()),
         pytest.param(25, (), marks=pytest.mark.slow),
         pytest.param(4, ("--shard", "true"), marks=pytest.mark.slow),
+        pytest.param(1, ("--objective", "replaced_tokens", "--optimizer", "muon"), marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_moments_and_resumed_each_time(

@@ -169,7 +169,7 @@ def test_another_objective_does_not_go_on(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--objective", "masked-lm"), "objective='masked-lm' must be one of: masked_lm, or path/to/file.py:name"),
+        (("--objective", "masked-lm"), "objective='masked-lm' must be one of: masked_lm, replaced_tokens, or path"),
         (("--objective_kwargs", "weight=2"), "objective='masked_lm' with objective_kwargs={'weight': 2}: "),
         (("--objective", "{mine}:MaskedLM"), "has no 'MaskedLM'; did you mean 'MaskedLMObjective'?"),
         (("--objective", "{mine}:torch"), "torch is not a function"),

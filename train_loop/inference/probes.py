@@ -44,6 +44,8 @@ def _with_gap(sentence: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def check_probes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]) -> None:
     """Raise ValueError for a probe that the model could not fill at the first evaluation."""
+    if probes and model.get_output_embeddings() is None:
+        raise ValueError(f"probe: a {type(model).__name__} has no head that fills masks: use --probe none")
     for probe in probes:
         row = tokenizer(own_mask(probe, tokenizer), verbose=False)["input_ids"]
         if (num_masks := row.count(tokenizer.mask_token_id)) != 1:

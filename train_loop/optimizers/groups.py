@@ -32,7 +32,7 @@ def build_optimizers(objective: nn.Module, config: TrainConfig) -> list[Optimize
 
 
 def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear layers, but not embeddings and the output layer, even where it is not tied to them.
+    """The weights of linear layers, but not embeddings, the output layer, tied or not, and maps to one number.
 
     Muon makes all singular values of an update alike, which suits a map between hidden states and not a table of
     vectors (Jordan et al. 2024).
@@ -40,5 +40,5 @@ def _hidden_matrices(objective: nn.Module) -> list[nn.Parameter]:
     models = [module for module in objective.modules() if isinstance(module, PreTrainedModel)]
     heads = [head for model in models if (head := model.get_output_embeddings()) is not None]
     tables = {id(m.weight) for m in (*objective.modules(), *heads) if isinstance(m, nn.Embedding) or m in heads}
-    matrices = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Linear)} - tables
+    matrices = {id(m.weight) for m in objective.modules() if isinstance(m, nn.Linear) and len(m.weight) > 1} - tables
     return [p for p in objective.parameters() if id(p) in matrices and p.requires_grad]

@@ -63,13 +63,14 @@ def build_card(model: Path, repo_id: str | None = None) -> str:
 def _metadata(name: str, model: Path, record: RunRecord) -> ModelCardData:
     """The metadata that the Hub reads; it names only models and data sets of the Hub."""
     settings, results = record.settings, _results(record)
-    base = settings.get("model_name_or_path")
+    base, config = settings.get("model_name_or_path"), _read(model / "config.json")
+    is_encoder = str((config.get("architectures") or [""])[0]).endswith("Model")  # without a head, see `auto_class`
     datasets = [source for source in _sources(settings) if _is_hub_id(source)]
     return ModelCardData(
         license=settings.get("hub_license"),
         library_name="transformers",
-        pipeline_tag="fill-mask",
-        tags=["masked-lm", str(_read(model / "config.json").get("model_type", "masked-lm"))],
+        pipeline_tag="feature-extraction" if is_encoder else "fill-mask",
+        tags=["masked-lm", str(config.get("model_type", "masked-lm"))],
         base_model=base if base is not None and _is_hub_id(base) else None,
         datasets=datasets or None,
         metrics=["perplexity", "accuracy"] if results else None,
@@ -100,11 +101,11 @@ def _results(record: RunRecord) -> list[EvalResult]:
             metric_args={
                 "eval_seed": settings.get("eval_seed"),
                 "mlm_probability": settings.get("eval_mlm_probability") or settings["mlm_probability"],
-                "num_masked_tokens": evaluation["eval_num_masked_tokens"],
+                "num_masked_tokens": evaluation.get("eval_num_masked_tokens"),
             },
         )
         for metric in ("perplexity", "accuracy", "loss")
-        if is_number(value := evaluation[f"eval_{metric}"])
+        if is_number(value := evaluation.get(f"eval_{metric}"))
     ]
 
 

@@ -19,7 +19,7 @@ _FORMS = {
     **dict.fromkeys(("step", "tokens", "eval_num_masked_tokens"), ","),
     **dict.fromkeys(("loss", "eval_loss", "eval_bits_per_byte"), ".4f"),
     **{"epoch": ".2f", "eval_perplexity": ",.2f", "tokens_per_second": ",.0f"},
-    **{"eval_accuracy": ".1%", "flop_utilization": ".1%"},
+    **dict.fromkeys(("eval_accuracy", "eval_original_share", "eval_replaced_accuracy", "flop_utilization"), ".1%"),
 }
 
 
@@ -117,7 +117,8 @@ def shown(row: Row, name: str) -> str:
     value = row.get(name)
     if not is_number(value):
         return "-"
-    return shown_perplexity(value, _FORMS[name]) if name == "eval_perplexity" else format(value, _FORMS[name])
+    form = _FORMS.get(name, ".4g")  # an objective's own
+    return shown_perplexity(value, form) if name == "eval_perplexity" else format(value, form)
 
 
 def shown_perplexity(value: float, form: str = ".2f") -> str:
