@@ -8,7 +8,7 @@ from launch.run.errors import fail
 
 # In the order in which a new user meets them.
 _MODULES = ["doctor", "prepare", "show_batch", "train", "report", "evaluate", "fill_mask", "score", "publish"]
-_MODULES += ["audit", "benchmark"]
+_MODULES += ["vocabulary", "audit", "benchmark"]
 COMMANDS = {module.removesuffix("_mask").replace("_", "-"): module for module in _MODULES}  # word -> module of launch
 
 
