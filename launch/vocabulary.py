@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
     if (output := Path(options.output)).exists():
         raise ValueError(f"--output {output} is there already: name another folder, or remove it")
     settings = settings_of_model("mlm vocabulary", others, options.model)
+    from transformers.utils import logging
+
     from data.blocks.new_words import save_with_words, shattered_words
     from data.blocks.tokenization import open_tokenizer
     from launch.run.corpus import open_corpus
@@ -37,6 +39,8 @@ def main(arguments: list[str]) -> None:
     from launch.terminal.token_text import shown_token
     from train_loop.model import add_rows, load_model
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it would tell how it draws the rows that are replaced
     corpus, name = open_corpus(settings, trains=False), str(settings.model.model_name_or_path)
     found, before, num_texts = shattered_words(corpus.tokenizer, (t for d in corpus.documents for t in d.texts()))
     if not (words := found[: options.add]):

@@ -141,7 +141,7 @@ def add_rows(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]], counts
     """
     old, size = min(pieces), max(pieces) + 1
     if size > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(size, mean_resizing=init == "random")
+        model.resize_token_embeddings(size)
     head, logs = model.get_output_embeddings(), torch.tensor([math.log(counts.get(i) or 1) for i in range(size)])
     tables = [model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
     for table in (table for table in tables if table is not None and init != "random"):

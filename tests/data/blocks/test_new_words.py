@@ -2,20 +2,19 @@
 
 import copy
 import json
-import string
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, BertTokenizer, CanineTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
+from transformers import AutoTokenizer, CanineTokenizer, PreTrainedTokenizerBase, RobertaTokenizer
 
 from data import vocab_size
 from data.blocks.new_words import ShatteredWord, save_with_words, shattered_words
 from data.blocks.words import word_starts
 from tests.models import tiny_model
-from tests.tokenizers import tokenizer_like
+from tests.tokenizers import bert_of_letters, tokenizer_like
 
 NEW = [
     "The queryset of a template: querysets, templates, Template.",
@@ -23,7 +22,6 @@ NEW = [
     "django",
 ]
 NEW += ["queryset's template_tag", "\n\tqueryset  template\n", "naïve naïve naïve", "django's <mask> queryset"]
-BERT_PIECES = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), *".,:;'!?-_", "the"]
 
 
 def _roberta(folder: Path) -> PreTrainedTokenizerBase:
@@ -44,12 +42,7 @@ def _modernbert(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _bert(folder: Path) -> PreTrainedTokenizerBase:
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *BERT_PIECES]))
-    return BertTokenizer.from_pretrained(folder)
-
-
-KINDS = {"roberta": _roberta, "modernbert": _modernbert, "bert": _bert}
+KINDS = {"roberta": _roberta, "modernbert": _modernbert, "bert": bert_of_letters}
 Pair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase, list[ShatteredWord]]
 
 
