@@ -49,22 +49,21 @@ def main(arguments: list[str]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         folder = Path(scratch) / output.name
-        save_with_words(corpus.tokenizer, words, folder)
+        save_with_words(corpus.tokenizer, (word for _, word, _ in words), folder)
         tokenizer = open_tokenizer(settings.data, [], str(folder))
         left, after, _ = shattered_words(tokenizer, (t for d in corpus.documents for t in d.texts()))
         if left != found[len(words) :]:
             raise ValueError(f"new words would change how the tokenizer of {name!r} cuts others: it cannot have any")
-        pieces = {tokenizer.convert_tokens_to_ids(word.name): word.pieces for word in words}
+        pieces = {tokenizer.convert_tokens_to_ids(word): pieces for _, word, pieces in words}
         add_rows(model, pieces, after, options.init)
         model.save_pretrained(folder)
         folder.rename(output)
     mean = sum(map(len, pieces.values())) / len(words)
     print(f"words    {len(words):,} of {len(found):,} that are several tokens: now 1 token each, {mean:.2f} before")
-    old, new = (tokens.total() / num_texts for tokens in (before, after))
+    old, new = before.total() / num_texts, after.total() / num_texts
     print(f"tokens   in each of {num_texts:,} documents: {old:,.1f} before, {new:,.1f} after ({new / old - 1:+.1%})")
-    names = (shown_token(tokenizer, token) for token in pieces)
-    table = [{"word": n, "pieces": len(w.pieces), "gain": w.gain} for n, w in zip(names, words[:12], strict=False)]
-    print_rows(table, {"pieces": "", "gain": ","})
+    shown = zip((shown_token(tokenizer, token) for token in pieces), words[:12], strict=False)
+    print_rows([{"word": word, "pieces": len(w[2]), "gain": w[0]} for word, w in shown], {"pieces": "", "gain": ","})
     print(f"where    {output}, after {time.perf_counter() - started:.1f} s")
 
 

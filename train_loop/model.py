@@ -143,12 +143,11 @@ def add_rows(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]], counts
     if size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(size)
     head, logs = model.get_output_embeddings(), torch.tensor([math.log(counts.get(i) or 1) for i in range(size)])
-    tables = [model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None)]
-    for table in (table for table in tables if table is not None and init != "random"):
+    for table in (model.get_input_embeddings().weight, *head.parameters()):
         shift = logs if table.ndim == 1 else torch.zeros(size, 1)
         rows = table[:size] - shift
         centre = rows[:old].mean(0)
-        for token, of in pieces.items():
+        for token, of in pieces.items() if init != "random" else ():
             weights = torch.arange(len(of), 0, -1.0) if init == "weighted" else torch.ones(len(of))
             table[token] = (centre + weights @ rows[list(of)] / weights.sum()) / 2 + shift[token]
 

@@ -6,22 +6,15 @@ A new token stands for its whole word alone: within a longer word, and in any ot
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from data.blocks.vocabulary import vocab_size
 
-
-class ShatteredWord(NamedTuple):
-    """A word of several tokens."""
-
-    name: str  # in a vocabulary: "Ġqueryset" with the space before it, "queryset" without, or of a WordPiece
-    pieces: tuple[int, ...]  # the ids of its tokens
-    times: int  # it occurs
-    gain: int  # tokens fewer, once it is one
+# Tokens fewer in a text once the word is one; its name in a vocabulary, such as "Ġword"; the ids of its pieces.
+ShatteredWord = tuple[int, str, tuple[int, ...]]
 
 
 def shattered_words(
@@ -50,16 +43,16 @@ def shattered_words(
         # Beside a symbol, a letter to a WordPiece, an added token is found though it is not the whole word.
         is_plain = kind == "BPE" or all(letter.isalpha() or letter.isdecimal() for letter in name)
         if is_plain and any(map(str.isalpha, tokenizer.decode(list(pieces)))):
-            found.append(ShatteredWord(name, pieces, times, times * (len(pieces) - 1)))
-    return sorted(found, key=lambda word: (-word.gain, word.name)), tokens, num_texts
+            found.append((times * (len(pieces) - 1), name, pieces))
+    return sorted(found, key=lambda word: (-word[0], word[1])), tokens, num_texts
 
 
-def save_with_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[ShatteredWord], folder: Path) -> None:
+def save_with_words(tokenizer: PreTrainedTokenizerBase, names: Iterable[str], folder: Path) -> None:
     """Write the tokenizer's files with new words, whose ids follow the largest one."""
     tokenizer.save_pretrained(folder)
     paths = folder / "tokenizer.json", folder / "tokenizer_config.json"
     content, options = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-    ids = {word.name: vocab_size(tokenizer) + i for i, word in enumerate(words)}
+    ids = {name: token for token, name in enumerate(names, vocab_size(tokenizer))}
     if content["model"]["type"] == "BPE":
         # A word that is in the vocabulary is taken whole, before any merge: no other word changes. Added tokens move
         # in too: those outside are numbered from its end when the file is read, and would get other ids.
