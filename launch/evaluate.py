@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 from launch.run.errors import OneLineParser, one_line_errors
-from launch.run.settings import Settings, SettingsParser, parse_settings
+from launch.run.settings import settings_of_model
 
 _PAIRS = "minimal pairs: files or folders of rows with sentence_good and sentence_bad, or english, a suite of our own"
 _LABELS = "labelled texts: files of rows with text and label, or python-docs, its modules; needs scikit-learn"
@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"--pll {options.pll} must be 1 or more")
     asks = bool(options.pairs or options.labels)
     texts = options.text or [None] * (not asks)
-    cases = [_settings(words, model, text) for text in texts for model in options.model]
-    asked = [_settings(words, model, None) for model in options.model if asks]
+    cases = [settings_of_model("mlm evaluate", words, model, text) for text in texts for model in options.model]
+    asked = [settings_of_model("mlm evaluate", words, model) for model in options.model if asks]
     from launch.run.evaluation import evaluate_all, evaluate_text  # imports torch
     from launch.run.suite import Suite
 
@@ -50,18 +50,6 @@ def main(arguments: list[str]) -> None:
     suite = Suite(tuple(options.pairs), tuple(options.labels), **forms)
     work = [(settings, partial(evaluate_text, num_scored=options.pll)) for settings in cases]
     evaluate_all([*work, *((settings, suite.rows) for settings in asked)], as_json=options.json)
-
-
-def _settings(words: list[str], model: str, text: str | None) -> Settings:
-    """The settings of a run with a trained model, its tokenizer, and perhaps a text that is evaluated on as a whole."""
-    from train_loop.sharing.locate import model_folder  # a second
-
-    given = ["--model_name_or_path", model_folder(model), "--model_type", "none", "--model_config", "none"]
-    given += ["--tokenizer_name_or_path", "none", "--train_tokenizer", "false"]
-    if text is not None:
-        given += ["--dataset", text, "--mixture", "none", "--eval_dataset", text]
-        given += ["--eval_split", "none", "--eval_fraction", "none"]
-    return parse_settings([*words, *given], SettingsParser("mlm evaluate"))[0]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Small tokenizers of the kinds that masked language models have, trained on a few sentences."""
 
 import functools
+import string
+from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tests.conftest import sentences
 
@@ -77,6 +79,13 @@ def _finished(
         mask_token=AddedToken(mask, lstrip=lstrip, special=True),
         clean_up_tokenization_spaces=clean_up,
     )
+
+
+def bert_of_letters(folder: Path) -> PreTrainedTokenizerBase:
+    """A BERT of transformers' own class that knows the letters, some punctuation, and "the"; saved in a folder."""
+    pieces = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), *".,:;'!?-_", "the"]
+    (folder / "vocab.txt").write_text("\n".join([*BERT, *pieces]))
+    return BertTokenizer.from_pretrained(folder)
 
 
 _KINDS = {

@@ -2,7 +2,8 @@
 
 import difflib
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -129,6 +130,26 @@ def check_fit(model: PreTrainedModel, config: ModelConfig, *, vocab_size: int, b
             needed = model.config.max_position_embeddings + block_size - longest
             hint += f", or --model_config max_position_embeddings={needed}"
         raise ValueError(f"block_size={block_size} is longer than the model's {longest} positions: {hint}")
+
+
+@torch.no_grad()
+def add_rows(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]], counts: Mapping[int, int], init: str) -> None:
+    """Give new tokens, whose ids are the largest, rows in embeddings and output, and a bias, from their ``pieces``.
+
+    A row is half the mean of all old rows, half that of the pieces', ``weighted`` by their order (3:2:1) or not
+    (``mean``). A bias makes up for the new word's frequency against theirs, by ``counts``. ``random`` is transformers'.
+    """
+    old, size = min(pieces), max(pieces) + 1
+    if size > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(size)
+    head, logs = model.get_output_embeddings(), torch.tensor([math.log(counts.get(i) or 1) for i in range(size)])
+    for table in (model.get_input_embeddings().weight, *head.parameters()):
+        shift = logs if table.ndim == 1 else torch.zeros(size, 1)
+        rows = table[:size] - shift
+        centre = rows[:old].mean(0)
+        for token, of in pieces.items() if init != "random" else ():
+            weights = torch.arange(len(of), 0, -1.0) if init == "weighted" else torch.ones(len(of))
+            table[token] = (centre + weights @ rows[list(of)] / weights.sum()) / 2 + shift[token]
 
 
 def max_positions(model: PreTrainedModel) -> int:

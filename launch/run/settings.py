@@ -120,6 +120,18 @@ def parse_settings(arguments: Sequence[str], parser: SettingsParser) -> tuple[Se
     return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig)), options
 
 
+def settings_of_model(prog: str, words: Sequence[str], model: str, text: str | None = None) -> Settings:
+    """The settings of a run with a trained model, its tokenizer, and perhaps a text that is evaluated on as a whole."""
+    from train_loop.sharing.locate import model_folder  # a second
+
+    given = ["--model_name_or_path", model_folder(model), "--model_type", "none", "--model_config", "none"]
+    given += ["--tokenizer_name_or_path", "none", "--train_tokenizer", "false"]
+    if text is not None:
+        given += ["--dataset", text, "--mixture", "none", "--eval_dataset", text]
+        given += ["--eval_split", "none", "--eval_fraction", "none"]
+    return parse_settings([*words, *given], SettingsParser(prog))[0]
+
+
 def _in_one_spelling(arguments: Sequence[str]) -> list[str]:
     """The words with ``--max-steps`` as ``--max_steps``, and ``--model_config.hidden_size 256`` as a map's key."""
     words: list[str] = []

@@ -66,6 +66,7 @@ _WRONG = {  # what each command refuses, besides an unknown option
     "publish": ["--model", "x", "--repo_id", "without-user"],
     "doctor": [],
     "evaluate": ["--model", "x", "--block_size", "many"],
+    "vocabulary": ["--model", "x", "--add", "0", "--output", "x"],
     "benchmark": ["train", "--shape", "hidden_size=big"],
 }
 

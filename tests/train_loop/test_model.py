@@ -1,5 +1,6 @@
 """A model by name or from scratch, and clear errors where it does not fit."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tests.batches import as_batch
-from tests.models import tiny_model, without_dropout
+from tests.models import FAMILIES, tiny_model, without_dropout
 from train_loop import MaskedLMObjective, ModelConfig, open_model
-from train_loop.model import load_model, max_positions
+from train_loop.model import add_rows, load_model, max_positions
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
 
@@ -152,3 +153,43 @@ def test_an_attention_that_is_not_there_is_a_clear_error(tokenizer: PreTrainedTo
     config = ModelConfig(model_type="roberta", model_config=SMALL, attn_implementation="flash_attention_9")
     with pytest.raises(ValueError, match="flash_attention_9"):
         _open(config, tokenizer)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_rows_are_half_the_mean_of_all_and_half_that_of_their_pieces(family: str, tmp_path: Path) -> None:
+    """The old tokens' logits stay, also of the saved model. MobileBERT's second output table is not looked at."""
+    model = without_dropout(tiny_model(family, vocab_size=60)).eval()
+    ids = torch.arange(4, 24).view(2, 10)
+    before, old = model(input_ids=ids).logits, model.get_input_embeddings().weight.clone()
+    head = model.get_output_embeddings()
+    out, bias = head.weight.clone(), None if head.bias is None else head.bias.clone()
+    add_rows(model, {60: (5, 6), 61: (7, 8, 9)}, {5: 8, 6: 2, 60: 4}, "mean")
+    model.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), needs_all_weights=True).eval()
+    torch.testing.assert_close(model(input_ids=ids).logits[..., :60], before)
+    assert model.config.vocab_size == model(input_ids=torch.tensor([[60, 61]])).logits.shape[-1] == 62
+    for table, new in ((old, model.get_input_embeddings().weight), (out, model.get_output_embeddings().weight)):
+        torch.testing.assert_close(new[60], (table.mean(0) + table[[5, 6]].mean(0)) / 2)
+        torch.testing.assert_close(new[61], (table.mean(0) + table[[7, 8, 9]].mean(0)) / 2)
+    if bias is not None:
+        # log 8, log 2 and 58 times log 1 have the mean log 16 / 60; log 8 and log 2 have the mean log 4.
+        shift = math.log(4) - (math.log(16) / 60 + math.log(4)) / 2
+        expected = (bias.mean() + bias[[5, 6]].mean()) / 2 + shift
+        torch.testing.assert_close(model.get_output_embeddings().bias[60], expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_a_larger_model_has_already_are_taken(tied: bool) -> None:
+    """ModernBERT's embeddings are padded beyond its tokenizer."""
+    model = tiny_model("modernbert", vocab_size=64, tie_word_embeddings=tied)
+    old, out = model.get_input_embeddings().weight.clone(), model.get_output_embeddings().weight.clone()
+    add_rows(model, {60: (5, 6, 7)}, {}, "weighted")
+    assert model.config.vocab_size == 64
+    for table, new in ((old, model.get_input_embeddings().weight), (out, model.get_output_embeddings().weight)):
+        weighted = (3 * table[5] + 2 * table[6] + table[7]) / 6
+        torch.testing.assert_close(new[60], (table[:60].mean(0) + weighted) / 2)
+        assert torch.equal(new[:60], table[:60])
+    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+    rows = model.get_input_embeddings().weight.clone()
+    add_rows(model, {60: (5, 6)}, {}, "random")
+    assert torch.equal(model.get_input_embeddings().weight, rows)
