@@ -56,6 +56,7 @@ class Start:
     """Where a run starts, as the main process tells the other processes, which may not see its disk."""
 
     folder: Path | None = None  # the checkpoint to resume from; None: the run starts anew
+    is_of_another_run: bool = False  # whether the run starts anew with the weights and the optimizers' state in there
     state: TrainState = field(default_factory=TrainState)
     model_config: dict[str, Any] = field(default_factory=dict)  # as ``config.json`` has it
     data_state: dict[str, np.ndarray] = field(default_factory=dict)  # see `save_checkpoint`
@@ -119,14 +120,31 @@ def load_start(folder: Path, identity: dict[str, Any], settings: dict[str, Any])
                 "its next step would not be the same; change it back, or start anew in another output_dir"
             )
     given = facts.pop("settings", {})
-    places = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")  # they change no result
+    places = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "start_from", "cache_dir")  # no results
     changed = [
         f"changed  {name}: {value!r}, was {given[name]!r}"
         for name, value in json.loads(json.dumps(settings)).items()
         if name in given and name not in places and given[name] != value
     ]
     data_state = safetensors.numpy.load_file(folder / _DATA_STATE) if (folder / _DATA_STATE).exists() else {}
-    return Start(folder, TrainState(**facts), AutoConfig.from_pretrained(folder).to_dict(), data_state, changed)
+    return Start(folder, False, TrainState(**facts), AutoConfig.from_pretrained(folder).to_dict(), data_state, changed)
+
+
+def load_start_of_another(folder: Path, identity: dict[str, Any]) -> Start:
+    """Where a new run of this identity starts that begins with the state in a verified checkpoint of another run.
+
+    Raises CheckpointError if that has another tokenizer, objective or optimizer.
+    """
+    facts = json.loads((folder / "state.json").read_text())
+    for name, value in identity.items():
+        saved = facts["identity"].get(name)
+        if name.partition(" (SHA-256")[0] in ("tokenizer", "objective", "optimizer") and saved != value:
+            raise CheckpointError(
+                f"start_from: {folder} was made with {name}={saved!r}, and this run has {value!r}: give it the same "
+                f"(its tokenizer by --tokenizer_name_or_path {folder} --train_tokenizer false), or start with its "
+                f"weights alone by --model_name_or_path {folder} --model_type none"
+            )
+    return Start(folder, True, TrainState(scaler=facts["scaler"]))
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:

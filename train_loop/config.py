@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 _TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -54,6 +55,9 @@ class TrainConfig:
     """Delete the run that output_dir holds, and start anew."""
     resume_from_checkpoint: Annotated[str | None, "of the machine"] = None
     """A checkpoint folder, or 'latest': the newest valid one in output_dir, or the start if there is none."""
+    start_from: Annotated[str | None, "of the machine"] = None
+    """Begin a new run with the weights and the optimizer's state of another run: one of its checkpoints, or its folder
+    for the newest. Text, batch, length and schedule may be others; with the same seed, the order begins again."""
     seed: Annotated[int, "identity"] = 0
     """Seed of initialisation, order, masks and dropout."""
     eval_seed: int = 0
@@ -210,6 +214,8 @@ class TrainConfig:
                 raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise ValueError("overwrite_output_dir deletes the run that resume_from_checkpoint goes on with: give one")
+        if self.start_from and Path(self.start_from).resolve().is_relative_to(Path(self.output_dir).resolve()):
+            raise ValueError(f"start_from={self.start_from!r} is in output_dir: a new run needs a folder of its own")
         if self.push_to_hub and self.hub_model_id is None:
             raise ValueError("push_to_hub does not say where to: add --hub_model_id user/name")
 

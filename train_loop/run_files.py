@@ -24,6 +24,16 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(p for p in (output_dir / CHECKPOINTS).glob("step-*") if not p.suffix)  # not .tmp, .old, .aside
 
 
+def phase_folder(output_dir: Path, number: int) -> Path:
+    """The folder of a phase, from 1, of a run in phases; it is that of a run."""
+    return output_dir / f"phase-{number}"
+
+
+def phase_folders(output_dir: Path) -> list[Path]:
+    """The folders of the phases that have begun, in their order."""
+    return sorted(output_dir.glob("phase-*"), key=lambda folder: (len(folder.name), folder.name))
+
+
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
     """The folder of the checkpoint of a step."""
     return output_dir / CHECKPOINTS / f"step-{step:08d}"

@@ -8,16 +8,19 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
 
 from train_loop import run_files
-from train_loop.run_files import checkpoints
+from train_loop.run_files import checkpoints, phase_folders
 
 logger = logging.getLogger(__name__)
 
 
 def model_folder(name: str) -> str:
-    """The folder of the model in a run's folder: the final one, or that of the newest checkpoint. Other names stay."""
+    """The folder of the model of a run or its last phase: the final one, or the newest checkpoint. Other names stay."""
     run = Path(name)
     if (run / run_files.MODEL).is_dir():
         return str(run / run_files.MODEL)
+    for phase in reversed(phase_folders(run)):
+        if (found := model_folder(str(phase))) != str(phase):
+            return found
     if not (saved := checkpoints(run)):
         return name
     logger.warning("%s has no final model yet: %s is used", name, saved[-1])
