@@ -54,15 +54,12 @@ class RunCheckpoints:
         """
         wanted = self.config.resume_from_checkpoint
         folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
-        if folder is not None:
-            return checkpoint.load_start(folder, self.identity, self.settings)
-        if (name := self.config.start_from) is None:
-            return Start()
+        if (name := self.config.start_from) is None or folder is not None:
+            return Start() if folder is None else checkpoint.load_start(folder, self.identity, self.settings)
         is_run = (Path(name) / run_files.CHECKPOINTS).is_dir()
-        other = find_checkpoint("latest", Path(name)) if is_run else find_checkpoint(name, Path())
-        if other is None:
-            raise CheckpointError(f"start_from={name!r}: there is no checkpoint in this run")
-        return checkpoint.load_start_of_another(other, self.identity)
+        if (branches := find_checkpoint("latest" if is_run else name, Path(name))) is None:
+            raise CheckpointError(f"start_from={name!r}: this run has no checkpoint")
+        return checkpoint.load_start(branches, self.identity, self.settings, is_branch=True)
 
     def begin(self, start: Start) -> list[str]:
         """Leave only this run's history among the checkpoints; return a line for each change.

@@ -14,6 +14,7 @@ TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 TRACKER_ID = "tracker_id"  # by which a resumed run goes on in its trackers
 LOCK = ".lock"
+PHASE = "phase-"  # with a number from 1: the folders of the runs that are phases of one
 
 # What a new run in the same folder replaces.
 CONTENTS = (CONFIG, METRICS, CHECKPOINTS, MODEL, PROFILE, ENVIRONMENT, REPORT, HUB, TENSORBOARD, WANDB, TRACKER_ID)
@@ -22,16 +23,6 @@ CONTENTS = (CONFIG, METRICS, CHECKPOINTS, MODEL, PROFILE, ENVIRONMENT, REPORT, H
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first, valid or not."""
     return sorted(p for p in (output_dir / CHECKPOINTS).glob("step-*") if not p.suffix)  # not .tmp, .old, .aside
-
-
-def phase_folder(output_dir: Path, number: int) -> Path:
-    """The folder of a phase, from 1, of a run in phases; it is that of a run."""
-    return output_dir / f"phase-{number}"
-
-
-def phase_folders(output_dir: Path) -> list[Path]:
-    """The folders of the phases that have begun, in their order."""
-    return sorted(output_dir.glob("phase-*"), key=lambda folder: (len(folder.name), folder.name))
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:

@@ -31,15 +31,12 @@ _ENDS = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token
 
 
 def open_tokenizer(
-    config: DataConfig,
-    documents: Sequence[Documents],
-    model_name_or_path: str | None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: DataConfig, documents: Sequence[Documents], model_name_or_path: str | None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that the settings name, or the given one. ValueError if there is none, or it lacks a token."""
-    if tokenizer is None and config.train_tokenizer:
+    """The tokenizer that the settings name. Raises ValueError if there is none, or it lacks a token that they need."""
+    if config.train_tokenizer:
         tokenizer = _trained(config, documents)
-    elif tokenizer is None:
+    else:
         name = config.tokenizer_name_or_path or model_name_or_path
         if name is None:
             raise ValueError(

@@ -69,7 +69,7 @@ def open_corpus(settings: Settings, *, trains: bool = True, tokenizer: PreTraine
     for name in filter(None, (config.tokenizer_name_or_path, settings.model.model_name_or_path)):
         require_hub(name)
     train, evaluation = open_documents(config)
-    tokenizer = open_tokenizer(config, train, settings.model.model_name_or_path, tokenizer)
+    tokenizer = tokenizer or open_tokenizer(config, train, settings.model.model_name_or_path)
     most = config.max_eval_blocks or (_STREAMING_EVAL_BLOCKS if config.streaming else None)
     return Corpus(
         config=config,

@@ -148,7 +148,7 @@ def _phases(recipe: dict[str, Any], phases: list[dict[str, Any]], given: dict[st
     if phases and recipe.get("resume_from_checkpoint") not in (None, "latest"):
         way_out = "'latest' finds the phase; config.yaml in a phase's folder is a recipe of that phase alone"
         raise ValueError(f"resume_from_checkpoint={recipe['resume_from_checkpoint']!r}: of a run in phases, {way_out}")
-    folder = Path(recipe.get("output_dir", TrainConfig.output_dir))
+    folders = str(Path(recipe.get("output_dir", TrainConfig.output_dir)) / run_files.PHASE)
     shape = recipe.get("model_config", {})
     for number, phase in enumerate(phases, 1):
         shape = shape | phase.get("model_config", {})  # from the phase before, whose model it is
@@ -159,13 +159,13 @@ def _phases(recipe: dict[str, Any], phases: list[dict[str, Any]], given: dict[st
             values["max_steps"] = max(1, round(share * recipe["max_steps"]))
         if "seed" not in phase:  # the same would show the same blocks in the same order
             values["seed"] = recipe.get("seed", TrainConfig.seed) + number - 1
-        values["output_dir"] = str(run_files.phase_folder(folder, number))
+        values["output_dir"] = f"{folders}{number}"
+        values["push_to_hub"] = number == len(phases) and recipe.get("push_to_hub", False)
         if number > 1:
-            values["start_from"] = str(run_files.phase_folder(folder, number - 1))
+            values["start_from"] = f"{folders}{number - 1}"
             if recipe.get("train_tokenizer"):
-                first = run_files.phase_folder(folder, 1) / run_files.MODEL
-                values |= {"train_tokenizer": False, "tokenizer_name_or_path": str(first)}
-        yield _settings(values | ({"push_to_hub": False} if number < len(phases) else {}))
+                values |= {"train_tokenizer": False, "tokenizer_name_or_path": f"{folders}1/{run_files.MODEL}"}
+        yield _settings(values)
 
 
 def _in_one_spelling(arguments: Sequence[str]) -> list[str]:

@@ -56,13 +56,10 @@ class Prepared(NamedTuple):
 
 
 class ReadyRun(NamedTuple):
-    """A run that is set up, and what it needs beside its parts."""
+    """A run that is set up, and what it was set up from."""
 
     run: Run
-    corpus: Corpus
-    signals: StopSignals
-    sharing: Sharing
-    suite: Suite | None
+    at: Prepared
     is_last: bool  # whether no phase follows
 
 
@@ -85,9 +82,9 @@ def train_or_exit(settings: Settings, *, dry_run: bool) -> None:
             fail(error, code=1, is_alone=True)
         except NotPushedError as error:
             print(f"error: {error}", file=sys.stderr)
-            ready.sharing.leave(error.code)
+            ready.at.sharing.leave(error.code)
         except Stopped:
-            ready.sharing.leave(128 + (ready.signals.number or signal.SIGTERM))
+            ready.at.sharing.leave(128 + (ready.at.signals.number or signal.SIGTERM))
         del ready  # its model goes before the next phase's comes
 
 
@@ -108,7 +105,8 @@ def set_up_phases(settings: Settings, *, dry_run: bool = False) -> Generator[Rea
             if (at := prepare(phases[i], folders[i], tokenizer, dry_run=dry_run, skips=skips)) is None:
                 first += 1
             else:
-                tokenizer, weights = at.corpus.tokenizer, _try_out(at, folders[i], weights, dry_run=dry_run)
+                weights = _try_out(at, folders[i], weights, dry_run=dry_run)
+                tokenizer = at.corpus.tokenizer if phases[0].data.train_tokenizer else None
         for i in () if dry_run else range(first, len(phases)):
             gc.collect()  # what is left of the phase before
             yield set_up(phases[i], folders[i], tokenizer, is_last=i == len(phases) - 1)
@@ -144,7 +142,7 @@ def set_up(
     at = prepare(settings, folder, tokenizer)
     assert at is not None
     run = assemble(at.settings, at.accelerator, at.processes, at.corpus, at.plan, folder, at.sharing.on_saved)
-    return ReadyRun(run, at.corpus, at.signals, at.sharing, at.suite, is_last)
+    return ReadyRun(run, at, is_last)
 
 
 def prepare(
@@ -172,6 +170,8 @@ def prepare(
         raise AgreedError(problem) from error
     is_done = skips and settings.train.resume_from_checkpoint and (folder.path / run_files.MODEL).is_dir()
     if processes.from_main(lambda: is_done):
+        if processes.is_main:
+            print(f"finished {folder.path}")
         processes.close()
         return None
     settings = replace(settings, train=replace(settings.train, mixed_precision=accelerator.mixed_precision))
@@ -199,7 +199,7 @@ def train_to_end(ready: ReadyRun) -> None:
         ConnectionError: Another process, or a loader worker, died or hung.
         NotPushedError: The model is complete, and not on the Hub.
     """
-    run, corpus, accelerator = ready.run, ready.corpus, ready.run.accelerator
+    run, corpus, accelerator = ready.run, ready.at.corpus, ready.run.accelerator
     if accelerator.is_main_process:
         print_plan(corpus, run.plan, accelerator, run.bare_objective.model)
     unigram = None  # when streaming: nobody has counted the tokens
@@ -210,8 +210,8 @@ def train_to_end(ready: ReadyRun) -> None:
         if accelerator.is_main_process:
             print(f"unigram  perplexity {unigram:.1f} for guessing by frequency alone")
     arithmetic = measure_arithmetic(accelerator, run.bare_objective, corpus.config.block_size)
-    watch = Watch(run, arithmetic, partial(_answers, run, corpus, ready.suite))
-    with ready.signals.remembered():
+    watch = Watch(run, arithmetic, partial(_answers, run, corpus, ready.at.suite))
+    with ready.at.signals.remembered():
         try:
             final = train(run, watch)
             if not ready.is_last and run.processes.stop():  # since its last update
@@ -223,7 +223,7 @@ def train_to_end(ready: ReadyRun) -> None:
                 raise ConnectionError(loss) from error
             raise
         except Stopped as stopped:
-            number = ready.signals.number or signal.SIGTERM  # another process's
+            number = ready.at.signals.number or signal.SIGTERM  # another process's
             if accelerator.is_main_process:
                 print(f"{stopped} by {signal.Signals(number).name}: go on with --resume_from_checkpoint latest")
             run.processes.close()
@@ -236,7 +236,7 @@ def train_to_end(ready: ReadyRun) -> None:
         else:  # the connections of the processes stay
             for tracker in accelerator.trackers:
                 tracker.finish()
-        ready.sharing.finish(run.output_dir / run_files.MODEL, ready.signals)
+        ready.at.sharing.finish(run.output_dir / run_files.MODEL, ready.at.signals)
 
 
 def _answers(run: Run, corpus: Corpus, suite: Suite | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
 
 from train_loop import run_files
-from train_loop.run_files import checkpoints, phase_folders
+from train_loop.run_files import checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def model_folder(name: str) -> str:
     run = Path(name)
     if (run / run_files.MODEL).is_dir():
         return str(run / run_files.MODEL)
-    for phase in reversed(phase_folders(run)):
+    for phase in sorted(run.glob(f"{run_files.PHASE}[0-9]*"), key=lambda p: (len(p.name), p.name), reverse=True):
         if (found := model_folder(str(phase))) != str(phase):
             return found
     if not (saved := checkpoints(run)):
