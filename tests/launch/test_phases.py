@@ -148,7 +148,7 @@ import os
 import signal
 from pathlib import Path
 
-from train_loop.optim import build_schedule
+import torch
 
 HERE = Path(__file__).parent
 
@@ -162,25 +162,28 @@ def at_the_border(config, total_steps):
     return lambda step: 1.0
 
 
-def at_the_end(config, total_steps):
-    '''Asks the first phase to stop in its last update, once.'''
-    once = HERE / "once"
+class Last(torch.optim.AdamW):
+    def eval(self):
+        pass
 
-    def factor(step):
-        if config.output_dir.endswith("phase-1") and step == total_steps - 1 and once.exists():
+    def train(self):
+        '''Called after each evaluation: asks the first phase to stop when its model is written, once.'''
+        once = HERE / "once"
+        if (HERE / "run/phase-1/model").exists() and once.exists():
             once.unlink()
             os.kill(os.getpid(), signal.SIGTERM)
-        return 1.0
 
-    return factor
+
+def at_the_end(objective, config):
+    return [Last(objective.parameters(), lr=config.learning_rate)]
 """
 
 
 @pytest.mark.parametrize("how", ["at_the_border", "at_the_end"])
 def test_an_end_at_the_border_loses_nothing(recipe: Write, tmp_path: Path, how: str) -> None:
     (tmp_path / "kill.py").write_text(KILL)
-    words = [*recipe(), "--lr_scheduler_type", f"{tmp_path / 'kill.py'}:{how}"]
-    words += ["--lr_scheduler_kwargs", "none", "--resume_from_checkpoint", "latest"]
+    setting = "--lr_scheduler_type" if how == "at_the_border" else "--optimizer"
+    words = [*recipe(), setting, f"{tmp_path / 'kill.py'}:{how}", "--resume_from_checkpoint", "latest"]
     main([*words, "--output_dir", str(tmp_path / "whole")])
     (tmp_path / "once").touch()
     ended = run(launcher("python", 1), *words)
