@@ -110,6 +110,9 @@ def test_two_phases_are_two_runs_by_hand(recipe: Write, tmp_path: Path, capsys: 
     config = AutoConfig.from_pretrained(second / "model")
     assert (config.max_position_embeddings, config.rope_parameters) == (64, ROPE)
 
+    cards = [(tmp_path / "run" / f"phase-{number}" / "model" / "README.md").read_text() for number in (1, 2)]
+    assert ["in 3 updates, after those of an earlier run or phase" in card for card in cards] == [False, True]
+
     report([str(tmp_path / "run")])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "phase-1" in page
