@@ -19,8 +19,11 @@ def main(arguments: list[str]) -> None:
     settings, _ = parse_settings(arguments, COMMAND)
     from launch.run.corpus import open_corpus, print_corpus  # imports torch
 
-    corpus = open_corpus(settings)
-    print_corpus(corpus)
+    tokenizer = None
+    for phase in settings.phases or (settings,):
+        corpus = open_corpus(phase, tokenizer=tokenizer)
+        print_corpus(corpus)
+        tokenizer = corpus.tokenizer
     print(f"tokens   {len(corpus.tokenizer):,} in the vocabulary")
     print(f"where    {Path(settings.data.cache_dir).expanduser()}")
 

@@ -24,6 +24,7 @@ for _name, _default, _text in (
 def main(arguments: list[str]) -> None:
     """Print the batch and what the corpus is made of."""
     settings, options = parse_settings(arguments, COMMAND)
+    settings = (*settings.phases, settings)[0]
     for name, smallest in (("step", 1), ("rows", 0), ("num_processes", 1)):
         if (value := getattr(options, name)) < smallest:
             raise ValueError(f"{name}={value} must be {smallest} or more")

@@ -3,6 +3,7 @@
 accelerate launch --config_file accelerate_config.yaml -m launch.train --recipe quickstart
 """
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ COMMAND.add_option("--num_processes", type=int, metavar="N", help=_NUM_PROCESSES
 
 
 def train(**settings: Any) -> "FinishedRun":
-    """Train in this process, as the command does, and return the run.
+    """Train in this process, as the command does, and return the run, or that of a recipe's last phase.
 
     >>> run = train(recipe="quickstart", dataset=["A text.", "Another one."], max_steps=100, output_dir="runs/mine")
 
@@ -36,19 +37,15 @@ def train(**settings: Any) -> "FinishedRun":
         Stopped: After SIGTERM or an interrupt, and a checkpoint. For others, see `launch.run.training.train_to_end`.
     """
     from launch.run.calling import finished, process_left_as_it_was, settings_of_call
-    from launch.run.folder import RunFolder
-    from launch.run.training import set_up, train_to_end
+    from launch.run.training import set_up_phases, train_to_end
 
     read = settings_of_call(settings)
-    folder = RunFolder(read.train)
-    with process_left_as_it_was():
-        try:
-            ready = set_up(read, folder)
-            assert ready is not None  # as a dry run is
+    with process_left_as_it_was(), contextlib.closing(set_up_phases(read)) as runs:
+        for ready in runs:
             train_to_end(ready)
-            return finished(ready.run)
-        finally:
-            folder.release()
+            folder, auto_class = ready.run.output_dir, ready.run.bare_objective.auto_class
+            del ready  # its model goes before the next phase's comes
+        return finished(folder, auto_class)
 
 
 def main(arguments: list[str]) -> None:

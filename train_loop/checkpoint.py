@@ -56,6 +56,7 @@ class Start:
     """Where a run starts, as the main process tells the other processes, which may not see its disk."""
 
     folder: Path | None = None  # the checkpoint to resume from; None: the run starts anew
+    is_branch: bool = False  # whether the run starts anew with the weights and the optimizers' state in there
     state: TrainState = field(default_factory=TrainState)
     model_config: dict[str, Any] = field(default_factory=dict)  # as ``config.json`` has it
     data_state: dict[str, np.ndarray] = field(default_factory=dict)  # see `save_checkpoint`
@@ -105,28 +106,36 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{folder}: {name} is damaged (its SHA-256 is not the one in {_MANIFEST})")
 
 
-def load_start(folder: Path, identity: dict[str, Any], settings: dict[str, Any]) -> Start:
+def load_start(folder: Path, identity: dict[str, Any], settings: dict[str, Any], *, is_branch: bool = False) -> Start:
     """Where a run of this identity and these settings starts from a verified checkpoint: all of it but the tensors.
 
-    Raises CheckpointError, naming the field, if the checkpoint belongs to a different run.
+    Raises CheckpointError, naming the field, if the checkpoint belongs to a different run; with ``is_branch`` only if
+    tokenizer, objective or optimizer are others.
     """
+    way_out = "its next step would not be the same; change it back, or start anew in another output_dir"
+    if is_branch:
+        identity = {n: v for n, v in identity.items() if n.startswith(("tokenizer", "objective", "optimizer"))}
+        identity.pop("objective_kwargs")
+        way_out = f"the same is needed, or start with the weights alone by --model_name_or_path {folder}"
     facts = json.loads((folder / "state.json").read_text())
     saved = {"objective": "masked_lm", "objective_kwargs": {}} | facts.pop("identity")  # older ones name no objective
     for name, value in identity.items():
         if saved.get(name) != value:
             raise CheckpointError(
-                f"{folder} was made with {name}={saved.get(name)!r}, and this run has {name}={value!r}: "
-                "its next step would not be the same; change it back, or start anew in another output_dir"
+                f"{folder} was made with {name}={saved.get(name)!r}, and this run has {name}={value!r}: {way_out}"
             )
+    if is_branch:
+        return Start(folder, is_branch, TrainState(scaler=facts["scaler"]))
     given = facts.pop("settings", {})
-    places = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir")  # they change no result
+    places = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "start_from", "cache_dir")  # no results
     changed = [
         f"changed  {name}: {value!r}, was {given[name]!r}"
         for name, value in json.loads(json.dumps(settings)).items()
         if name in given and name not in places and given[name] != value
     ]
     data_state = safetensors.numpy.load_file(folder / _DATA_STATE) if (folder / _DATA_STATE).exists() else {}
-    return Start(folder, TrainState(**facts), AutoConfig.from_pretrained(folder).to_dict(), data_state, changed)
+    model_config = AutoConfig.from_pretrained(folder).to_dict()
+    return Start(folder, is_branch, TrainState(**facts), model_config, data_state, changed)
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 _TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -54,6 +55,9 @@ class TrainConfig:
     """Delete the run that output_dir holds, and start anew."""
     resume_from_checkpoint: Annotated[str | None, "of the machine"] = None
     """A checkpoint folder, or 'latest': the newest valid one in output_dir, or the start if there is none."""
+    start_from: Annotated[str | None, "of the machine"] = None
+    """Begin a new run with the weights and the optimizer's state of another run: one of its checkpoints, or its folder
+    for the newest. Text, batch, length and schedule may be others; with the same seed, the order begins again."""
     seed: Annotated[int, "identity"] = 0
     """Seed of initialisation, order, masks and dropout."""
     eval_seed: int = 0
@@ -65,6 +69,10 @@ class TrainConfig:
     """Number of updates; overrides num_train_epochs."""
     global_batch_size: Annotated[int | None, "identity"] = None
     """Blocks per update, over all processes. Default: 32, unless gradient_accumulation_steps is given."""
+    initial_batch_size: Annotated[int | None, "identity"] = None
+    """Blocks of the first update, if the batch is to grow: evenly, to global_batch_size, in batch_warmup_steps."""
+    batch_warmup_steps: float = 0
+    """Updates in which the batch grows; a value below 1 is a fraction of max_steps. The learning rate is not scaled."""
     per_device_train_batch_size: int | Literal["auto"] | None = None
     """Blocks that a process takes at once; auto: as many as fit in memory, tried out at the start. Changes no update
     but for dropout's draws. Default: its whole share of the global batch."""
@@ -176,16 +184,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_batch()
         for name in (
-            "max_steps", "global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
-            "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to", "replicas",
+            "max_steps", "global_batch_size", "initial_batch_size", "per_device_train_batch_size",
+            "gradient_accumulation_steps", "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps",
+            "save_total_limit", "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to",
+            "replicas",
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name in ("num_train_epochs", "process_timeout", "learning_rate", "muon_learning_rate", "adam_epsilon"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={value} must be a positive number")
-        for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "batch_warmup_steps"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={value} must be 0 or more")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
@@ -210,10 +219,18 @@ class TrainConfig:
                 raise ValueError(f"probe {probe!r} must have one <mask>, where a word is missing")
         if self.overwrite_output_dir and self.resume_from_checkpoint:
             raise ValueError("overwrite_output_dir deletes the run that resume_from_checkpoint goes on with: give one")
+        if self.start_from and Path(self.start_from).resolve().is_relative_to(Path(self.output_dir).resolve()):
+            raise ValueError(f"start_from={self.start_from!r} is in output_dir: a new run needs a folder of its own")
         if self.push_to_hub and self.hub_model_id is None:
             raise ValueError("push_to_hub does not say where to: add --hub_model_id user/name")
 
     def _check_batch(self) -> None:
+        grows = (self.initial_batch_size is not None, self.batch_warmup_steps > 0)
+        if any(grows) and not (all(grows) and self.max_steps):
+            raise ValueError(
+                f"initial_batch_size={self.initial_batch_size}, batch_warmup_steps={self.batch_warmup_steps} and "
+                f"max_steps={self.max_steps}: a batch that grows needs all three"
+            )
         if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} and gradient_accumulation_steps="

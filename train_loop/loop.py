@@ -11,6 +11,8 @@ from train_loop.evaluate import evaluate
 from train_loop.objective import EvalMetrics
 from train_loop.parallel import even_out, full_state, is_sharded, load_full_state
 from train_loop.run import Run, Stopped
+from train_loop.run_checkpoints import load_whole
+from train_loop.run_files import checkpoint_folder
 from train_loop.step import StepMetrics, train_step
 from train_loop.watching.watch import Watch
 
@@ -184,7 +186,8 @@ def _finish(run: Run, watch: Watch, evaluation: EvalMetrics | None) -> EvalMetri
     objective, best_step = run.bare_objective, run.state.best_step
     if run.config.keeps_best and best_step is not None and best_step != run.state.step:
         try:
-            best = run.processes.tensors_from_main(lambda: run.checkpoints.load(best_step, objective))
+            folder = checkpoint_folder(run.output_dir, best_step)
+            best = run.processes.tensors_from_main(lambda: load_whole(folder, objective))
             load_full_state(objective, run.optimizers, best)
             evaluation = None
         except ValueError as error:

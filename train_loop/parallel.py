@@ -140,12 +140,23 @@ def full_state(
     return copies(weights) if is_sharded(objective) else weights, copies(others)
 
 
-def load_full_state(objective: Objective, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `full_state` gave; the weights, or some of them, may be missing."""
+def load_full_state(
+    objective: Objective, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor], *, is_whole: bool = False
+) -> None:
+    """Put back what `full_state` gave; the weights, or some of them, may be missing.
+
+    With ``is_whole`` it comes from another objective, and ValueError is raised unless its weights are just these.
+    """
     names = {_name(name): name for name in objective.state_dict()}
     like = {_name(name): p for name, p in objective.named_parameters(remove_duplicate=False)}
-    weights = {names[name]: _share_of(like.get(name), t) for name, t in tensors.items() if "/" not in name}
-    objective.load_state_dict(weights, strict=False)
+    weights = {names.get(name, name): _share_of(like.get(name), t) for name, t in tensors.items() if "/" not in name}
+    try:
+        objective.load_state_dict(weights, strict=is_whole)
+    except RuntimeError as error:
+        wrong = " ".join(str(error).split()[5:])[:300]
+        raise ValueError(
+            f"only what changes no shape, such as rope_parameters, may differ in model_config: {wrong}"
+        ) from error
     names_by_id = _parameter_names(objective)
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, _, slot in (key.rpartition("/") for key in tensors if "/" in key):
@@ -154,11 +165,9 @@ def load_full_state(objective: Objective, optimizers: Sequence[Optimizer], tenso
     for optimizer in optimizers:
         parameters = [names_by_id[id(p)] for group in optimizer.param_groups for p in group["params"]]
         averages = isinstance(getattr(optimizer, "optimizer", optimizer), WeightAverage)
-        state = {
-            i: {slot: t for slot, t in by_parameter[name].items() if slot.startswith(WeightAverage.SLOT) == averages}
-            for i, name in enumerate(parameters)
-            if name in by_parameter
-        }
+        of_all = (by_parameter.get(name, {}).items() for name in parameters)
+        slots = [{s: t for s, t in one if s.startswith(WeightAverage.SLOT) == averages} for one in of_all]
+        state = {i: one for i, one in enumerate(slots) if one}  # none where the average begins now
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

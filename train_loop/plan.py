@@ -15,9 +15,17 @@ class BatchPlan:
     global_batch_size: int  # blocks per update
     micro_batch_size: int  # blocks that a process takes at once
     micro_batches_per_step: int  # of a process in an update (gradient accumulation)
-    steps_per_epoch: int | None  # updates in an epoch; the last may be smaller. None when streaming
+    steps_per_epoch: int | None  # updates in an epoch; the last may be smaller. None when streaming or growing
     total_steps: int  # updates in the run
     eval_steps: int  # updates between evaluations
+    initial_batch_size: int  # blocks of the first update; the global batch size, unless the batch grows
+    batch_warmup_steps: int  # updates in which it grows evenly; 0: it does not
+
+    def blocks_before(self, step: int) -> int:
+        """Blocks in the updates before one; where the batch grows, an epoch's end cuts none short."""
+        full, initial, num = self.global_batch_size, self.initial_batch_size, self.batch_warmup_steps
+        added = 0 if num == 0 else min(step, num) ** 2 * (full - initial) // (2 * num)
+        return step * initial + added + max(0, step - num) * (full - initial)
 
     def cut(self, micro_batches_per_step: int) -> "BatchPlan":
         """The same plan with each update cut into so many micro-batches. Requires a plan with one."""
@@ -57,6 +65,15 @@ def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processe
         steps_per_epoch, total_steps = None, config.max_steps
     else:
         raise ValueError("streaming: nobody knows how much text there is: say how many updates to make by --max_steps")
+    initial, growing = config.initial_batch_size or global_batch_size, config.batch_warmup_steps
+    growing = round(growing * total_steps if growing < 1 else growing)
+    if initial > global_batch_size or growing > total_steps:
+        raise ValueError(
+            f"initial_batch_size={initial} and batch_warmup_steps={growing}: the batch has {global_batch_size} blocks "
+            f"in the end, and the run {total_steps} updates; use no more than these"
+        )
+    if growing:
+        steps_per_epoch = None
     return BatchPlan(
         global_batch_size=global_batch_size,
         micro_batch_size=micro_batch_size,
@@ -64,4 +81,6 @@ def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processe
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         eval_steps=config.eval_steps or steps_per_epoch or max(1, total_steps // 10),
+        initial_batch_size=initial,
+        batch_warmup_steps=growing,
     )

@@ -48,13 +48,18 @@ class RunCheckpoints:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def start(self) -> Start:
-        """Find and verify the checkpoint that ``resume_from_checkpoint`` names.
+        """Find and verify the checkpoint that ``resume_from_checkpoint`` names, or without one ``start_from``.
 
         Raises CheckpointError if no checkpoint is whole, or it belongs to a different run.
         """
         wanted = self.config.resume_from_checkpoint
         folder = None if wanted is None else find_checkpoint(wanted, self._output_dir)
-        return Start() if folder is None else checkpoint.load_start(folder, self.identity, self.settings)
+        if (name := self.config.start_from) is None or folder is not None:
+            return Start() if folder is None else checkpoint.load_start(folder, self.identity, self.settings)
+        is_run = (Path(name) / run_files.CHECKPOINTS).is_dir()
+        if (branches := find_checkpoint("latest" if is_run else name, Path(name))) is None:
+            raise CheckpointError(f"start_from={name!r}: this run has no checkpoint")
+        return checkpoint.load_start(branches, self.identity, self.settings, is_branch=True)
 
     def begin(self, start: Start) -> list[str]:
         """Leave only this run's history among the checkpoints; return a line for each change.
@@ -143,11 +148,11 @@ class RunCheckpoints:
                 raise CheckpointError(text) from error
             logger.warning("%s; training goes on", text)
 
-    def load(self, step: int, objective: Objective) -> dict[str, Tensor]:
-        """The full state in the checkpoint of a step; ValueError if that is not whole."""
-        folder = checkpoint_folder(self._output_dir, step)
-        verify(folder)
-        return load_model(str(folder), auto_class=objective.auto_class).state_dict() | checkpoint.load_tensors(folder)
+
+def load_whole(folder: Path, objective: Objective) -> dict[str, Tensor]:
+    """The full state in a checkpoint; ValueError if that is not whole."""
+    verify(folder)
+    return load_model(str(folder), auto_class=objective.auto_class).state_dict() | checkpoint.load_tensors(folder)
 
 
 def find_checkpoint(wanted: str, output_dir: Path) -> Path | None:

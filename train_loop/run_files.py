@@ -14,6 +14,7 @@ TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 TRACKER_ID = "tracker_id"  # by which a resumed run goes on in its trackers
 LOCK = ".lock"
+PHASE = "phase-"  # with a number from 1: the folders of the runs that are phases of one
 
 # What a new run in the same folder replaces.
 CONTENTS = (CONFIG, METRICS, CHECKPOINTS, MODEL, PROFILE, ENVIRONMENT, REPORT, HUB, TENSORBOARD, WANDB, TRACKER_ID)

@@ -6,8 +6,9 @@ A process takes a contiguous share of the global batch, so the global batch does
 """
 
 import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,12 +121,20 @@ class Order:
     # [N], tokens in each block, to make batches of blocks of similar length, which need less padding: the blocks of
     # 16 updates are sorted together. None: do not sort.
     lengths: np.ndarray | None = None
+    # Step -> blocks in the updates before it, where G grows. Epochs then meet within a batch, and nothing is sorted.
+    blocks_before: Callable[[int], int] | None = None
 
     def global_batch(self, step: int) -> Batch:
         """The blocks of an update: ``[G]``, the number of earlier passes over each block's source, and ``[G]`` ids.
 
         The last update of an epoch of one source has the remaining blocks, so that each block is seen exactly once.
         """
+        if self.blocks_before is not None:
+            first, stop = self.blocks_before(step), self.blocks_before(step + 1)
+            size = self.sizes[0] if len(self.sizes) == 1 else sys.maxsize
+            edges = [first, *range((first // size + 1) * size, stop, size), stop]
+            parts = [self._blocks(a // size, np.arange(a, b) - a // size * size) for a, b in itertools.pairwise(edges)]
+            return np.concatenate([passes for passes, _ in parts]), np.concatenate([ids for _, ids in parts])
         epoch, step_in_epoch, end = 0, step, sys.maxsize
         if len(self.sizes) == 1:
             epoch, step_in_epoch = divmod(step, -(-self.sizes[0] // self.global_batch_size))
@@ -144,7 +153,8 @@ class Order:
 
     def draws_by_source(self, step: int) -> np.ndarray:
         """``[S]``: blocks of each source in the updates before ``step``."""
-        thousands, rest = divmod(step * self.global_batch_size, MIXTURE_PERIOD)
+        blocks = step * self.global_batch_size if self.blocks_before is None else self.blocks_before(step)
+        thousands, rest = divmod(blocks, MIXTURE_PERIOD)
         sources, _ = mixture(np.arange(rest) + thousands * MIXTURE_PERIOD, self.weights, self.seed)
         return thousands * mixture_counts(self.weights) + np.bincount(sources, minlength=len(self.sizes))
 

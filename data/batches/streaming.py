@@ -216,7 +216,7 @@ class StreamLoader:
     collator: Collator
     _: KW_ONLY
     rates: Callable[[int, int], np.ndarray]
-    global_batch_size: int
+    blocks_before: Callable[[int], int]  # step -> blocks in the updates before it
     micro_batch_size: int
     place: Place
     state_before: InitVar[Arrays]  # the joined `state` of all processes; empty at the beginning
@@ -243,12 +243,11 @@ class StreamLoader:
         """See `Loader`. Raises DataError for text that cannot be read, or a bad result of a user's function."""
         with items_of(self._dataset, self._config) as items:
             for step in range(start, stop):
-                first = step * self.global_batch_size
-                streams = [slot % self._config.num_streams for slot in range(first, first + self.global_batch_size)]
+                slots = range(self.blocks_before(step), self.blocks_before(step + 1))
                 drawn = [
                     (*self._buffers[s].draw(partial(self._receive, s, items)), rate)
-                    for s, rate in zip(streams, self.rates(step, len(streams)), strict=True)
-                    if s in self._buffers
+                    for slot, rate in zip(slots, self.rates(step, len(slots)), strict=True)
+                    if (s := slot % self._config.num_streams) in self._buffers
                 ]
                 cuts = range(0, max(len(drawn), 1), self.micro_batch_size)
                 yield [self._collate(drawn[i : i + self.micro_batch_size]) for i in cuts]

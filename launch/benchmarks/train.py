@@ -141,10 +141,9 @@ def this_project(settings: Settings, tick: Tick, *, side_by_side: bool = True) -
     folder = tempfile.mkdtemp(dir=settings.data.cache_dir)  # goes with the cache
     config = replace(settings.train, output_dir=folder, tf32=False)  # which the others do not use
     ready = set_up(replace(settings, train=config), RunFolder(config))
-    assert ready is not None
     run, loader = ready.run, ready.run.loader
     if not side_by_side:
-        loader = train_loader(settings, ready.corpus, run.plan, Place(device=run.accelerator.device))
+        loader = train_loader(settings, ready.at.corpus, run.plan, Place(device=run.accelerator.device))
     run.objective.train()
     for step, batches in enumerate(loader.steps(0, run.plan.total_steps)):
         train_step(

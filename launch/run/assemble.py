@@ -33,7 +33,7 @@ from train_loop.parallel import load_full_state, prepare
 from train_loop.plan import BatchPlan
 from train_loop.processes import AgreedError, Processes
 from train_loop.run import Run
-from train_loop.run_checkpoints import RunCheckpoints
+from train_loop.run_checkpoints import RunCheckpoints, load_whole
 from train_loop.run_files import checkpoints as checkpoint_folders
 from train_loop.speed.compile import compile_layers
 from train_loop.speed.memory import fewest_micro_batches
@@ -63,7 +63,7 @@ def assemble(
     if config.resume_from_checkpoint == "latest":
         require_newest(processes, Path(config.output_dir))
     lr_factor = processes.together(lambda: settings.functions["lr_scheduler_type"](config, plan.total_steps))
-    objective = open_objective(settings, corpus.tokenizer, start, processes)
+    objective = open_objective(settings, corpus.tokenizer, Start() if start.is_branch else start, processes)
     if processes.number > 1:  # for one, a second of hashing for nothing
         held = {"evaluation tokens (SHA-256)": corpus.eval.sha256, "batches": plan, "step": start.state.step}
         processes.require_same({**identity, **held, "weights (SHA-256)": weights_digest(objective)})
@@ -76,8 +76,10 @@ def assemble(
     if config.torch_compile:
         processes.together(check_compiler)
         compile_layers(objective)
-    if (folder_of_start := start.folder) is not None:
-        load_full_state(objective, optimizers, processes.tensors_from_main(lambda: load_tensors(folder_of_start)))
+    if (other := start.folder) is not None:
+        load = partial(load_whole, objective=objective) if start.is_branch else load_tensors
+        tensors = processes.tensors_from_main(lambda: load(other))
+        processes.together(lambda: load_full_state(objective, optimizers, tensors, is_whole=start.is_branch))
     if accelerator.scaler is not None and start.state.scaler is not None:
         accelerator.scaler.load_state_dict(start.state.scaler)
     place, is_flat = Place(processes.rank, processes.number, accelerator.device), objective.takes_documents
@@ -115,6 +117,7 @@ def run_identity(settings: Settings, corpus: Corpus, plan: BatchPlan) -> dict[st
         **settings.marked("identity"),
         **(settings.marked("identity of a stream") if is_streaming else {}),
         "global_batch_size": plan.global_batch_size,  # also where the setting leaves it open
+        **({"batch_warmup_steps": plan.batch_warmup_steps} if plan.batch_warmup_steps else {}),
         "mixture weights": list(corpus.weights),
         "training tokens (SHA-256)": [source.sha256 for source in corpus.train],
         **({"training files (SHA-256)": [source.identity for source in corpus.documents]} if is_streaming else {}),
@@ -195,7 +198,8 @@ def open_folder(
     folder.open(settings)
     record_start(folder.path, accelerator, step=start.state.step)
     if start.folder is not None:
-        print(f"resumed  {start.folder}, after step {start.state.step}")
+        step = "with its weights and optimizer" if start.is_branch else f"after step {start.state.step}"
+        print(f"{'begun' if start.is_branch else 'resumed':<8} {start.folder}, {step}")
         for line in (*start.changed, *checkpoints.begin(start)):
             print(line)
 

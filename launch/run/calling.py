@@ -21,7 +21,6 @@ from data.config import DataConfig
 from launch.run.settings import Settings, SettingsParser, parse_settings
 from train_loop import run_files
 from train_loop.model import load_model
-from train_loop.run import Run
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class FinishedRun:
     folder: Path
 
 
-def finished(run: Run) -> FinishedRun:
+def finished(folder: Path, auto_class: Any) -> FinishedRun:
     """Open what a run left in its folder."""
-    model = str(run.output_dir / run_files.MODEL)
-    lines = (run.output_dir / run_files.METRICS).read_text(encoding="utf-8").splitlines()
-    trained = load_model(model, auto_class=run.bare_objective.auto_class)
-    return FinishedRun(trained, AutoTokenizer.from_pretrained(model), list(map(json.loads, lines)), run.output_dir)
+    model = str(folder / run_files.MODEL)
+    lines = (folder / run_files.METRICS).read_text(encoding="utf-8").splitlines()
+    trained = load_model(model, auto_class=auto_class)
+    return FinishedRun(trained, AutoTokenizer.from_pretrained(model), list(map(json.loads, lines)), folder)
 
 
 def settings_of_call(values: Mapping[str, Any]) -> Settings:

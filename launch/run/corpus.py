@@ -56,8 +56,8 @@ class Corpus:
         return np.sum([source.token_counts for source in self.train], axis=0)
 
 
-def open_corpus(settings: Settings, *, trains: bool = True) -> Corpus:
-    """Open the corpus, from the cache where it is there, perhaps without blocks to train on.
+def open_corpus(settings: Settings, *, trains: bool = True, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
+    """Open the corpus, from the cache where it is there, perhaps without blocks to train on, or with a tokenizer given.
 
     Raises ValueError for what is missing or wrong.
     """
@@ -69,7 +69,7 @@ def open_corpus(settings: Settings, *, trains: bool = True) -> Corpus:
     for name in filter(None, (config.tokenizer_name_or_path, settings.model.model_name_or_path)):
         require_hub(name)
     train, evaluation = open_documents(config)
-    tokenizer = open_tokenizer(config, train, settings.model.model_name_or_path)
+    tokenizer = tokenizer or open_tokenizer(config, train, settings.model.model_name_or_path)
     most = config.max_eval_blocks or (_STREAMING_EVAL_BLOCKS if config.streaming else None)
     return Corpus(
         config=config,

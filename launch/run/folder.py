@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -26,6 +27,7 @@ class RunFolder:
         """Change nothing on the disk."""
         self._config = config
         self.path = Path(config.output_dir)
+        self.later: Sequence[RunFolder] = ()  # those of the phases after it
         self._lock: int | None = None  # a file descriptor, open while it is held
 
     def hold(self) -> None:
@@ -55,8 +57,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.hold()
         if self._config.overwrite_output_dir:
-            for name in run_files.CONTENTS:
-                path = self.path / name
+            for path in (folder.path / name for folder in (*self.later, self) for name in run_files.CONTENTS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         text = yaml.safe_dump(settings.as_dict(), sort_keys=False)
         (self.path / run_files.CONFIG).write_text(text, encoding="utf-8")

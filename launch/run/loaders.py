@@ -39,11 +39,12 @@ def train_loader(
     masks = collator(corpus, corpus.config.choose, seed, is_flat=is_flat)
     if not corpus.train:
         sources = StreamCorpus(corpus.documents, corpus.weights, corpus.tokenizer, corpus.config, seed)
-        return StreamLoader(sources, masks, global_batch_size=size, state_before=state or {}, **shared)
+        return StreamLoader(sources, masks, blocks_before=plan.blocks_before, state_before=state or {}, **shared)
     blocks = corpus.train[0] if len(corpus.train) == 1 else JoinedBlocks(corpus.train)
     # Blocks of other groupings are of one length, or nearly.
     lengths = blocks.lengths if corpus.config.grouping == "line_by_line" else None
-    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, lengths)
+    grows = plan.blocks_before if plan.batch_warmup_steps else None
+    order = Order(tuple(map(len, corpus.train)), corpus.weights, size, seed, lengths, grows)
     names = [source.name for source in corpus.documents]
     return TrainLoader(MicroBatches(blocks, masks), order, config=corpus.config, source_names=names, **shared)
 

@@ -15,7 +15,7 @@ import inspect
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,18 @@ import yaml
 from data.config import DataConfig
 from data.functions import did_you_mean, find
 from launch.run.errors import OneLineParser
+from train_loop import run_files
 from train_loop.config import OVERRIDDEN_BY, ModelConfig, TrainConfig
 
 _LIST_OF_SETTINGS = "mlm train --help lists them"
 _HUGGING_FACE_NAMES = Path(__file__).with_name("hugging_face_names.yaml")
 RECIPES = Path(__file__).parents[1] / "recipes"
 GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainConfig}
+_OF_ALL_PHASES = (
+    *("model_name_or_path", "model_revision", "model_type", "tokenizer_name_or_path", "train_tokenizer", "vocab_size"),
+    *("objective", "optimizer", "mixed_precision", "push_to_hub", "start_from", "output_dir", "overwrite_output_dir"),
+    "resume_from_checkpoint",
+)
 HINTS = {name: hint for config in GROUPS.values() for name, hint in typing.get_type_hints(config).items()}
 
 
@@ -40,9 +46,10 @@ class Settings:
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
+    phases: tuple["Settings", ...] = ()  # of a recipe with phases: those of each, which are runs of their own
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings in one map. As YAML, it is a recipe."""
+        """All settings in one map, without phases. As YAML, it is a recipe."""
         values = dataclasses.asdict(self.data) | dataclasses.asdict(self.model) | dataclasses.asdict(self.train)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -103,21 +110,62 @@ def parse_settings(arguments: Sequence[str], parser: SettingsParser) -> tuple[Se
         raise ValueError(f"{unknown[0]!r} is not expected here: every setting is written --name value")
     has_model = given.get("model_name_or_path", "none") != "none"
     values = _read_recipe(options.recipe, has_model=has_model) if options.recipe else {}
-    for name in HINTS.keys() & given.keys():
-        words = given[name]
-        if _kind(HINTS[name])[0] is dict:  # a recipe's keys stay, unless the word ``none`` empties the map
-            recipes = {} if "none" in words else values.get(name, {})
-            values[name] = recipes | _convert(name, [word for word in words if word != "none"])
-        else:
-            values[name] = _convert(name, words)
-    for name, stronger in OVERRIDDEN_BY.items():
-        if name in given and stronger not in given:  # given by itself, it counts for a recipe's other
-            values.pop(stronger, None)
+    phases = values.pop("phases", [])
+    given = {name: words for name, words in given.items() if name in HINTS}
+    values = _overridden(values, given)
+    return dataclasses.replace(_settings(values), phases=tuple(_phases(values, phases, given))), options
 
+
+def _settings(values: dict[str, Any]) -> Settings:
     def part(config: Any) -> Any:
         return config(**{f.name: values[f.name] for f in dataclasses.fields(config) if f.name in values})
 
-    return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig)), options
+    return Settings(part(DataConfig), part(ModelConfig), part(TrainConfig))
+
+
+def _overridden(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The values with those of the command line in their place; in a map, key by key."""
+    changed = {}
+    for name, words in given.items():
+        if _kind(HINTS[name])[0] is dict:  # a recipe's keys stay, unless the word ``none`` empties the map
+            recipes = {} if "none" in words else values.get(name, {})
+            changed[name] = recipes | _convert(name, [word for word in words if word != "none"])
+        else:
+            changed[name] = _convert(name, words)
+    return _merged(values, changed)
+
+
+def _merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    weaker = {stronger for name, stronger in OVERRIDDEN_BY.items() if name in changed}  # it counts for the other
+    return {name: value for name, value in values.items() if name not in weaker} | changed
+
+
+def _phases(recipe: dict[str, Any], phases: list[dict[str, Any]], given: dict[str, Any]) -> Iterator[Settings]:
+    """Yield the settings of each phase, a run that begins where the one before ended.
+
+    They are the recipe's, those of the phase, and over both the command line's.
+    """
+    if phases and recipe.get("resume_from_checkpoint") not in (None, "latest"):
+        way_out = "'latest' finds the phase; config.yaml in a phase's folder is a recipe of that phase alone"
+        raise ValueError(f"resume_from_checkpoint={recipe['resume_from_checkpoint']!r}: of a run in phases, {way_out}")
+    folders = str(Path(recipe.get("output_dir", TrainConfig.output_dir)) / run_files.PHASE)
+    shape = recipe.get("model_config", {})
+    for number, phase in enumerate(phases, 1):
+        shape = shape | phase.get("model_config", {})  # from the phase before, whose model it is
+        values = _overridden(_merged(recipe, phase | {"model_config": shape}), given)
+        if isinstance(share := phase.get("max_steps"), float):
+            if recipe.get("max_steps") is None:
+                raise ValueError(f"phase {number}: max_steps={share} is a share of the recipe's max_steps: give those")
+            values["max_steps"] = max(1, round(share * recipe["max_steps"]))
+        if "seed" not in phase:  # the same would show the same blocks in the same order
+            values["seed"] = recipe.get("seed", TrainConfig.seed) + number - 1
+        values["output_dir"] = f"{folders}{number}"
+        values["push_to_hub"] = number == len(phases) and recipe.get("push_to_hub", False)
+        if number > 1:
+            values["start_from"] = f"{folders}{number - 1}"
+            if recipe.get("train_tokenizer"):
+                values |= {"train_tokenizer": False, "tokenizer_name_or_path": f"{folders}1/{run_files.MODEL}"}
+        yield _settings(values)
 
 
 def settings_of_model(prog: str, words: Sequence[str], model: str, text: str | None = None) -> Settings:
@@ -193,13 +241,28 @@ def _read_recipe(name: str, *, has_model: bool) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("from_scratch", {}), dict):
         raise ValueError(f"{path} must hold lines of the form 'name: value'")
-    from_scratch = values.pop("from_scratch", {})
+    from_scratch, phases = values.pop("from_scratch", {}), values.pop("phases", None)
     if not has_model and values.get("model_name_or_path") is None:
         values |= from_scratch
     for key in values:
         if key not in HINTS:
             raise ValueError(f"{path}: {_unknown(str(key), HINTS)}")
-    return {key: _convert(key, value) for key, value in values.items()}
+    read = {key: _convert(key, value) for key, value in values.items()}
+    return read if phases is None else {**read, "phases": _read_phases(phases, path)}
+
+
+def _read_phases(phases: Any, path: Path) -> list[dict[str, Any]]:
+    if not isinstance(phases, list) or not phases or not all(isinstance(phase, dict) for phase in phases):
+        raise ValueError(f"{path}: phases must be a list of at least one map of settings, '- name: value'")
+    for number, phase in enumerate(phases, 1):
+        for key, value in phase.items():
+            if key in _OF_ALL_PHASES:
+                raise ValueError(f"{path}: phase {number} sets {key}, which all phases share: write it beside phases")
+            if key not in HINTS:
+                raise ValueError(f"{path}: phase {number}: {_unknown(str(key), HINTS)}")
+            if not (key == "max_steps" and isinstance(value, float) and 0 < value < 1):  # a share of the recipe's
+                phase[key] = _convert(key, value)
+    return phases
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

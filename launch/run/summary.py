@@ -38,7 +38,8 @@ def print_plan(corpus: Corpus, plan: BatchPlan, accelerator: Accelerator, model:
     print(f"model    {model.config.model_type}, {size:,.1f} M parameters, vocabulary of {tokens:,} tokens")
     in_epoch = "" if plan.steps_per_epoch is None else f"{plan.steps_per_epoch:,} updates an epoch, "
     share = f"{plan.micro_batches_per_step} micro-batch(es) of {plan.micro_batch_size}"
-    batch = f"{plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x {share}"
+    grows = f"{plan.initial_batch_size} to " if plan.batch_warmup_steps else ""
+    batch = f"{grows}{plan.global_batch_size} blocks an update = {accelerator.num_processes} process(es) x {share}"
     say(f"{batch}; {in_epoch}{plan.total_steps:,} in all", "batch    ")
     device = accelerator.device.type
     threads = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""

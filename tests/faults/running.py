@@ -11,17 +11,17 @@ from tests.launchers import ROOT, environment
 ENDLESS = 1_000_000
 
 
-def start(command: list[str], folder: Path, after_rows: int = 3) -> subprocess.Popen[str]:
+def start(command: list[str], folder: Path, after_rows: int = 3, run: str = "run") -> subprocess.Popen[str]:
     """Start a run in a process group of its own, and wait until it has written some rows of metrics.
 
-    What it prints goes to ``output.txt`` in the folder; its own folder must be ``run`` in there.
+    What it prints goes to ``output.txt`` in the folder; its own folder must be ``run`` in there, or what is given.
     """
     with (folder / "output.txt").open("a") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(), stdout=output, stderr=output, text=True, start_new_session=True
         )
     deadline = time.monotonic() + 120
-    metrics = folder / "run" / "metrics.jsonl"
+    metrics = folder / run / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < after_rows:
         assert process.poll() is None, (folder / "output.txt").read_text()
         assert time.monotonic() < deadline, (folder / "output.txt").read_text()

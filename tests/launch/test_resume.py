@@ -134,7 +134,7 @@ def test_a_best_checkpoint_that_is_gone_is_said_at_the_start_and_the_last_model_
 
 CACHED = {
     "tokenizer (SHA-256)",
-    *("streaming", "block_size", "grouping", "document_attention", "masking", "mlm_probability"),
+    *("streaming", "block_size", "initial_batch_size", "grouping", "document_attention", "masking", "mlm_probability"),
     *("mlm_probability_schedule", "mlm_probability_end", "mask_replace_prob", "random_replace_prob"),
     *(
         "seed",

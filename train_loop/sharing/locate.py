@@ -14,10 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 def model_folder(name: str) -> str:
-    """The folder of the model in a run's folder: the final one, or that of the newest checkpoint. Other names stay."""
+    """The folder of the model of a run or its last phase: the final one, or the newest checkpoint. Other names stay."""
     run = Path(name)
     if (run / run_files.MODEL).is_dir():
         return str(run / run_files.MODEL)
+    for phase in sorted(run.glob(f"{run_files.PHASE}[0-9]*"), key=lambda p: (len(p.name), p.name), reverse=True):
+        if (found := model_folder(str(phase))) != str(phase):
+            return found
     if not (saved := checkpoints(run)):
         return name
     logger.warning("%s has no final model yet: %s is used", name, saved[-1])

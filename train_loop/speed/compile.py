@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from train_loop.model import encoder_layers
@@ -19,6 +20,7 @@ def compile_layers(objective: Objective) -> int:
     Only training uses the compiled layers. Evaluation and probes have other shapes, and compiling for these would take
     longer than it saves. Call this after trials in training mode, such as that of the micro-batch that fits.
     """
+    torch.compiler.reset()  # of an earlier run in this process: its shapes would make this one's dynamic
     layers = encoder_layers(objective.model)
     to_compile = [layer for layer in layers if all(module is not objective.last_layer for module in layer.modules())]
     for layer in to_compile:

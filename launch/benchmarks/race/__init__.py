@@ -116,7 +116,6 @@ def _race(entry: str, recipe: Row, seed: int, cache_dir: str) -> Row:
 def _ours(settings: Settings) -> Row:
     """Train as ``mlm train`` does."""
     ready = set_up(settings, RunFolder(settings.train))
-    assert ready is not None
     train_to_end(ready)
     rows = read_run(ready.run.output_dir).having("loss")
     counted = count_flops(ready.run.bare_objective, settings.data.block_size)

@@ -97,7 +97,7 @@ def loader_of(corpus: StreamCorpus, rank: int = 0, num_processes: int = 1, state
         corpus,
         collator,
         rates=constant,
-        global_batch_size=GLOBAL_BATCH,
+        blocks_before=lambda step: step * GLOBAL_BATCH,
         micro_batch_size=4,
         place=Place(rank, num_processes),
         state_before=state or {},

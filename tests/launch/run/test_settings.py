@@ -319,3 +319,49 @@ def test_the_batch_arithmetic(settings: dict[str, int], processes: int, expected
 def test_a_batch_that_cannot_be_shared_out(settings: dict[str, int], processes: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_batches(TrainConfig(**settings), blocks_per_epoch=1000, num_processes=processes)  # type: ignore[arg-type]
+
+
+def _phases(tmp_path: Path, *words: str, **changes: object) -> list[dict[str, object]]:
+    recipe = {
+        **{"model_type": "modernbert", "model_config": {"hidden_size": 64}, "output_dir": "runs/x", "seed": 5},
+        **{"max_steps": 100, "mixture": {"a": 1, "b": 2}, "push_to_hub": True, "hub_model_id": "user/x"},
+        "phases": [
+            {"max_steps": 0.85, "model_config": {"local_attention": 8}},
+            {"max_steps": 7, "seed": 50, "mixture": {"c": 1}, "model_config": {"local_attention": 16}},
+            {"max_steps": 0.001, "dataset": "other", "learning_rate": 1e-5},
+        ],
+        **changes,
+    }
+    path = tmp_path / "phases.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return [phase.as_dict() for phase in parse_settings(["--recipe", str(path), *words], COMMAND)[0].phases]
+
+
+def test_a_phase_has_the_recipes_settings_but_for_its_own(tmp_path: Path) -> None:
+    """A map of its own replaces the recipe's, and the model's changes stay from phase to phase."""
+    phases = _phases(tmp_path)
+    assert [phase["max_steps"] for phase in phases] == [85, 7, 1]
+    assert [phase["seed"] for phase in phases] == [5, 50, 7]  # the recipe's and the number of phases before
+    assert [phase["output_dir"] for phase in phases] == ["runs/x/phase-1", "runs/x/phase-2", "runs/x/phase-3"]
+    assert [phase["start_from"] for phase in phases] == [None, "runs/x/phase-1", "runs/x/phase-2"]
+    assert [phase["push_to_hub"] for phase in phases] == [False, False, True]
+    assert [phase["mixture"] for phase in phases] == [{"a": 1, "b": 2}, {"c": 1}, {}]
+    assert [phase["model_config"]["local_attention"] for phase in phases] == [8, 16, 16]
+    assert [phase["learning_rate"] for phase in phases] == [5e-5, 5e-5, 1e-5]
+
+
+def test_the_command_line_counts_in_every_phase(tmp_path: Path) -> None:
+    words = ("--max_steps", "1000", "--learning_rate", "3", "--model_config", "local_attention=4", "--seed", "8")
+    phases = _phases(tmp_path, *words, "--output_dir", "y", "--start_from", "z")
+    assert [phase["max_steps"] for phase in phases] == [850, 1000, 1]  # shares are shares of it
+    assert {phase["learning_rate"] for phase in phases} == {3}
+    assert [phase["seed"] for phase in phases] == [8, 8, 10]
+    assert [phase["start_from"] for phase in phases] == ["z", "y/phase-1", "y/phase-2"]
+    shapes = [phase["model_config"] for phase in phases]
+    assert shapes == [{"hidden_size": 64, "local_attention": 4}] * 3
+
+
+def test_phases_take_the_tokenizer_that_the_first_one_trains(tmp_path: Path) -> None:
+    phases = _phases(tmp_path, train_tokenizer=True)
+    assert [phase["train_tokenizer"] for phase in phases] == [True, False, False]
+    assert [phase["tokenizer_name_or_path"] for phase in phases] == [None, *["runs/x/phase-1/model"] * 2]
