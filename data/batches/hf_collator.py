@@ -56,9 +56,7 @@ class MaskedLMCollator:
             raise ValueError(f"tokenizer {self.tokenizer.name_or_path!r} has no mask token: use a masked model's")
         choose = find("masking", self.masking, MASKINGS, check_choice)
         if getattr(choose, "by_block", False):
-            raise ValueError(
-                f"masking={self.masking} gives predictions weights, which Trainer does not read: mlm train does"
-            )
+            raise ValueError(f"masking={self.masking} gives weights, which Trainer does not read: use mlm train")
         if needs_words(choose):
             require_words(self.tokenizer, self.masking)
         if not 0 <= self.mlm_probability <= 1:

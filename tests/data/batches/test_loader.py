@@ -33,7 +33,7 @@ def _run(dataset: MicroBatches, processes: int, workers: int, micro: int, start:
     steps: list[list[Row]] = [[] for _ in range(start, stop)]
     for loader in loaders:
         for step, batches in zip(range(start, stop), loader.steps(start, stop), strict=True):
-            if len(loader.plan(step)[0].batch[1]) > 0:  # else a batch with nothing to predict stands in
+            if len(loader.plan(step)[0][1]) > 0:  # else a batch with nothing to predict stands in
                 steps[step - start] += [row for batch in batches for row in rows_of(batch)]
     return steps
 
