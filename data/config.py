@@ -106,6 +106,11 @@ class DataConfig:
         return getattr(self.choose, "by_block", False)
 
     @property
+    def most_masked(self) -> float:
+        """The largest share of a block's tokens that is predicted."""
+        return 1.0 if self.is_diffusion else max(self.mlm_probability, self.mlm_probability_end or 0)
+
+    @property
     def has_padding(self) -> bool:
         """Whether blocks may be shorter than ``block_size``."""
         return self.grouping != "concatenate" or self.last_block == "pad"

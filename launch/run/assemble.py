@@ -212,7 +212,7 @@ def micro_batches_that_fit(settings: Settings, accelerator: Accelerator, objecti
         objective,
         plan.micro_batch_size,
         length=data.block_size,
-        masked_share=max(data.mlm_probability, data.mlm_probability_end or 0),
+        masked_share=data.most_masked,
         has_attention_mask=(data.document_attention or data.has_padding) and not objective.takes_documents,
         num_slots=2 if settings.train.ema_decay is None else 3,
     )

@@ -56,9 +56,8 @@ def memory_plan(settings: Settings, plan: BatchPlan, accelerator: Accelerator, o
     numbers = (accelerator.num_processes, torch.cuda.device_count(), 8)
     data, number = settings.data, next(n for n in numbers if n > 1)
     optimizers = all_optimizers(settings.functions["optimizer"], objective, settings.train)
-    share = max(data.mlm_probability, data.mlm_probability_end or 0)
     try:
-        need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, share)
+        need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, data.most_masked)
     except RuntimeError as error:  # an objective of one's own may need values
         return f"not counted: {' '.join(str(error).split()):.100}"
     hybrid = {"--shard true --replicas 2": need(number // 2)} if number % 2 == 0 and number > 2 else {}
