@@ -57,7 +57,8 @@ def memory_plan(settings: Settings, plan: BatchPlan, accelerator: Accelerator, o
     data, number = settings.data, next(n for n in numbers if n > 1)
     optimizers = all_optimizers(settings.functions["optimizer"], objective, settings.train)
     try:
-        need = memory_needed(accelerator, objective, optimizers, plan.micro_batch_size, data.block_size, data.most_masked)
+        shape = (plan.micro_batch_size, data.block_size, data.most_masked)
+        need = memory_needed(accelerator, objective, optimizers, *shape)
     except RuntimeError as error:  # an objective of one's own may need values
         return f"not counted: {' '.join(str(error).split()):.100}"
     hybrid = {"--shard true --replicas 2": need(number // 2)} if number % 2 == 0 and number > 2 else {}
