@@ -18,4 +18,4 @@ RUN uv pip install --system --no-cache --torch-backend "$TORCH_BACKEND" --constr
 RUN useradd --create-home --uid 1000 user && mkdir /work && chown user /work
 USER user
 WORKDIR /work
-CMD ["python", "-m", "launch.doctor"]
+CMD ["mlm"]

@@ -55,7 +55,6 @@ fp16_and_resume() {
     "${run[@]}" && "${run[@]}" --overwrite_output_dir false --resume_from_checkpoint latest --max_steps 30
 }
 
-check "doctor" 60 'devices' python3 -m launch.doctor --output_dir "$folder"
 check "losses, waits, kernels (tests)" 120 'passed|failed' python3 -m pytest -q tests/train_loop/test_gpu.py
 check "fp16, Muon, overflow, resume" 90 'perplexity' bash -c "$(declare -p train folder fp16); $(declare -f fp16_and_resume); fp16_and_resume"
 for length in "${lengths[@]}"; do

@@ -7,8 +7,8 @@ import sys
 from launch.run.errors import fail
 
 # In the order in which a new user meets them.
-_MODULES = ["doctor", "prepare", "show_batch", "vocabulary", "train", "report", "evaluate", "fill_mask", "score"]
-_MODULES += ["generate", "publish", "benchmark"]
+_MODULES = ["prepare", "show_batch", "vocabulary", "train", "report", "evaluate", "fill_mask", "score", "generate"]
+_MODULES += ["publish", "benchmark"]
 COMMANDS = {module.removesuffix("_mask").replace("_", "-"): module for module in _MODULES}  # word -> module of launch
 
 

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
         if (value := getattr(options, name)) < smallest:
             raise ValueError(f"{name}={value} must be {smallest} or more")
     from launch.run.corpus import open_corpus, print_corpus
-    from launch.terminal.batch import batches_of_step, print_counts, print_rows, print_tokens
+    from launch.terminal.batch import batches_of_step, print_counts, print_rows
 
     corpus = open_corpus(settings)
     plan = plan_batches(settings.train, corpus.blocks_per_epoch, options.num_processes)
@@ -44,8 +44,6 @@ def main(arguments: list[str]) -> None:
     print_counts(batches, corpus)
     print()
     print_corpus(corpus)
-    if corpus.train:
-        print_tokens(corpus)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,6 @@ def test_mlm_works_where_the_project_has_packages_of_our_names(beside_our_names:
     filled = run("mlm", "fill", "--model", "runs/one/model", "The default <mask> is None.").stdout
     assert "The default <mask> is None." in filled
     assert "perplexity" in run("mlm", "score", "--model", "runs/one/model", "The default value is None.").stdout
-    assert "two processes met" in run("mlm", "doctor").stdout
     assert "update 1 of 3" in run("mlm", "show-batch", *quickstart, "--step", "1").stdout
 
 

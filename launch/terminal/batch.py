@@ -1,4 +1,4 @@
-"""Makes the batch of an update and prints it: its rows with their marks, its counts, and the tokens of the corpus.
+"""Makes the batch of an update and prints it: its rows with their marks, and its counts.
 
 Each token that is predicted has a mark. Without colours a masked token is written ``⟦the⟧``, a replaced one
 ``⟦cat→blue⟧`` and a kept one ``⟦sat≡⟧``. In a terminal each kind has its own colour instead of the brackets. The same
@@ -21,7 +21,7 @@ from data.batch import MaskedBatch
 from launch.run.corpus import Corpus
 from launch.run.loaders import train_loader
 from launch.run.settings import Settings
-from launch.terminal.token_text import pieces, shown_token, token_text, visible
+from launch.terminal.token_text import pieces, token_text, visible
 from train_loop.plan import BatchPlan
 from train_loop.watching.columns import say, terminal_columns
 
@@ -29,7 +29,6 @@ _OPEN, _BECOMES, _STAYS, _CLOSE = "⟦→≡⟧"
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
 _NEIGHBOURS = re.compile(r"(?<=\x1b\[0m)(?=\x1b\[[39])")  # between two coloured marks that touch
 _LONGEST_RUN = 3  # a longer run of one special token is written with its count
-_TOP_TOKENS, _TOP_TOKENS_PER_LINE = 20, 4
 
 
 def batches_of_step(settings: Settings, corpus: Corpus, plan: BatchPlan, step: int) -> list[MaskedBatch]:
@@ -144,27 +143,6 @@ def print_counts(batches: list[MaskedBatch], corpus: Corpus) -> None:
     print()
     say(f"{num_blocks:,} blocks, {num_tokens:,} tokens: {kinds_of_token}", "batch    ")
     say(f"{num_masked:,} tokens, {_share(num_masked, num_of_text)} of the text's: {became}", "predicts ")
-
-
-def print_tokens(corpus: Corpus) -> None:
-    """Print the tokens of the training text; shares and entropy are of the tokens that are not special."""
-    all_counts = corpus.token_counts()
-    counts = np.where(corpus.vocabulary.is_special, 0, all_counts)
-    num_tokens, num_special = int(all_counts.sum()), int(all_counts.sum() - counts.sum())
-    num_documents = sum(source.counts.documents for source in corpus.train)
-    shares = counts[counts > 0] / counts.sum()
-    entropy = -(shares * np.log2(shares)).sum()
-    special = f"{num_special:,} special ({_share(num_special, num_tokens)})"
-    say(f"{num_tokens:,} in train, {num_tokens / num_documents:.1f} a document; {special}", "tokens   ")
-    say(f"{np.count_nonzero(all_counts):,} of {len(all_counts):,} tokens occur", "vocab    ")
-    guessed = f"guessed by frequency alone, a perplexity of {2**entropy:.1f}"
-    say(f"{entropy:.2f} bits a token: {guessed}", "entropy  ")
-    top = np.argsort(-counts, kind="stable")[:_TOP_TOKENS]
-    texts = [shown_token(corpus.tokenizer, int(token)) for token in top]
-    cells = [f"{text:<10} {_share(counts[token], counts.sum()):>5}" for text, token in zip(texts, top, strict=True)]
-    for start in range(0, len(cells), _TOP_TOKENS_PER_LINE):
-        line = "  ".join(cells[start : start + _TOP_TOKENS_PER_LINE])
-        print(f"{'' if start else 'top':<8} {line}".rstrip())
 
 
 def _share(part: float, whole: float) -> str:

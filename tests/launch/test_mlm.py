@@ -45,7 +45,7 @@ def test_the_words_after_the_command_are_the_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"), [("trian", "did you mean train?"), ("fill_mask", "did you mean fill?"), ("x", "doctor, ")]
+    ("word", "message"), [("trian", "did you mean train?"), ("fill_mask", "did you mean fill?"), ("x", "prepare, ")]
 )
 def test_an_unknown_command_is_one_line_with_the_nearest(word: str, message: str) -> None:
     done = _mlm(word)
@@ -64,7 +64,6 @@ _WRONG = {  # what each command refuses, besides an unknown option
     "generate": ["--model", "x", "--num_texts", "0"],
     "report": ["no/such/run"],
     "publish": ["--model", "x", "--repo_id", "without-user"],
-    "doctor": [],
     "evaluate": ["--model", "x", "--block_size", "many"],
     "vocabulary": ["--model", "x", "--add", "0", "--output", "x"],
     "benchmark": ["train", "--shape", "hidden_size=big"],
@@ -74,7 +73,7 @@ _WRONG = {  # what each command refuses, besides an unknown option
 @pytest.mark.parametrize("module", _FILES)
 def test_help_and_mistakes_answer_before_torch_is_imported(module: str) -> None:
     """torch, transformers and datasets take seconds."""
-    wrong = [["--no_such_option"], *([_WRONG[module]] if _WRONG[module] else [])]
+    wrong = [["--no_such_option"], _WRONG[module]]
     code = (
         f"import sys, launch.{module} as command\n"
         f"for words in {[['--help'], *wrong]}:\n"
