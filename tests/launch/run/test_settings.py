@@ -190,7 +190,7 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
         ("--recipe missing.yaml", "there is no such recipe or file"),
         ("--recipe quickstart --lerning_rate 1", "unknown setting --lerning_rate; did you mean --learning_rate?"),
         ("--recipe quickstart --block-size 1", "block_size=1 must be at least 2"),
-        ("--recipe nope", "the recipes are: eli5, eli5_keras, mine, pretrain, quickstart"),
+        ("--recipe nope", "the recipes are: domain, eli5, eli5_keras, mine, pretrain, quickstart"),
         ("--recipe quickstart --bf16", "unknown setting --bf16: use --mixed_precision bf16"),
         ("--recipe quickstart --lr 1e-4", "unknown setting --lr: use --learning_rate"),
         ("--recipe quickstart --max-seq-length 64", "unknown setting --max_seq_length: use --block_size"),
