@@ -21,7 +21,6 @@ async function start() {
   matchMedia('(prefers-color-scheme: dark)').onchange = draw;
   prepareTable();
   draw();
-  if (document.body.dataset.watched) follow('');
 }
 
 function preparePanel(figure, i) {
@@ -200,34 +199,6 @@ function sort() {
     const order = state.direction > 0 ? 'ascending' : 'descending';
     head.setAttribute('aria-sort', column === state.column ? order : 'none');
   }
-}
-
-// Ask the server every two seconds whether the runs have gone on.
-async function follow(version) {
-  let next = version;
-  try {
-    const answer = await fetch('', { headers: { 'If-None-Match': version } });
-    if (answer.status === 200) renew(await answer.text());
-    if (answer.status === 200) next = answer.headers.get('ETag');
-    byId('watching').textContent = 'following the runs';
-  } catch {
-    byId('watching').textContent = 'mlm report has ended';
-  }
-  setTimeout(follow, 2000, next);
-}
-
-// Put the newer page's tables and numbers into this one; what was chosen stays.
-function renew(html) {
-  const page = new DOMParser().parseFromString(html, 'text/html');
-  const fresh = JSON.parse(page.getElementById('data').textContent);
-  const shape = ({ panels: titles, names }) => JSON.stringify([titles, names]);
-  if (shape(fresh) !== shape(data)) return location.reload();
-  data = fresh;
-  const open = all('details').map((details) => details.open);
-  for (const part of all('[data-renewed]')) part.innerHTML = page.getElementById(part.id).innerHTML;
-  for (const [i, details] of all('details').entries()) details.open = open[i] ?? details.open;
-  prepareTable();
-  return draw();
 }
 
 start();

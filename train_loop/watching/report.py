@@ -88,8 +88,8 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
     temporary.replace(output)
 
 
-def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
-    """The page of some runs; one that is watched asks its server for a newer one every few seconds.
+def render(folders: Sequence[Path]) -> str:
+    """The page of some runs; while one is not finished, it reloads itself every few seconds.
 
     All text from data is escaped by the template. Raises ValueError if a folder holds no run.
     """
@@ -113,7 +113,6 @@ def render(folders: Sequence[Path], *, is_watched: bool = False) -> str:
             title=", ".join(titles) if len(titles) < 5 else f"{len(titles)} runs",
             plotly=_packed_plotly(),
             nonce=secrets.token_urlsafe(),
-            is_watched=is_watched,
             num_colours=_NUM_COLOURS,
             runs=runs,
             names=titles,
