@@ -38,8 +38,7 @@ class MaskedBatch:
     position_ids: torch.Tensor | None = None  # [B, L], from 0 in each document; where attention stays inside documents
     # Of a batch that is one row, [1, T], in which documents stand side by side, in order of length.
     documents: DocumentBorders | None = None
-    weights: torch.Tensor | None = None  # [M], what each prediction counts in the loss; None: each counts as one
-    weight_sum: int | None = None  # of the weights, on the host
+    weights: torch.Tensor | None = None  # [M], what each prediction counts in the loss; None: one each
 
     @classmethod
     def of_zeros(

@@ -73,7 +73,7 @@ class DataConfig:
     """What is chosen to be predicted: token, whole_word, span (of words), fixed_count (the same share of each block)
     or diffusion (any number in each block); or path/to/file.py:name. Evaluation chooses tokens, so that runs can be
     compared; with diffusion it is the bound on the text's likelihood."""
-    diffusion_warmup: Annotated[float, "identity"] = 0.0
+    diffusion_warmup: Annotated[float | None, "identity"] = None
     """Share of the run over which the blocks' rates of masking=diffusion spread from mlm_probability to all."""
     mlm_probability: Annotated[float, "identity"] = 0.15
     """Probability that a token is chosen to be predicted."""
@@ -152,7 +152,7 @@ class DataConfig:
                 f"masking={self.masking} with mask_replace_prob={self.mask_replace_prob}: each chosen token must "
                 "become the mask, or the loss bounds nothing: add --mask_replace_prob 1 --random_replace_prob 0"
             )
-        if not 0 <= self.diffusion_warmup <= (1 if self.is_diffusion else 0):
+        if (warmup := self.diffusion_warmup) is not None and not (self.is_diffusion and 0 <= warmup <= 1):
             raise ValueError(f"diffusion_warmup={self.diffusion_warmup} must be from 0 to 1, with --masking diffusion")
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):
             raise ValueError(

@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> None:
             now = [((run / run_files.METRICS).stat().st_mtime_ns, (run / run_files.MODEL).exists()) for run in runs]
             if now != seen:
                 write_report(runs, output)
-                print(*([f"report   {output}\n"] if seen is None else []), end="", flush=True)
+                if seen is None:
+                    print(f"report   {output}", flush=True)
             seen = now
             time.sleep(2 * options.watch)
 

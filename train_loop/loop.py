@@ -52,7 +52,7 @@ def _make_updates(run: Run, watch: Watch) -> EvalMetrics | None:
     run.objective.train()
     for batches in run.loader.steps(state.step, end):
         watch.before_update()
-        metrics = _update(run, batches)
+        metrics = update(run, batches)
         watch.after_update(metrics)
 
         stops = run.processes.stop() and state.step < end
@@ -75,7 +75,8 @@ def _make_updates(run: Run, watch: Watch) -> EvalMetrics | None:
     return evaluation
 
 
-def _update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:
+def update(run: Run, batches: list[MaskedBatch]) -> StepMetrics:
+    """Make the next update of a run, with this process's micro-batches."""
     metrics = train_step(
         run.accelerator,
         run.objective,

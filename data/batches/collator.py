@@ -42,11 +42,11 @@ class Collator:
         word_starts = (blocks & WORD_START) != 0 if needs_words(self.choose) else None
         by_block = getattr(self.choose, "by_block", False)
         positions, labels = self.mask(input_ids, allowed, word_starts, draws, rates if by_block else float(rates[0]))
-        weights: dict[str, Any] = {}
+        weights = None
         if by_block:
-            num_allowed, rows = allowed.sum(axis=1), positions // length
-            each = num_allowed / np.maximum(1, np.bincount(rows, minlength=len(blocks)))
-            weights = {"weights": torch.from_numpy(each[rows]).float(), "weight_sum": int(num_allowed.sum())}
+            rows = positions // length
+            each = allowed.sum(axis=1) / np.maximum(1, np.bincount(rows, minlength=len(blocks)))
+            weights = torch.from_numpy(each[rows]).float()
         width = length
         if self.trims:
             width = min(length, -(-int((~is_padding).sum(axis=1).max()) // 8) * 8)
@@ -63,7 +63,7 @@ class Collator:
             attention_mask=trimmed(~is_padding) if is_padding.any() else None,
             block_ids=torch.from_numpy(block_ids),
             position_ids=trimmed(_document_positions(blocks, is_padding)) if self.document_attention else None,
-            **weights,
+            weights=weights,
         )
         return _side_by_side(batch) if self.is_flat else batch
 

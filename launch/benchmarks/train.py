@@ -38,12 +38,12 @@ from launch.run.loaders import train_loader
 from launch.run.settings import Settings
 from launch.run.training import set_up
 from train_loop.config import TrainConfig
+from train_loop.loop import update
 from train_loop.model import open_model
 from train_loop.objectives.checks import gather_in_last_layer
 from train_loop.objectives.hf_loss import MaskedLMLoss
 from train_loop.objectives.masked_lm import MaskedLMObjective
 from train_loop.speed.flops import count_flops, matmul_rate
-from train_loop.step import train_step
 from train_loop.watching.metrics import peak_memory
 
 Tick = Callable[..., None]
@@ -145,17 +145,8 @@ def this_project(settings: Settings, tick: Tick, *, side_by_side: bool = True) -
     if not side_by_side:
         loader = train_loader(settings, ready.at.corpus, run.plan, Place(device=run.accelerator.device))
     run.objective.train()
-    for step, batches in enumerate(loader.steps(0, run.plan.total_steps)):
-        train_step(
-            run.accelerator,
-            run.objective,
-            run.optimizers,
-            batches,
-            step=step,
-            lr_factor=run.lr_factor(step),
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-        )
+    for batches in loader.steps(0, run.plan.total_steps):
+        update(run, batches)
         tick(sum(b.num_tokens if b.attention_mask is None else int(b.attention_mask.sum()) for b in batches))
 
 

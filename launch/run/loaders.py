@@ -57,9 +57,8 @@ def eval_loader(settings: Settings, corpus: Corpus, place: Place, *, is_flat: bo
     config, seed, number = corpus.config, settings.train.eval_seed, len(corpus.eval)
     masks = collator(corpus, config.choose if config.is_diffusion else choose_token, seed, is_flat=is_flat)
     size = settings.train.per_device_eval_batch_size
-    rates = np.full(number, config.eval_mlm_probability or config.mlm_probability)
-    if config.is_diffusion:
-        rates = strata(number, seed)
+    constant = np.full(number, config.eval_mlm_probability or config.mlm_probability)
+    rates = strata(number, seed) if config.is_diffusion else constant
     return eval_batches(MicroBatches(corpus.eval, masks), size, rates, place, config)
 
 

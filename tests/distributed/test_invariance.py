@@ -58,7 +58,7 @@ def _update(
         has_share = len(loader.plan(step)[0][1]) > 0
         for batch in batches:
             ids += batch.block_ids.tolist() if has_share else []
-            count += objective.count(batch)[0]
+            count += int(objective.count(batch)[0])
             micro_loss = objective(batch).sum()
             micro_loss.backward()
             loss_sum = loss_sum + micro_loss.detach()

@@ -143,6 +143,7 @@ CACHED = {
         "objective_kwargs",
         "optimizer",
         "ema_decay",
+        "diffusion_warmup",
         "mixture weights",
         "training tokens (SHA-256)",
     ),

@@ -86,29 +86,18 @@ class FillMask(MaskPredictor):
 
     def generate(
         self,
-        texts: Sequence[str],
-        num_tokens: int = 0,
+        texts: Sequence[str],  # prompts, which stay as they are; several of one are continued differently
+        num_tokens: int = 0,  # masks to add to each
         *,
-        num_steps: int | None = None,
-        order: Order = "confidence",
-        temperature: float = 1.0,
-        top_k: int = 20,
-        seed: int = 0,
-        batch_size: int = 32,
-        watch: Callable[[list[str]], None] | None = None,
+        num_steps: int | None = None,  # forwards in which the masks of a text are filled; None: one a mask
+        order: Order = "confidence",  # which masks a step fills; see `unmasking.unmask`
+        temperature: float = 1.0,  # of the draw of a token; near 0, always the most probable one
+        top_k: int = 20,  # how many of the most probable tokens are drawn from
+        seed: int = 0,  # of the draws
+        batch_size: int = 32,  # number of texts in one forward
+        watch: Callable[[list[str]], None] | None = None,  # gets the texts before the first step and after each
     ) -> list[str]:
         """Write text in the place of masks: those of the texts, and so many more tokens at their ends.
-
-        Args:
-            texts: Prompts, which stay as they are; several of one are continued differently.
-            num_tokens: Masks to add to each.
-            num_steps: Forwards in which the masks of a text are filled. Default: one a mask.
-            order: Which masks a step fills; see `train_loop.inference.unmasking.unmask`.
-            temperature: Of the draw of a token; near 0, always the most probable one.
-            top_k: How many of the most probable tokens are drawn from.
-            seed: Of the draws.
-            batch_size: Number of texts in one forward.
-            watch: Called with the texts before the first step and after each, masks in them.
 
         Raises ValueError if a setting or a text cannot work.
         """

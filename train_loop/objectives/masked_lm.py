@@ -44,9 +44,9 @@ class MaskedLMObjective(Objective):
         super().__init__(model)
         self.logits = MaskedLogits(model)
 
-    def count(self, batch: MaskedBatch) -> Sequence[int]:
+    def count(self, batch: MaskedBatch) -> Sequence[int | Tensor]:
         """The masked tokens, or the sum of their weights."""
-        return (batch.num_masked if batch.weight_sum is None else batch.weight_sum,)
+        return (_count(batch),)
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """The weighted sum of the cross-entropies of the masked tokens."""
@@ -57,7 +57,7 @@ class MaskedLMObjective(Objective):
         logits = self._logits(batch).float()
         loss = _loss_sum(logits, batch)
         num_correct = (logits.argmax(-1) == batch.labels).sum()
-        counts = (torch.full_like(loss, count) for count in (*self.count(batch), batch.num_masked))
+        counts = (torch.zeros_like(loss) + count for count in (_count(batch), batch.num_masked))
         return torch.stack([loss, num_correct.float(), *counts])
 
     def eval_metrics(self, sums: Sequence[float]) -> MaskedLMMetrics:
@@ -88,6 +88,10 @@ class MaskedLMObjective(Objective):
     def last_layer(self) -> nn.Module | None:
         """The layer in which positions are gathered."""
         return self.logits.last_layer and self.logits.last_layer.layer
+
+
+def _count(batch: MaskedBatch) -> int | Tensor:
+    return batch.num_masked if batch.weights is None else batch.weights.sum().round().long()
 
 
 def _loss_sum(logits: Tensor, batch: MaskedBatch) -> Tensor:

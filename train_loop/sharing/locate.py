@@ -27,15 +27,6 @@ def model_folder(name: str) -> str:
     return str(saved[-1])
 
 
-def hub_problem() -> str | None:
-    """Ask the Hub once: None if it answers, otherwise a sentence that says what works without it."""
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:  # its class depends on the HTTP library
-        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}): local files and the cache work"
-    return None
-
-
 def require_hub(name: str, repo_type: str = "model") -> None:
     """Raise ValueError if the Hub does not answer and a name can only be the id of a repository outside the cache."""
     if constants.HF_HUB_OFFLINE or Path(name).expanduser().exists():
@@ -45,5 +36,10 @@ def require_hub(name: str, repo_type: str = "model") -> None:
     except ValueError:  # a path that does not exist
         return
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
-    if not cached.exists() and (problem := hub_problem()):
-        raise ValueError(f"{repo_type} {name!r} is neither a local path nor in the cache, and {problem}")
+    if cached.exists():
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # its class depends on the HTTP library
+        problem = f"{constants.ENDPOINT} does not answer ({type(error).__name__}): local files and the cache work"
+        raise ValueError(f"{repo_type} {name!r} is neither a local path nor in the cache, and {problem}") from error

@@ -82,16 +82,9 @@ class LiveReport:
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Write a page of one run or several. Raises ValueError if a folder holds no run, and OSError."""
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(render(folders), encoding="utf-8")
-    temporary.replace(output)
+    """Write a page of one run or several; while one is not finished, it reloads itself every few seconds.
 
-
-def render(folders: Sequence[Path]) -> str:
-    """The page of some runs; while one is not finished, it reloads itself every few seconds.
-
-    All text from data is escaped by the template. Raises ValueError if a folder holds no run.
+    All text from data is escaped by the template. Raises ValueError if a folder holds no run, and OSError.
     """
     runs = [read_run(folder) for folder in folders]
     if len({run.name for run in runs}) < len(runs):
@@ -106,7 +99,7 @@ def render(folders: Sequence[Path]) -> str:
     styles = [(i % _NUM_COLOURS, _DASHES[i // _NUM_COLOURS % len(_DASHES)]) for i in range(len(runs))]
     settings = _side_by_side([run.settings for run in runs])
     probes = _probes(runs)
-    return (
+    page = (
         templates(Path(__file__).parent, autoescape=True)
         .get_template("report.html")
         .render(
@@ -130,6 +123,9 @@ def render(folders: Sequence[Path]) -> str:
             environment=_side_by_side([_environment(run) for run in runs]),
         )
     )
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(output)
 
 
 def templates(folder: Path, **options: Any) -> Any:
