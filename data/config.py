@@ -148,10 +148,7 @@ class DataConfig:
             raise ValueError(f"mixture={self.mixture}: each weight must be at least a thousandth of their sum")
         _ = self.choose, self.group, self.mask_rate  # errors in their names are raised now
         if self.is_diffusion and self.mask_replace_prob < 1:
-            raise ValueError(
-                f"masking={self.masking} with mask_replace_prob={self.mask_replace_prob}: each chosen token must "
-                "become the mask, or the loss bounds nothing: add --mask_replace_prob 1 --random_replace_prob 0"
-            )
+            raise ValueError(f"masking={self.masking} needs --mask_replace_prob 1 --random_replace_prob 0: add them")
         if (warmup := self.diffusion_warmup) is not None and not (self.is_diffusion and 0 <= warmup <= 1):
             raise ValueError(f"diffusion_warmup={self.diffusion_warmup} must be from 0 to 1, with --masking diffusion")
         if (self.mlm_probability_end is None) != (self.mlm_probability_schedule == "constant"):

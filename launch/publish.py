@@ -50,7 +50,6 @@ def _push(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     parser = OneLineParser(prog="mlm publish export", description="Export a model to ONNX.")
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder of a run or a model, or a Hub id")
-    parser.add_argument("--format", default="onnx", choices=("onnx",), help="the only one")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     options = parser.parse_args(arguments)
     output = Path(options.output)

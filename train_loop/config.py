@@ -227,10 +227,7 @@ class TrainConfig:
     def _check_batch(self) -> None:
         grows = (self.initial_batch_size is not None, self.batch_warmup_steps > 0)
         if any(grows) and not (all(grows) and self.max_steps):
-            raise ValueError(
-                f"initial_batch_size={self.initial_batch_size}, batch_warmup_steps={self.batch_warmup_steps} and "
-                f"max_steps={self.max_steps}: a batch that grows needs all three"
-            )
+            raise ValueError("a batch that grows needs initial_batch_size, batch_warmup_steps and max_steps: give all")
         if self.global_batch_size is not None and self.gradient_accumulation_steps is not None:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} and gradient_accumulation_steps="

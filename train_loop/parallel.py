@@ -154,9 +154,7 @@ def load_full_state(
         objective.load_state_dict(weights, strict=is_whole)
     except RuntimeError as error:
         wrong = " ".join(str(error).split()[5:])[:300]
-        raise ValueError(
-            f"only what changes no shape, such as rope_parameters, may differ in model_config: {wrong}"
-        ) from error
+        raise ValueError(f"model_config may change no shape, as rope_parameters does not: {wrong}") from error
     names_by_id = _parameter_names(objective)
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for name, _, slot in (key.rpartition("/") for key in tensors if "/" in key):

@@ -68,10 +68,8 @@ def plan_batches(config: TrainConfig, blocks_per_epoch: int | None, num_processe
     initial, growing = config.initial_batch_size or global_batch_size, config.batch_warmup_steps
     growing = round(growing * total_steps if growing < 1 else growing)
     if initial > global_batch_size or growing > total_steps:
-        raise ValueError(
-            f"initial_batch_size={initial} and batch_warmup_steps={growing}: the batch has {global_batch_size} blocks "
-            f"in the end, and the run {total_steps} updates; use no more than these"
-        )
+        most = f"at most {global_batch_size} blocks and {total_steps} updates"
+        raise ValueError(f"initial_batch_size={initial} and batch_warmup_steps={growing}: {most}")
     if growing:
         steps_per_epoch = None
     return BatchPlan(

@@ -151,9 +151,8 @@ def choose_diffusion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose any number of the n allowed tokens of each block: 1 to n are equally likely, by a uniform rate in (0, 1].
 
-    With the weight n / chosen, the sum of the predictions' cross-entropies has the bound of masked diffusion on the
-    block's negative log-likelihood as its mean (LLaDA, Nie et al. 2025, equation 6; MDLM, Sahoo et al. 2024, in
-    continuous time). Arguments and result as of `Choose`.
+    Weighted by n / chosen, the cross-entropies add up on average to masked diffusion's bound on the block's negative
+    log-likelihood (LLaDA, Nie et al. 2025, eq. 6; MDLM, Sahoo et al. 2024). Arguments and result as of `Choose`.
     """
     return _choose_smallest(allowed, draws, np.ceil(probability * allowed.sum(axis=1)))
 

@@ -139,19 +139,14 @@ def set_up(
     Raises AgreedError for a user error that all processes raise, ValueError for one that perhaps only this process has,
     and OSError for a file.
     """
-    at = prepare(settings, folder, tokenizer)
+    at = prepare(settings, folder, tokenizer, dry_run=False, skips=False)
     assert at is not None
     run = assemble(at.settings, at.accelerator, at.processes, at.corpus, at.plan, folder, at.sharing.on_saved)
     return ReadyRun(run, at, is_last)
 
 
 def prepare(
-    settings: Settings,
-    folder: RunFolder,
-    tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    dry_run: bool = False,
-    skips: bool = False,
+    settings: Settings, folder: RunFolder, tokenizer: PreTrainedTokenizerBase | None, *, dry_run: bool, skips: bool
 ) -> Prepared | None:
     """All of a run but the model; with ``skips``, None for one that is resumed and finished. Raises as `set_up`."""
     if has_launcher():

@@ -90,14 +90,20 @@ def test_two_processes_make_the_run_of_one(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--initial_batch_size", "4"), "batch_warmup_steps=0 and max_steps=6: a batch that grows needs all three"),
-        (("--batch_warmup_steps", "4"), "initial_batch_size=None, batch_warmup_steps=4.0 and max_steps=6"),
-        ((*GROWS[:4], "--max_steps", "none"), "max_steps=None: a batch that grows needs all three"),
+        (
+            ("--initial_batch_size", "4"),
+            "a batch that grows needs initial_batch_size, batch_warmup_steps",
+        ),
+        (("--batch_warmup_steps", "4"), "a batch that grows needs initial_batch_size, batch_warmup_steps"),
+        (
+            (*GROWS[:4], "--max_steps", "none"),
+            "a batch that grows needs initial_batch_size, batch_warmup_steps",
+        ),
         (
             (*GROWS, "--initial_batch_size", "9"),
-            "initial_batch_size=9 and batch_warmup_steps=4: the batch has 8 blocks",
+            "initial_batch_size=9 and batch_warmup_steps=4: at most 8 blocks",
         ),
-        ((*GROWS, "--batch_warmup_steps", "7"), "and the run 6 updates; use no more than these"),
+        ((*GROWS, "--batch_warmup_steps", "7"), "batch_warmup_steps=7: at most 8 blocks and 6 updates"),
         ((*GROWS, "--initial_batch_size", "0"), "initial_batch_size=0 must be at least 1"),
     ],
 )

@@ -32,7 +32,7 @@ def test_the_bound_is_the_same_in_any_evaluation_batches(train: Train, tmp_path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--masking", "diffusion"), "masking=diffusion with mask_replace_prob=0.8"),
+        (("--masking", "diffusion"), "masking=diffusion needs --mask_replace_prob 1"),
         (("--diffusion_warmup", "0.1"), "diffusion_warmup=0.1 must be from 0 to 1, with --masking diffusion"),
     ],
 )

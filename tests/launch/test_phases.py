@@ -318,7 +318,7 @@ def test_a_folder_in_use_is_refused_at_the_start_and_overwritten_as_a_whole(
         ),
         (
             [{"max_steps": 3}, {"model_config": {"hidden_size": 64}}],
-            "only what changes no shape, such as rope_parameters",
+            "model_config may change no shape, as rope_parameters does not",
         ),
         ([{"max_steps": 3}, {"warmup_steps": 9, "max_steps": 3}], "warmup_steps=9.0 are more than the run's 3 updates"),
     ],
@@ -356,7 +356,7 @@ def trunk(train: Train, tmp_path: Path) -> Path:
             "is in output_dir: a new run needs a folder of its own",
         ),
         (("--start_from", "{damaged}"), "no checkpoint in {damaged} is whole"),
-        (("--start_from", "{trunk}", "--model_name_or_path", "{small}"), "only what changes no shape"),
+        (("--start_from", "{trunk}", "--model_name_or_path", "{small}"), "model_config may change no shape"),
     ],
 )
 def test_what_a_run_cannot_start_from_is_one_line(

@@ -78,7 +78,7 @@ def unmask(
         for i, choices in zip(left, found, strict=True):
             rng, steps = draws[i], min(num_steps or totals[i], totals[i])
             allowed = ([one for one in of_mask if one[1][0] not in excluded][:top_k] for of_mask in choices)
-            drawn = (_draw(of_mask, temperature, rng) for of_mask in allowed)
+            drawn = (rng.choices(of, [math.exp((p - of[0][0]) / temperature) for p, _ in of])[0] for of in allowed)
             chosen = dict(zip(texts[i].masks, drawn, strict=True))
             text = texts[i].filled(chosen)
             ranks = {  # the lowest become masks again
@@ -87,11 +87,6 @@ def unmask(
             }
             again = sorted(ranks, key=lambda k: ranks[k])[: totals[i] * (steps - step) // steps]
             texts[i] = text.masked(again, predictor.tokenizer.mask_token_id)
-
-
-def _draw(choices: list[Choice], temperature: float, draws: random.Random) -> Choice:
-    best = choices[0][0]
-    return draws.choices(choices, [math.exp((log_prob - best) / temperature) for log_prob, _ in choices])[0]
 
 
 def fill_jointly(

@@ -23,10 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MaskedLMMetrics(EvalMetrics):
-    """Loss, perplexity and accuracy are means over all masked tokens of the held-out text.
-
-    Where predictions have weights, the loss is the bound on the text's negative log-likelihood, in nats per token.
-    """
+    """Means over all masked tokens of the held-out text; with weights, the loss bounds its negative log-likelihood."""
 
     eval_perplexity: float
     eval_accuracy: float

@@ -38,7 +38,7 @@ def test_logits_and_the_top_five_are_those_of_the_model(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, family: str
 ) -> None:
     model_folder, output = _saved(tmp_path / "model", family, tokenizer), tmp_path / "onnx"
-    done = _export("--model", str(model_folder), "--format", "onnx", "--output", str(output))
+    done = _export("--model", str(model_folder), "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     longest = {"roberta": 64, "modernbert": 2048}[family]
@@ -65,7 +65,7 @@ def test_logits_and_the_top_five_are_those_of_the_model(
 def test_the_comparison_reaches_the_models_last_position(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """A graph that differs there alone is seen."""
     model_folder = _saved(tmp_path / "model", "roberta", tokenizer)
-    done = _export("--model", str(model_folder), "--format", "onnx", "--output", str(tmp_path / "onnx"))
+    done = _export("--model", str(model_folder), "--output", str(tmp_path / "onnx"))
     assert done.returncode == 0, done.stderr
     model = AutoModelForMaskedLM.from_pretrained(model_folder).eval()
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     model_folder, output = _saved(tmp_path / "model", "roberta", tokenizer), tmp_path / "onnx"
-    missing = _export("--model", str(tmp_path / "none"), "--format", "onnx", "--output", str(output))
+    missing = _export("--model", str(tmp_path / "none"), "--output", str(output))
     assert missing.returncode == 2
     assert str(tmp_path / "none") in missing.stderr
     (tmp_path / "packages").mkdir()
@@ -86,7 +86,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
         "found = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *more: None if name == 'onnx' else found(name, *more)\n"
     )
-    words = ("--model", str(model_folder), "--format", "onnx", "--output", str(output))
+    words = ("--model", str(model_folder), "--output", str(output))
     no_onnx = _export(*words, PYTHONPATH=str(tmp_path / "packages"))
     assert (no_onnx.returncode, no_onnx.stderr) == (
         2, 'error: the ONNX export needs onnx: pip install "mlm-train-loop[onnx]"\n'
