@@ -12,6 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
+DIFFUSION = ("--masking", "diffusion", "--mask_replace_prob", "1", "--random_replace_prob", "0")
+REPLACED_TOKENS = ("--objective", "replaced_tokens")
 _BIN = Path(sys.executable).parent
 ACCELERATE = (str(_BIN / "accelerate"), "launch")
 _CONFIGURED = (*ACCELERATE, "--config_file", "accelerate_config.yaml")

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from tests.launch.test_own_objective import TWO_TERMS
-from tests.launchers import ACCELERATE, ROOT, assert_same_run, launcher, rows, run, tiny_run
+from tests.launchers import ACCELERATE, DIFFUSION, REPLACED_TOKENS, ROOT, assert_same_run, launcher, rows, run, tiny_run
 from tests.models import tiny_model
 
 TWO = launcher("accelerate", 2)
@@ -88,11 +88,12 @@ def test_an_objective_of_two_terms_makes_the_same_run_on_two_processes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grouping", ["concatenate", "line_by_line"])
-def test_replaced_tokens_are_the_same_on_one_two_and_three_processes(
-    grouping: str, words: list[str], tmp_path: Path
+@pytest.mark.parametrize("objective", [REPLACED_TOKENS, DIFFUSION], ids=["replaced_tokens", "diffusion"])
+def test_another_objective_is_the_same_on_one_two_and_three_processes(
+    objective: tuple[str, ...], grouping: str, words: list[str], tmp_path: Path
 ) -> None:
-    """The generator's samples too, and both terms, where a process has no share, and where texts are padded."""
-    words = [*words, "--objective", "replaced_tokens", "--grouping", grouping]
+    """The generator's samples and both terms, or rates and weights, where a process has no share, or texts are padded."""
+    words = [*words, *objective, "--grouping", grouping]
     for name, num_processes in (("python", 1), ("accelerate", 2), ("torchrun", 3)):
         done = run(launcher(name, num_processes), *words, "--output_dir", str(tmp_path / name))
         assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 from tests.faults.running import start
-from tests.launchers import OF_THE_MACHINE, launcher, rows, run, tiny_run
+from tests.launchers import DIFFUSION, OF_THE_MACHINE, REPLACED_TOKENS, launcher, rows, run, tiny_run
 from tests.models import tiny_model
 from train_loop import MaskedLMObjective, TrainConfig, TrainState, build_optimizers
 from train_loop.checkpoint import load_start, load_tensors, save_checkpoint, verify
@@ -28,7 +28,8 @@ IDENTITY = {"seed": 1}
         (1, ()),
         pytest.param(25, (), marks=pytest.mark.slow),
         pytest.param(4, ("--shard", "true"), marks=pytest.mark.slow),
-        pytest.param(1, ("--objective", "replaced_tokens", "--optimizer", "muon"), marks=pytest.mark.slow),
+        pytest.param(1, (*REPLACED_TOKENS, "--optimizer", "muon"), marks=pytest.mark.slow),
+        pytest.param(1, DIFFUSION, marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_moments_and_resumed_each_time(

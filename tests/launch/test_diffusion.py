@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.launch.conftest import Train
-
-WORDS = ("--masking", "diffusion", "--mask_replace_prob", "1", "--random_replace_prob", "0")
+from tests.launchers import DIFFUSION
 
 
 def test_a_run_by_diffusion_is_the_same_in_any_micro_batches_and_resumed(train: Train, tmp_path: Path) -> None:
-    words = (*WORDS, "--save_steps", "3", "--optimizer", "muon")
+    words = (*DIFFUSION, "--save_steps", "3", "--optimizer", "muon")
     whole = train(tmp_path / "whole", *words)
     folder = tmp_path / "whole" / "checkpoints" / "step-00000003"
     resumed = train(tmp_path / "resumed", *words, "--resume_from_checkpoint", str(folder))
@@ -23,7 +22,7 @@ def test_a_run_by_diffusion_is_the_same_in_any_micro_batches_and_resumed(train: 
 
 def test_the_bound_is_the_same_in_any_evaluation_batches(train: Train, tmp_path: Path) -> None:
     losses = [
-        train(tmp_path / size, *WORDS, "--max_steps", "1", "--per_device_eval_batch_size", size)[-1]["eval_loss"]
+        train(tmp_path / size, *DIFFUSION, "--max_steps", "1", "--per_device_eval_batch_size", size)[-1]["eval_loss"]
         for size in ("1", "5", "64")
     ]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from launch.generate import main
 from tests.launch.conftest import Train
-from tests.launch.test_diffusion import WORDS
+from tests.launchers import DIFFUSION
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def how() -> list[str]:
 def test_texts_are_written_from_each_prompt(
     train: Train, tmp_path: Path, how: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(tmp_path / "run", *WORDS, "--max_steps", "2")
+    train(tmp_path / "run", *DIFFUSION, "--max_steps", "2")
     capsys.readouterr()
     main(["--model", str(tmp_path / "run"), *how, "--json"])
     captured = capsys.readouterr()
