@@ -92,7 +92,7 @@ def test_an_objective_of_two_terms_makes_the_same_run_on_two_processes(
 def test_another_objective_is_the_same_on_one_two_and_three_processes(
     objective: tuple[str, ...], grouping: str, words: list[str], tmp_path: Path
 ) -> None:
-    """The generator's samples and both terms, or rates and weights, where a process has no share, or texts are padded."""
+    """The samples and both terms, or rates and weights, where a process has no share, and where texts are padded."""
     words = [*words, *objective, "--grouping", grouping]
     for name, num_processes in (("python", 1), ("accelerate", 2), ("torchrun", 3)):
         done = run(launcher(name, num_processes), *words, "--output_dir", str(tmp_path / name))
