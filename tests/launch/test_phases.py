@@ -182,7 +182,7 @@ def at_the_end(objective, config):
 """
 
 
-@pytest.mark.parametrize("how", ["at_the_border", "at_the_end"])
+@pytest.mark.parametrize("how", ["at_the_border", pytest.param("at_the_end", marks=pytest.mark.slow)])
 def test_an_end_at_the_border_loses_nothing(recipe: Write, tmp_path: Path, how: str) -> None:
     (tmp_path / "kill.py").write_text(KILL)
     setting = "--lr_scheduler_type" if how == "at_the_border" else "--optimizer"
