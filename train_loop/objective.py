@@ -77,9 +77,10 @@ def freeze_unused(objective: Objective) -> list[str]:
     DDP would wait for their gradients for ever. One forward and backward of two tokens finds them. Raises ValueError if
     the model does not compute at this precision, or with this attention.
     """
-    device = next(objective.parameters()).device
+    batch = MaskedBatch.of_zeros(1, 2, num_masked=1, device=next(objective.parameters()).device)
     try:
-        objective(MaskedBatch.of_zeros(1, 2, num_masked=1, device=device)).sum().backward()
+        sums = objective(batch)
+        sums.sum().backward()
     except RuntimeError as error:
         config = objective.model.config
         raise ValueError(
@@ -87,6 +88,8 @@ def freeze_unused(objective: Objective) -> list[str]:
             f"{config._attn_implementation} at this mixed_precision: {' '.join(str(error).split())}; "
             "change one of them"
         ) from error
+    if not len(sums) == len(objective.count(batch)) == len(objective.terms) > 0:
+        raise ValueError(f"objective: forward and count must give a number for each of the terms, {[*objective.terms]}")
     unused = [name for name, parameter in objective.named_parameters() if parameter.grad is None]
     objective.zero_grad(set_to_none=True)
     for name in unused:

@@ -175,12 +175,14 @@ def test_another_objective_does_not_go_on(
         (("--objective", "{mine}:torch"), "torch is not a function"),
         (("--objective", "{mine}:F.relu"), "has no 'F.relu'"),
         (("--objective", "{mine}:repr"), "made a str, which is no train_loop.Objective"),
+        (("--objective", "{mine}:Uncounted"), "must give a number for each of the terms, ['masked_lm', 'spotting']"),
     ],
 )
 def test_what_is_no_objective_is_one_line(
     words: tuple[str, ...], message: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mine.py").write_text(TWO_TERMS + "\nrepr = repr\n")
+    uncounted = "class Uncounted(Spotting):\n    def count(self, batch):\n        return (batch.num_masked,)\n"
+    (tmp_path / "mine.py").write_text(f"{TWO_TERMS}\nrepr = repr\n\n{uncounted}")
     with pytest.raises(SystemExit) as caught:
         train(tmp_path / "run", *(word.replace("{mine}", str(tmp_path / "mine.py")) for word in words))
     assert caught.value.code == 2
