@@ -182,7 +182,8 @@ def at_the_end(objective, config):
 """
 
 
-@pytest.mark.parametrize("how", ["at_the_border", pytest.param("at_the_end", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["at_the_border", "at_the_end"])
 def test_an_end_at_the_border_loses_nothing(recipe: Write, tmp_path: Path, how: str) -> None:
     (tmp_path / "kill.py").write_text(KILL)
     setting = "--lr_scheduler_type" if how == "at_the_border" else "--optimizer"
@@ -216,6 +217,7 @@ def test_killed_in_each_phase_and_resumed_it_is_the_same(recipe: Write, tmp_path
         _assert_same(tmp_path / "run" / phase, tmp_path / "whole" / phase)
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_phase_starts_no_other(recipe: Write, tmp_path: Path) -> None:
     words = recipe([{**TWO[0], "max_steps": 100000}, TWO[1]], eval_steps=1000, max_eval_blocks=4)
     process = start([*launcher("python", 1), *words], tmp_path, run="run/phase-1")

@@ -26,7 +26,7 @@ def _check(rows: list[dict[str, Any]], *, is_right: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "family", [f if f in ("bert", "modernbert") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+    "family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
 )
 def test_trainer_with_our_loss_is_exact_in_all_families(family: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _rows(capsys, "trainer", "--model_type", family, "--processes", "1", "--accumulation", "1", "2", "4")
