@@ -25,9 +25,7 @@ def _check(rows: list[dict[str, Any]], *, is_right: bool) -> None:
         assert is_exact == (is_right or "MaskedLMLoss" in row["loop"] or row["processes"] * row["accumulation"] == 1)
 
 
-@pytest.mark.parametrize(
-    "family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
-)
+@pytest.mark.parametrize("family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_trainer_with_our_loss_is_exact_in_all_families(family: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _rows(capsys, "trainer", "--model_type", family, "--processes", "1", "--accumulation", "1", "2", "4")
     assert [row["loop"] for row in rows] == ["Trainer"] * 3 + ["Trainer with MaskedLMLoss"] * 3
