@@ -9,6 +9,7 @@ import functools
 import gzip
 import json
 import math
+import os
 import secrets
 import statistics
 import time
@@ -123,7 +124,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
             environment=_side_by_side([_environment(run) for run in runs]),
         )
     )
-    temporary = output.with_name(output.name + ".tmp")
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")  # a run and --watch may write at once
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(output)
 
