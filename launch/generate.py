@@ -47,17 +47,18 @@ def main(arguments: list[str]) -> None:
         print(f"note: trained with masking={masking}, not diffusion: few words say little to it", file=sys.stderr)
     columns, mask = None if as_json(options) else terminal_columns(), str(writer.tokenizer.mask_token)
     watched = prompts[:_MOST_WATCHED] if columns else []
+    clear = f"\x1b[{len(watched)}F\x1b[J" if watched else ""  # the lines of the step before
 
     def watch(texts: list[str]) -> None:
         lines = [excerpt(visible(text.replace(mask, "░")), columns) for text in texts[: len(watched)]]
-        print(f"\x1b[{len(watched)}F\x1b[J" + "\n".join(lines), flush=True)
+        print(clear + "\n".join(lines), flush=True)
 
     names = ("num_tokens", "num_steps", "order", "temperature", "top_k", "seed", "batch_size")
     texts = [own_mask(text, writer.tokenizer) for text in prompts]
     how = {name: getattr(options, name) for name in names}
     print("\n" * len(watched), end="")
     written = writer.generate(texts, **how, watch=watch if watched else None)
-    print(f"\x1b[{len(watched)}F\x1b[J" if watched else "", end="")
+    print(clear, end="")
     for prompt, text in zip(prompts, written, strict=True):
         if as_json(options):
             print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))

@@ -184,10 +184,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_batch()
         for name in (
-            "max_steps", "global_batch_size", "initial_batch_size", "per_device_train_batch_size",
+            "max_steps", "global_batch_size", "initial_batch_size", "per_device_train_batch_size", "replicas",
             "gradient_accumulation_steps", "per_device_eval_batch_size", "logging_steps", "eval_steps", "save_steps",
             "save_total_limit", "early_stopping_patience", "cpu_threads", "max_skipped_steps", "pad_vocabulary_to",
-            "replicas",
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None and value != "auto" and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")

@@ -79,8 +79,7 @@ def freeze_unused(objective: Objective) -> list[str]:
     """
     batch = MaskedBatch.of_zeros(1, 2, num_masked=1, device=next(objective.parameters()).device)
     try:
-        sums = objective(batch)
-        sums.sum().backward()
+        (sums := objective(batch)).sum().backward()
     except RuntimeError as error:
         config = objective.model.config
         raise ValueError(

@@ -26,8 +26,7 @@ from train_loop.inference.fill_mask import FillMask
 from train_loop.model import open_model
 
 _WORDS = range(6, 41)  # in a sentence
-_BATCH = 32
-_WARM_UP_TEXTS = 40
+_BATCH, _WARM_UP_TEXTS = 32, 40
 
 
 def run(options: argparse.Namespace) -> None:

@@ -58,6 +58,21 @@ def train(cache_dir: str, eli5_folder: Path, model_folder: Path) -> Train:
 
 
 @pytest.fixture
+def refusal(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The line with which ``mlm train`` refuses a run as a user error."""
+
+    def refused(*words: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            train(tmp_path / "run", *words)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return refused
+
+
+@pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     with serve({}, tmp_path / "repositories") as hub:
         yield hub

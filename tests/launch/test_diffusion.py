@@ -1,5 +1,6 @@
 """Runs by masked diffusion, by the command."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,6 @@ def test_the_bound_is_the_same_in_any_evaluation_batches(train: Train, tmp_path:
     ],
 )
 def test_settings_that_give_no_bound_are_one_line(
-    words: tuple[str, ...], message: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], message: str, refusal: Callable[..., str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        train(tmp_path / "run", *words)
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in refusal(*words)

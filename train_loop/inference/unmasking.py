@@ -70,22 +70,25 @@ def unmask(
     texts = list(fillings)
     draws = [random.Random(f"{seed} {i}") for i in range(len(texts))]
     totals = [len(text.masks) for text in texts]
+    steps = [min(num_steps or total, total) for total in totals]
     for step in itertools.count(1):
         yield list(texts)
-        if not (left := [i for i, text in enumerate(texts) if text.masks]):
+        rests = {i: totals[i] * (steps[i] - step) // steps[i] for i, text in enumerate(texts) if text.masks}
+        if not rests:
             return
-        found = predictor.top_k([Query(texts[i].row, texts[i].masks) for i in left], top_k + len(excluded), batch_size)
-        for i, choices in zip(left, found, strict=True):
-            rng, steps = draws[i], min(num_steps or totals[i], totals[i])
+        ends = [len(texts[i].masks) - rest * (order == "left_to_right") for i, rest in rests.items()]
+        queries = [Query(texts[i].row, texts[i].masks[:end]) for i, end in zip(rests, ends, strict=True)]
+        found = predictor.top_k(queries, top_k + len(excluded), batch_size)
+        for (i, rest), query, choices in zip(rests.items(), queries, found, strict=True):
             allowed = ([one for one in of_mask if one[1][0] not in excluded][:top_k] for of_mask in choices)
-            drawn = (rng.choices(of, [math.exp((p - of[0][0]) / temperature) for p, _ in of])[0] for of in allowed)
-            chosen = dict(zip(texts[i].masks, drawn, strict=True))
+            drawn = (draws[i].choices(of, [math.exp((p - of[0][0]) / temperature) for p, _ in of])[0] for of in allowed)
+            chosen = dict(zip(query.positions, drawn, strict=True))
             text = texts[i].filled(chosen)
             ranks = {  # the lowest become masks again
-                k: (order != "remask" and k not in chosen, {"random": rng.random(), "left_to_right": -k}.get(order, p))
+                k: (order != "remask" and k not in chosen, draws[i].random() if order == "random" else p)
                 for k, p in text.log_probs.items()
             }
-            again = sorted(ranks, key=lambda k: ranks[k])[: totals[i] * (steps - step) // steps]
+            again = sorted(ranks, key=lambda k: ranks[k])[: rest - len(text.masks)]
             texts[i] = text.masked(again, predictor.tokenizer.mask_token_id)
 
 

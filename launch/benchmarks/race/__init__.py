@@ -80,9 +80,8 @@ def run(options: argparse.Namespace) -> None:
             results[key] = {**head, "recipe": recipe, "seeds": seeds, **of_all}
         path.write_text("".join(json.dumps(row) + "\n" for row in results.values()), encoding="utf-8")
     if results:
-        print_rows(
-            sorted(map(_line, results.values()), key=lambda line: (line["within"], line["bits_per_byte"])), _FORMS
-        )
+        lines = sorted(map(_line, results.values()), key=lambda line: (line["within"], line["bits_per_byte"]))
+        print_rows(lines, _FORMS)
 
 
 def _recipe_file(entry: str) -> Path:
